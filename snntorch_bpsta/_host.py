@@ -1,0 +1,61 @@
+"""The host, snnTorch, seen through this package: every name and submodule we do not define ourselves is the host's."""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+
+OURS = __package__
+HOST = "snntorch"
+
+
+class _HostFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Make ``import snntorch_bpsta.X`` give the module ``snntorch.X`` where this package has no X of its own.
+
+    Appended to ``sys.meta_path``, so it is asked only after the ordinary finders have found nothing. The host's
+    module object itself is handed out, unchanged; nothing of the host is patched or run twice.
+    """
+
+    def find_spec(self, fullname, path=None, target=None):
+        if not fullname.startswith(OURS + "."):
+            return None
+        host_name = HOST + fullname[len(OURS) :]
+        try:
+            found = importlib.util.find_spec(host_name) is not None
+        except ModuleNotFoundError:
+            found = False
+        return importlib.machinery.ModuleSpec(fullname, self) if found else None
+
+    def exec_module(self, module):
+        # The import system takes what lies in sys.modules after this call, so the host's module takes the place.
+        sys.modules[module.__name__] = importlib.import_module(HOST + module.__name__[len(OURS) :])
+
+
+def install_finder():
+    """Put the finder at the end of ``sys.meta_path`` once."""
+    if not any(type(finder).__qualname__ == _HostFinder.__qualname__ for finder in sys.meta_path):
+        sys.meta_path.append(_HostFinder())
+
+
+def public_names(host):
+    """Public names that ``from host import *`` would bring."""
+    return list(getattr(host, "__all__", None) or (name for name in vars(host) if not name.startswith("_")))
+
+
+def fall_back_to(host, ours):
+    """Return ``(__getattr__, __dir__)`` for our module named `ours`: a name it lacks is looked up in the module `host`,
+    then among the host's submodules (which may need an extra library and are imported only now)."""
+
+    def __getattr__(name):
+        if not name.startswith("_"):
+            if hasattr(host, name):
+                return getattr(host, name)
+            if hasattr(host, "__path__") and importlib.util.find_spec(f"{host.__name__}.{name}") is not None:
+                return importlib.import_module(f"{host.__name__}.{name}")
+        raise AttributeError(f"module {ours!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted(set(vars(sys.modules[ours])) | set(public_names(host)))
+
+    return __getattr__, __dir__

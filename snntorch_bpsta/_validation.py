@@ -1,0 +1,109 @@
+"""Checks at the door. Every message says what was expected and what came, and what to do."""
+
+import math
+from numbers import Real
+
+import torch
+
+
+def check_temporal_alpha(alpha, reset_mechanism="zero", reset_delay=True):
+    """Return `alpha` as a float in [0, 1]; refuse it where the reset path it mends does not exist."""
+    if isinstance(alpha, bool) or not isinstance(alpha, Real):
+        raise TypeError(f"temporal_alpha must be a number in [0, 1], got {type(alpha).__name__}")
+    if not math.isfinite(alpha) or not 0 <= alpha <= 1:
+        raise ValueError(f"temporal_alpha must be a finite number in [0, 1], got {alpha}")
+    if alpha and reset_mechanism == "none":
+        raise ValueError(
+            "temporal_alpha carries the error across the reset, and reset_mechanism='none' has no reset: "
+            "use reset_mechanism='zero' (the paper) or 'subtract', or temporal_alpha=0"
+        )
+    if alpha and not reset_delay:
+        raise ValueError(
+            "temporal_alpha needs reset_delay=True: with reset_delay=False the host resets within the step and its "
+            "gradients are not those of the paper; drop reset_delay=False or set temporal_alpha=0"
+        )
+    return float(alpha)
+
+
+def check_spatial_adj(spatial_adj, spike_grad=None):
+    """Refuse a `spatial_adj` that is no bool, or that stands beside another surrogate."""
+    if not isinstance(spatial_adj, bool):
+        raise TypeError(f"spatial_adj must be True or False, got {type(spatial_adj).__name__}")
+    if spatial_adj and spike_grad is not None:
+        raise ValueError(
+            "spatial_adj=True is a surrogate gradient itself (1/u where the neuron fired) and spike_grad was given as "
+            "well: pass one of the two"
+        )
+
+
+def check_threshold_positive(threshold, name="threshold"):
+    """Refuse a threshold (number or tensor) that is not > 0 everywhere: 1/u needs u > threshold > 0."""
+    lowest = threshold.detach().min().item() if isinstance(threshold, torch.Tensor) else threshold
+    if not lowest > 0:
+        raise ValueError(
+            f"spatial_adj needs {name} > 0, since its gradient is 1/u for a membrane u above {name}; got {lowest:g}. "
+            f"Use a positive {name}; if a learnable one drifted here, clamp it after optimizer.step() or lower its "
+            "learning rate"
+        )
+
+
+def check_learnable(name, value, learn):
+    """Refuse to learn an integer or boolean `value`, which cannot carry a gradient."""
+    if learn and not torch.as_tensor(value).is_floating_point():
+        if isinstance(value, torch.Tensor):
+            got, instead = value.dtype, f"{name}.float()"
+        else:
+            got, instead = repr(value), f"{float(value)}"
+        raise ValueError(f"learn_{name}=True needs a floating-point {name}, got {got}: use {instead}")
+
+
+def check_current(input_, num_dims, expected):
+    """Refuse an input current that is no floating-point tensor of at least `num_dims` dimensions (`expected` names them);
+    with autograd's anomaly detection on, also one that holds NaN."""
+    if not isinstance(input_, torch.Tensor):
+        raise TypeError(f"input_ must be a tensor of shape {expected}, got {type(input_).__name__}")
+    if not input_.is_floating_point():
+        raise TypeError(f"input_ must be a floating-point tensor (a current), got {input_.dtype}; use input_.float()")
+    if input_.dim() < num_dims:
+        raise ValueError(f"input_ must have shape {expected}, got {tuple(input_.shape)}")
+    if torch.is_anomaly_enabled() and input_.isnan().any():
+        raise ValueError(
+            f"input_ holds {int(input_.isnan().sum())} NaN (checked because torch.autograd.set_detect_anomaly is on): "
+            "look for a diverged weight or a division by zero in the layer before the neuron"
+        )
+
+
+def check_broadcast(name, value, shape):
+    """Refuse a `value` (beta, threshold, ...) that does not broadcast to the shape of one step, ``[B, *]``."""
+    try:
+        fits = torch.broadcast_shapes(value.shape, shape) == torch.Size(shape)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        message = f"{name} of shape {tuple(value.shape)} does not broadcast to one step of the input, {tuple(shape)}"
+        if value.dim() == 1 and len(shape) > 2 and value.shape[0] == shape[1]:
+            per_channel = (value.shape[0],) + (1,) * (len(shape) - 2)
+            message += f"; for one {name} per channel give it the shape {per_channel}"
+        raise ValueError(message)
+
+
+def check_mem(mem, shape):
+    """Refuse an initial membrane whose shape is not that of one step."""
+    if not isinstance(mem, torch.Tensor):
+        raise TypeError(f"mem must be a tensor of shape {tuple(shape)} or None, got {type(mem).__name__}")
+    if mem.shape != torch.Size(shape):
+        raise ValueError(f"mem must have the shape of one step of the input, {tuple(shape)}, got {tuple(mem.shape)}")
+
+
+def check_choice(name, value, choices):
+    """Refuse a `value` outside `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def check_positive_int(name, value):
+    """Refuse a `value` that is no integer >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer >= 1, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value}")

@@ -1,0 +1,10 @@
+"""Functions: :func:`lif_multistep` and everything of :mod:`snntorch.functional`."""
+
+from snntorch import functional as _host_functional
+
+from .._host import fall_back_to, public_names
+from .lif import Impl, LIFOutput, lif_multistep, which_impl
+
+__all__ = ["Impl", "LIFOutput", "lif_multistep", "which_impl"]
+__all__ += [name for name in public_names(_host_functional) if name not in __all__]
+__getattr__, __dir__ = fall_back_to(_host_functional, __name__)

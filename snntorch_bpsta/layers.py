@@ -1,0 +1,236 @@
+"""Layers around the neurons: whole sequences through a stack, the paper's voting, neuron dropout, direct encoding."""
+
+from collections import OrderedDict
+
+import snntorch
+import torch
+from torch import nn
+
+from ._validation import check_current, check_positive_int
+
+# Modules of the host that take the whole [T, B, *] in one call and are not stepped.
+_WHOLE_SEQUENCE = tuple(
+    getattr(snntorch, name)
+    for name in ("AssociativeLeaky", "LeakyParallel", "LinearLeaky", "StateLeaky")
+    if hasattr(snntorch, name)
+)
+
+
+def _holds_neurons(layer):
+    return any(isinstance(module, (snntorch.SpikingNeuron, *_WHOLE_SEQUENCE)) for module in layer.modules())
+
+
+class MultiStep(nn.Sequential):
+    """An ``nn.Sequential`` over whole sequences: neurons run over time, stateless layers see all steps as one batch.
+
+    A convolution, pooling or linear layer gets ``[T*B, *]`` in one call instead of T calls of ``[B, *]``, with the same
+    result. **One layer differs: batch norm.** Folded, it takes its statistics over T*B (what most multi-step code does);
+    per step, as in a loop over time and in the paper's released code, it takes them over B at each step and moves its
+    running averages T times. ``fold=False`` switches to per step, for every stateless layer.
+
+    Neurons of this package run through their ``sequence``; snnTorch's own are stepped from a fresh state, or from their
+    hidden one with ``init_hidden=True``. ``nn.Sequential`` inside is walked; snnTorch's ``BatchNormTT`` lists give each
+    step its own entry; a module with ``time_major = True`` gets the whole ``[T, B, *]``.
+
+    Args:
+        *layers: modules, or one ordered dict of them, as ``nn.Sequential`` takes them (and with its state_dict keys).
+        batch_first: take and return ``[B, T, *]`` in place of ``[T, B, *]``.
+        fold: False runs the stateless layers step by step.
+
+    Shape:
+        ``[T, B, *]`` -> ``[T, B, *]``: the output of the last layer at every step (of a neuron, its spikes).
+
+    Raises:
+        TypeError: a module of your own, or a PyTorch RNN, that cannot be folded; the message says what to do.
+        ValueError: an input without time and batch dimensions.
+
+    Example:
+        >>> import torch, snntorch_bpsta as snn
+        >>> from torch import nn
+        >>> net = snn.MultiStep(nn.Flatten(), nn.Linear(64, 10), snn.Leaky(beta=0.9, spatial_adj=True))
+        >>> net(torch.rand(16, 8, 1, 8, 8)).shape
+        torch.Size([16, 8, 10])
+    """
+
+    time_major = True
+
+    def __init__(self, *layers, batch_first=False, fold=True):
+        super().__init__(*layers)
+        self.batch_first = batch_first
+        self.fold = fold
+
+    def __getitem__(self, index):
+        if not isinstance(index, slice):
+            return super().__getitem__(index)
+        layers = OrderedDict(list(self._modules.items())[index])
+        return MultiStep(layers, batch_first=self.batch_first, fold=self.fold)
+
+    def forward(self, input_):
+        check_current(input_, 2, "[B, T, *]" if self.batch_first else "[T, B, *]")
+        x = input_.transpose(0, 1) if self.batch_first else input_
+        x = self._run(self, x)
+        return x.transpose(0, 1) if self.batch_first else x
+
+    def _run(self, layers, x):
+        for layer in layers:
+            x = self._run_layer(layer, x)
+        return x
+
+    def _run_layer(self, layer, x):
+        if isinstance(layer, snntorch.SpikingNeuron) and hasattr(layer, "sequence"):
+            return layer(x, multistep=True)[0]
+        if isinstance(layer, _WHOLE_SEQUENCE):
+            out = layer(x)
+            return out[0] if isinstance(out, tuple) else out
+        if isinstance(layer, snntorch.SpikingNeuron):
+            return _step_host_neuron(layer, x)
+        if isinstance(layer, nn.ModuleList):
+            return torch.stack([layer[t](x_t) for t, x_t in enumerate(x.unbind(0))])
+        if isinstance(layer, nn.Sequential) and (_holds_neurons(layer) or isinstance(layer, MultiStep)):
+            return self._run(layer, x)
+        if getattr(layer, "time_major", False):
+            return layer(x)
+        if isinstance(layer, nn.RNNBase):
+            raise TypeError(
+                f"MultiStep would fold time into the batch of {type(layer).__name__}, which is recurrent itself: call it "
+                "outside, or wrap it in a module with `time_major = True` that takes [T, B, *] and returns a tensor"
+            )
+        if _holds_neurons(layer):
+            raise TypeError(
+                f"MultiStep cannot see how {type(layer).__name__} uses the neurons inside it: build it as nn.Sequential or "
+                "MultiStep, or give it `time_major = True` and let its forward take [T, B, *]"
+            )
+        if self.fold:
+            return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return torch.stack([layer(x_t) for x_t in x.unbind(0)])
+
+    def extra_repr(self):
+        options = {"batch_first": False, "fold": True}
+        return ", ".join(f"{name}={getattr(self, name)}" for name, off in options.items() if getattr(self, name) != off)
+
+
+def _step_host_neuron(neuron, x):
+    """Step one of the host's neurons over `x` by its own hidden state."""
+    if not neuron.init_hidden:
+        neuron.reset_mem()
+    spk_rec = []
+    for x_t in x.unbind(0):
+        out = neuron(x_t)
+        spk_rec.append(out[0] if isinstance(out, tuple) else out)
+    if not neuron.init_hidden:
+        neuron.reset_mem()
+    return torch.stack(spk_rec)
+
+
+class ConvBlock(nn.Sequential):
+    """The paper's ``128C3``: Conv 3x3 (padding 1) -> BatchNorm -> ReLU -> neuron.
+
+    Args:
+        in_channels, out_channels: of the convolution.
+        neuron: the spiking neuron.
+        num_steps: repeat a one-step current this often before the neuron (see :class:`DirectEncoding`); for the first
+            block behind a static image.
+
+    Shape:
+        inside a :class:`MultiStep`, ``[T, B, in_channels, H, W]`` -> ``[T, B, out_channels, H, W]``.
+    """
+
+    def __init__(self, in_channels, out_channels, neuron, num_steps=None):
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            *([] if num_steps is None else [DirectEncoding(num_steps)]),
+            neuron,
+        )
+
+
+class Voting(nn.Module):
+    """The paper's ``10Voting``: each class is the mean of `voters` contiguous outputs.
+
+    snnTorch's losses and accuracies with ``population_code=True`` group outputs in the same way.
+
+    Args:
+        voters: outputs per class.
+
+    Shape:
+        ``[..., classes * voters]`` -> ``[..., classes]``.
+
+    Raises:
+        ValueError: the last dimension is no multiple of `voters`.
+    """
+
+    def __init__(self, voters=10):
+        super().__init__()
+        check_positive_int("voters", voters)
+        self.voters = voters
+
+    def forward(self, x):
+        if x.shape[-1] % self.voters:
+            raise ValueError(f"the last dimension must be a multiple of voters={self.voters}, got {tuple(x.shape)}")
+        return x.unflatten(-1, (-1, self.voters)).mean(-1)
+
+    def extra_repr(self):
+        return f"voters={self.voters}"
+
+
+class NeuronDropout(nn.Module):
+    """The paper's ``DP``: dropout with one mask per sample, held over all time steps.
+
+    Args:
+        p: probability to drop a neuron; the others are scaled by 1 / (1 - p).
+
+    Shape:
+        ``[T, B, *]`` -> ``[T, B, *]``; identity in eval mode.
+    """
+
+    time_major = True
+
+    def __init__(self, p=0.5):
+        super().__init__()
+        if isinstance(p, bool) or not isinstance(p, (int, float)):
+            raise TypeError(f"p must be a number in [0, 1], got {type(p).__name__}")
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must be a number in [0, 1], got {p}")
+        self.p = p
+
+    def forward(self, x):
+        if not self.training or self.p == 0:
+            return x
+        return x * nn.functional.dropout(torch.ones_like(x[0]), self.p)
+
+    def extra_repr(self):
+        return f"p={self.p}"
+
+
+class DirectEncoding(nn.Module):
+    """Direct input encoding: a current that is the same at every step.
+
+    Placed right before the first neuron, so that the layers in front of it run once and not T times. Their result is the
+    same; only batch norm's running variance differs, by the factor (1 - 1/n) / (1 - 1/(T n)) of its unbiased estimate.
+
+    Args:
+        num_steps: T.
+
+    Attributes:
+        warm_up: with "identity" (see :class:`Leaky`) the current is not repeated, for without neurons all steps are equal.
+
+    Shape:
+        ``[1, B, *]`` -> ``[T, B, *]`` (a view); an input of T > 1 steps passes.
+    """
+
+    time_major = True
+
+    def __init__(self, num_steps):
+        super().__init__()
+        check_positive_int("num_steps", num_steps)
+        self.num_steps = num_steps
+        self.warm_up = None
+
+    def forward(self, x):
+        if x.shape[0] != 1 or self.warm_up == "identity":
+            return x
+        return x.expand(self.num_steps, *x.shape[1:])
+
+    def extra_repr(self):
+        return f"num_steps={self.num_steps}"

@@ -1,0 +1,224 @@
+"""Surrogate gradients: the paper's spatial adjustment (Eq. 9), the STBP rectangle, and everything of
+:mod:`snntorch.surrogate`.
+
+A surrogate here is an object ``spike_grad(x)`` of ``x = mem - threshold``, as snnTorch calls it: it fires where
+``x > 0`` (strictly) and its backward multiplies by :meth:`Surrogate.derivative`. Spikes keep the dtype of ``x``
+(the host's own surrogates give float32), and the objects can be pickled, copied and printed.
+"""
+
+import math
+from numbers import Real
+
+import torch
+from snntorch import surrogate as _host_surrogate
+
+from ._host import fall_back_to, public_names
+from ._validation import check_threshold_positive
+
+__all__ = ["Logistic", "Rectangle", "SpatialAdjustment", "Surrogate", "rectangle", "spatial_adjustment"]
+__all__ += [name for name in public_names(_host_surrogate) if name not in __all__]
+__getattr__, __dir__ = fall_back_to(_host_surrogate, __name__)
+
+
+class _Fire(torch.autograd.Function):
+    """Heaviside step of `x`; the backward multiplies by the derivative that the surrogate declares."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, surrogate, *parameters):
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, ctx.surrogate, *parameters = inputs
+        ctx.save_for_backward(x, *parameters)
+
+    @staticmethod
+    def backward(ctx, dspk):
+        x, *parameters = ctx.saved_tensors
+        return ctx.surrogate._times_derivative(dspk, x, *parameters), None, *(None for _ in parameters)
+
+
+class Surrogate:
+    """Base of the surrogates: a Heaviside step whose backward uses :meth:`derivative`.
+
+    A subclass defines ``derivative(x)``, and ``primitive(x)``, a function whose slope that derivative is.
+    """
+
+    def __call__(self, x):
+        return _Fire.apply(x, self)
+
+    def derivative(self, x):
+        """d spike / d mem at ``x = mem - threshold``; same shape and dtype as `x`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define derivative(x)")
+
+    def primitive(self, x):
+        """A function of ``x = mem - threshold`` whose slope is :meth:`derivative`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define primitive(x)")
+
+    def _times_derivative(self, dspk, x):
+        return dspk * self.derivative(x)
+
+    def __eq__(self, other):
+        return type(self) is type(other) and repr(self) == repr(other)
+
+    def __hash__(self):
+        return hash(repr(self))
+
+
+class SpatialAdjustment(Surrogate):
+    r"""BPSA: the gradient flows to neurons that fired, and to them only. See :func:`spatial_adjustment`."""
+
+    def __init__(self, threshold):
+        if not isinstance(threshold, torch.Tensor):
+            if isinstance(threshold, bool) or not isinstance(threshold, Real):
+                raise TypeError(f"threshold must be a number > 0 or a tensor, got {type(threshold).__name__}")
+            if not math.isfinite(threshold):
+                raise ValueError(f"threshold must be a finite number > 0, got {threshold}")
+        check_threshold_positive(threshold)
+        self.threshold = threshold
+
+    @classmethod
+    def _unchecked(cls, threshold):
+        """For a neuron that has checked its threshold already."""
+        surrogate = cls.__new__(cls)
+        surrogate.threshold = threshold
+        return surrogate
+
+    def __call__(self, x):
+        if isinstance(self.threshold, torch.Tensor):
+            return _Fire.apply(x, self, self.threshold.detach())
+        return _Fire.apply(x, self)
+
+    def derivative(self, x):
+        return self._times_derivative(torch.ones_like(x), x)
+
+    def primitive(self, x):
+        """log u where ``u = x + threshold`` fired, else 0."""
+        return torch.where(x > 0, torch.log(x.clamp(min=0) + self.threshold), torch.zeros_like(x))
+
+    def _times_derivative(self, dspk, x, threshold=None):
+        threshold = self.threshold if threshold is None else threshold
+        fired = x > 0
+        # Eq. 9: do/du = 1/u where the neuron fired, else 0. Dividing the gradient by u, and by 1 where nothing fired,
+        # never multiplies a 0 by an overflowed 1/u, so half precision stays free of NaN.
+        u = torch.where(fired, x + threshold, torch.ones_like(x)).to(x.dtype)
+        return torch.where(fired, dspk / u, torch.zeros_like(dspk)).to(x.dtype)
+
+    def __repr__(self):
+        threshold = self.threshold
+        if isinstance(threshold, torch.Tensor):
+            threshold = threshold.tolist()
+        return f"spatial_adjustment(threshold={threshold})"
+
+
+class Rectangle(Surrogate):
+    """The rectangular window of STBP. See :func:`rectangle`."""
+
+    def __init__(self, width=1.0):
+        if isinstance(width, bool) or not isinstance(width, Real):
+            raise TypeError(f"width must be a number > 0, got {type(width).__name__}")
+        if not math.isfinite(width) or width <= 0:
+            raise ValueError(f"width must be a finite number > 0, got {width}")
+        self.width = float(width)
+
+    def derivative(self, x):
+        return (x.abs() < self.width / 2).to(x.dtype) / self.width
+
+    def primitive(self, x):
+        """The ramp that rises from 0 to 1 over the window."""
+        return (x / self.width + 0.5).clamp(0, 1)
+
+    def __repr__(self):
+        return f"rectangle(width={self.width})"
+
+
+class Logistic(Surrogate):
+    r"""Slope of the logistic function, :math:`k\,\sigma(kx)(1 - \sigma(kx))`: the surrogate of the "surrogate" warm-up.
+
+    The host's ``surrogate.sigmoid`` has the same formula but overflows to NaN for ``slope * x < -88`` in float32.
+
+    Args:
+        slope: k > 0, in units of 1/membrane. The default 4 gives a peak of 1, as the STBP rectangle has.
+    """
+
+    def __init__(self, slope=4.0):
+        self.slope = float(slope)
+
+    def derivative(self, x):
+        sigma = torch.sigmoid(self.slope * x)
+        return self.slope * sigma * (1 - sigma)
+
+    def primitive(self, x):
+        """The logistic function."""
+        return torch.sigmoid(self.slope * x)
+
+    def __repr__(self):
+        return f"Logistic(slope={self.slope})"
+
+
+def spatial_adjustment(threshold):
+    r"""BPSA, the biologically plausible spatial adjustment of Shen, Zhao and Zeng (2022), Eq. 9.
+
+    .. math::
+
+        \frac{\partial o}{\partial u} = \begin{cases} 1/u & u > u_{th} \\ 0 & \text{otherwise} \end{cases}
+
+    A strong spike moves the weights little, one near the threshold moves them most, silence moves nothing. snnTorch
+    calls a surrogate with ``u - threshold`` and never with ``u``, hence the argument. The same formula stands, commented
+    out, in snnTorch's ``surrogate.py`` as ``InverseSpikeOperator``.
+
+    Args:
+        threshold: u_th > 0 of the neuron that uses it; a number, or a tensor that broadcasts to the membrane.
+
+    Returns:
+        SpatialAdjustment: a picklable ``spike_grad`` for any snnTorch neuron. Spikes and gradients have the dtype of
+        the membrane.
+
+    Raises:
+        ValueError: `threshold` is not > 0, or not finite.
+        TypeError: `threshold` is neither a number nor a tensor.
+
+    Example:
+        >>> import torch, snntorch
+        >>> from snntorch_bpsta import surrogate
+        >>> lif = snntorch.Leaky(beta=0.9, threshold=0.5, spike_grad=surrogate.spatial_adjustment(0.5))
+        >>> cur = torch.tensor([[0.4, 0.8]], requires_grad=True)
+        >>> lif(cur, torch.zeros(1, 2))[0].sum().backward()
+        >>> cur.grad
+        tensor([[0.0000, 1.2500]])
+
+    References:
+        Shen, Zhao, Zeng, "Backpropagation with biologically plausible spatiotemporal adjustment for training deep
+        spiking neural networks", Patterns 3(6), 2022.
+    """
+    return SpatialAdjustment(threshold)
+
+
+def rectangle(width=1.0):
+    r"""The rectangular surrogate of STBP, the baseline of the paper.
+
+    .. math:: \frac{\partial o}{\partial u} = \frac{1}{a}\,\bigl[\,|u - u_{th}| < a/2\,\bigr]
+
+    Args:
+        width: a > 0, in units of the membrane. 1.0 is the value of the STBP code.
+
+    Returns:
+        Rectangle: a picklable ``spike_grad`` for any snnTorch neuron. Spikes and gradients have the dtype of the membrane.
+
+    Raises:
+        ValueError: `width` is not > 0, or not finite.
+        TypeError: `width` is not a number.
+
+    Example:
+        >>> import torch
+        >>> from snntorch_bpsta import surrogate
+        >>> surrogate.rectangle(1.0).derivative(torch.tensor([-0.6, -0.4, 0.4, 0.6]))
+        tensor([0., 1., 1., 0.])
+
+    References:
+        Wu, Deng, Li, Zhu, Shi, "Spatio-temporal backpropagation for training high-performance spiking neural
+        networks", Frontiers in Neuroscience 12:331, 2018.
+    """
+    return Rectangle(width)

@@ -65,7 +65,7 @@ class SpikingNetwork(MultiStep):
 
 
 def set_warm_up(net, warm_up):
-    """Set ``warm_up`` on every module of `net` that has it (our neurons, and direct encoding).
+    """Set ``warm_up`` on the neurons of `net`, and on direct encoding, which need not repeat while there are none.
 
     Args:
         net: any module.
@@ -76,7 +76,7 @@ def set_warm_up(net, warm_up):
     """
     check_choice("warm_up", warm_up, WARM_UPS)
     for module in net.modules():
-        if hasattr(module, "warm_up"):
+        if isinstance(module, (Leaky, DirectEncoding)):
             module.warm_up = warm_up
 
 

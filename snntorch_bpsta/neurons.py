@@ -5,6 +5,7 @@ import inspect
 import snntorch
 import torch
 
+from ._host import fall_back_to
 from ._validation import (
     check_broadcast,
     check_choice,
@@ -18,11 +19,19 @@ from ._validation import (
 )
 from .functional import lif_multistep
 from .functional._reference import temporal_residual
-from .functional.lif import default_spike_grad
+from .functional.lif import DEFAULT_SPIKE_GRAD
 from .surrogate import Logistic, SpatialAdjustment
+
+__getattr__, __dir__ = fall_back_to(snntorch.neurons, __name__)
 
 WARM_UPS = (None, "identity", "surrogate")
 _WARM_UP_SURROGATE = Logistic()
+_host_default = snntorch.surrogate.atan()
+
+
+def host_spike_grad(x):
+    """The host's default surrogate, as a function that can be pickled."""
+    return _host_default(x)
 
 
 def _signature_with_options(host):
@@ -95,7 +104,7 @@ class Leaky(snntorch.Leaky):
         self.temporal_alpha = temporal_alpha
         self.warm_up = None
         if given["spike_grad"] is None and not self.surrogate_disable:
-            self._spike_grad = default_spike_grad
+            self._spike_grad = host_spike_grad
         self._checked_threshold = None
 
     @property
@@ -106,20 +115,22 @@ class Leaky(snntorch.Leaky):
                 return _WARM_UP_SURROGATE
             if self.spatial_adj:
                 return SpatialAdjustment._unchecked(self.threshold)
-        return self._spike_grad
+        spike_grad = self._spike_grad
+        # The same function, but its spikes keep the membrane's dtype; with the options off we keep to the host's float32.
+        return DEFAULT_SPIKE_GRAD if self.temporal_alpha and spike_grad is host_spike_grad else spike_grad
 
     @spike_grad.setter
     def spike_grad(self, spike_grad):
         self._spike_grad = spike_grad
 
-    def forward(self, input_, mem=None, *, multistep=False):
+    def forward(self, input_, mem=None, *, multistep=False, impl="auto"):
         """One step as ``snntorch.Leaky.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
         if self.warm_up is not None:
             check_choice("warm_up", self.warm_up, WARM_UPS)
             if self.warm_up == "identity":
                 return self._identity(input_, mem, multistep)
         if multistep:
-            return self._all_steps(input_, mem)
+            return self._all_steps(input_, mem, impl)
         if torch.is_anomaly_enabled():
             check_current(input_, 0, "[B, *]")
         if not (self.spatial_adj or self.temporal_alpha):
@@ -130,46 +141,58 @@ class Leaky(snntorch.Leaky):
         self._check_threshold()
         if self.temporal_alpha:
             last = self.mem if mem is None else mem
-            if last.shape == input_.shape:  # otherwise the host starts from zeros, and there is nothing to carry back
-                input_ = input_ + temporal_residual(
-                    last, self.beta, self.threshold, self.spike_grad, self.temporal_alpha
-                )
+            if last.shape != input_.shape:
+                last = torch.zeros_like(input_)  # as the host does
+            input_ = input_ + temporal_residual(last, self.beta, self.threshold, self.spike_grad, self.temporal_alpha)
         return super().forward(input_, mem)
 
-    def sequence(self, input_, mem=None):
-        """All time steps in one call; spikes, membranes and gradients equal the loop over single steps to the bit.
+    def sequence(self, input_, mem=None, impl="auto"):
+        """All time steps in one call, equal to the loop over single steps; see :func:`functional.lif_multistep`.
 
         Runs the module's hooks like any call. With ``init_hidden=True`` it starts from the hidden membrane and leaves the
         last one there, as the loop does; otherwise it starts from `mem`, or from zeros, and keeps nothing.
 
         Args:
             input_: current ``[T, B, *]``.
-            mem: membrane before the first step, ``[B, *]``, or None.
+            mem: membrane before the first step, ``[B, *]``; None, or the empty one that ``init_leaky()`` gives before the
+                first call, for zeros.
+            impl: "auto", or an implementation by name. `inhibition`, `state_quant` and ``reset_delay=False`` of the host
+                work on single steps, and are looped over.
 
         Returns:
             tuple: spikes ``[T, B, *]`` and the last membrane ``[B, *]``.
         """
-        return self(input_, mem, multistep=True)
+        return self(input_, mem, multistep=True, impl=impl)
 
-    def _all_steps(self, input_, mem):
+    def _all_steps(self, input_, mem, impl):
         check_current(input_, 2, "[T, B, *]")
         if self.init_hidden:
             if mem is not None:
                 raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
             mem = self.mem if self.mem.shape == input_.shape[1:] else None
+        elif isinstance(mem, torch.Tensor) and mem.shape == (0,):
+            mem = None
         if self.inhibition or self.state_quant or not self.reset_delay:
+            if impl not in ("auto", "reference"):
+                raise NotImplementedError(
+                    f"impl={impl!r} does not cover inhibition, state_quant or reset_delay=False; use 'auto' or 'reference'"
+                )
             spk_rec, mem = self._loop(input_, mem)
         else:
             self._check_threshold()
+            spike_grad = self.spike_grad
+            if spike_grad is host_spike_grad and input_.dtype == torch.float32:
+                spike_grad = DEFAULT_SPIKE_GRAD  # equal to the bit, and known to the kernels
             spk_rec, mem = lif_multistep(
                 input_,
                 mem,
                 beta=self.beta,
                 threshold=self.threshold,
                 reset_mechanism=self.reset_mechanism,
-                spike_grad=self.spike_grad,
+                spike_grad=spike_grad,
                 temporal_alpha=self.temporal_alpha,
                 graded_spikes_factor=self.graded_spikes_factor,
+                impl=impl,
             )
         if self.init_hidden:
             self.mem = mem
@@ -204,9 +227,9 @@ class Leaky(snntorch.Leaky):
         threshold = self.threshold
         if not self.spatial_adj:
             return
-        # The version counter tells whether anything wrote to the threshold: no look at its value, and so no wait for the
-        # device, as long as nothing did.
-        state = None if threshold.is_inference() else (id(threshold), threshold._version)
+        # A buffer is looked at again only after something wrote to it, which its version counter tells. An optimiser may
+        # write without a trace, so a learnable threshold is looked at every time (on CUDA that waits for the device).
+        state = None if threshold.requires_grad or threshold.is_inference() else (id(threshold), threshold._version)
         if state is None or state != self._checked_threshold:
             check_threshold_positive(threshold)
             self._checked_threshold = state

@@ -15,7 +15,7 @@ from snntorch import surrogate as _host_surrogate
 from ._host import fall_back_to, public_names
 from ._validation import check_threshold_positive
 
-__all__ = ["Logistic", "Rectangle", "SpatialAdjustment", "Surrogate", "rectangle", "spatial_adjustment"]
+__all__ = ["ArcTangent", "Logistic", "Rectangle", "SpatialAdjustment", "Surrogate", "rectangle", "spatial_adjustment"]
 __all__ += [name for name in public_names(_host_surrogate) if name not in __all__]
 __getattr__, __dir__ = fall_back_to(_host_surrogate, __name__)
 
@@ -100,11 +100,10 @@ class SpatialAdjustment(Surrogate):
 
     def _times_derivative(self, dspk, x, threshold=None):
         threshold = self.threshold if threshold is None else threshold
-        fired = x > 0
-        # Eq. 9: do/du = 1/u where the neuron fired, else 0. Dividing the gradient by u, and by 1 where nothing fired,
-        # never multiplies a 0 by an overflowed 1/u, so half precision stays free of NaN.
-        u = torch.where(fired, x + threshold, torch.ones_like(x)).to(x.dtype)
-        return torch.where(fired, dspk / u, torch.zeros_like(dspk)).to(x.dtype)
+        # Eq. 9: do/du = 1/u where the neuron fired, else 0. Dividing the gradient by u, in place of multiplying it by an
+        # 1/u that may have overflowed, keeps half precision free of NaN.
+        u = x.clamp(min=0) + threshold
+        return torch.where(x > 0, dspk / u, 0.0).to(x.dtype)
 
     def __repr__(self):
         threshold = self.threshold
@@ -124,7 +123,10 @@ class Rectangle(Surrogate):
         self.width = float(width)
 
     def derivative(self, x):
-        return (x.abs() < self.width / 2).to(x.dtype) / self.width
+        return self._times_derivative(torch.ones_like(x), x)
+
+    def _times_derivative(self, dspk, x):
+        return torch.where(x.abs() < self.width / 2, dspk / self.width, 0.0)
 
     def primitive(self, x):
         """The ramp that rises from 0 to 1 over the window."""
@@ -132,6 +134,32 @@ class Rectangle(Surrogate):
 
     def __repr__(self):
         return f"rectangle(width={self.width})"
+
+
+class ArcTangent(Surrogate):
+    r"""snnTorch's default surrogate, :math:`\frac{\alpha}{2} / (1 + (\frac{\pi}{2}\alpha x)^2)`, bit-equal to the host's in
+    float32; spikes and gradients keep the dtype of the membrane.
+
+    Args:
+        alpha: peak of the derivative times two, in units of 1/membrane.
+
+    References:
+        Fang et al., "Incorporating learnable membrane time constants to enhance learning of spiking neural networks",
+        ICCV 2021.
+    """
+
+    def __init__(self, alpha=2.0):
+        self.alpha = float(alpha)
+
+    def derivative(self, x):
+        return self.alpha / 2 / (1 + (math.pi / 2 * self.alpha * x).pow(2))
+
+    def primitive(self, x):
+        """The arc tangent that rises from -1/2 to 1/2."""
+        return torch.atan(math.pi / 2 * self.alpha * x) / math.pi
+
+    def __repr__(self):
+        return f"ArcTangent(alpha={self.alpha})"
 
 
 class Logistic(Surrogate):

@@ -7,23 +7,24 @@ def temporal_residual(mem, beta, threshold, spike_grad, temporal_alpha):
     """Eq. 10: a zero that carries gradient, lambda * alpha * (s - s.detach()), from the spike of the last step, `mem`'s,
     into the membrane of this one. Added to the input current it leaves every value as it is."""
     spk = spike_grad(mem - threshold)
-    return beta.clamp(0, 1) * temporal_alpha * (spk - spk.detach())
+    return beta.clamp(0, 1) * (temporal_alpha * (spk - spk.detach()))
 
 
 def lif_reference(input_, mem, beta, threshold, reset_mechanism, spike_grad, temporal_alpha, graded_spikes_factor):
     """All T steps of ``snntorch.Leaky``, in the host's own order of operations (its bits depend on it)."""
     spk_rec, mem_rec = [], []
+    reset = spike_grad(mem - threshold).detach()
     for cur in input_.unbind(0):
         if temporal_alpha:
             cur = cur + temporal_residual(mem, beta, threshold, spike_grad, temporal_alpha)
-        reset = spike_grad(mem - threshold).detach()
         if reset_mechanism == "zero":  # Eq. 2
             mem = beta.clamp(0, 1) * ((1 - reset) * mem) + cur
         elif reset_mechanism == "subtract":
             mem = beta.clamp(0, 1) * mem + cur - reset * threshold
         else:
             mem = beta.clamp(0, 1) * mem + cur
-        spk = spike_grad(mem - threshold) * graded_spikes_factor  # Eq. 3
-        spk_rec.append(spk)
+        spk = spike_grad(mem - threshold)  # Eq. 3
+        reset = spk.detach()
+        spk_rec.append(spk * graded_spikes_factor)
         mem_rec.append(mem)
     return torch.stack(spk_rec), mem_rec

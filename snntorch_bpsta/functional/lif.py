@@ -3,7 +3,6 @@
 from enum import Enum
 from typing import NamedTuple
 
-import snntorch
 import torch
 
 from .. import surrogate
@@ -36,28 +35,70 @@ class LIFOutput(NamedTuple):
     mem: torch.Tensor
 
 
-_host_default = snntorch.surrogate.atan()
+DEFAULT_SPIKE_GRAD = surrogate.ArcTangent()
 
 
-def default_spike_grad(x):
-    """snnTorch's default surrogate (arc tangent), as a function that can be pickled."""
-    return _host_default(x)
+def which_impl(
+    input_,
+    *,
+    beta,
+    threshold=1.0,
+    spike_grad=None,
+    spatial_adj=False,
+    record_mem=False,
+    impl="auto",
+    **others,
+):
+    """Name the implementation that :func:`lif_multistep` runs for the same arguments.
 
-
-def which_impl(impl="auto"):
-    """Name the implementation that :func:`lif_multistep` runs for `impl`.
+    "auto" takes the CPU kernels for a float32 or float64 `input_` on the CPU with one number for `beta` and for `threshold`
+    that need no gradient, the surrogate `spatial_adj`, ``rectangle`` or ``ArcTangent`` (the default), and no `record_mem`;
+    the reference for everything else.
 
     Returns:
-        str: ``"reference"``, the only one so far; kernels for the CPU and CUDA are the next step of the project.
+        str: "reference" or "cpu".
 
     Raises:
         ValueError: `impl` is no member of :class:`Impl`.
-        NotImplementedError: `impl` names an implementation that this version does not have.
+        NotImplementedError: `impl` names an implementation that does not cover these arguments; the message says why.
     """
     check_choice("impl", impl, [member.value for member in Impl])
-    if impl in (Impl.CPU, Impl.TRITON):
-        raise NotImplementedError(f"impl={Impl(impl).value!r} is not part of this version; use 'auto' or 'reference'")
-    return Impl.REFERENCE.value
+    impl = Impl(impl)
+    if impl is Impl.REFERENCE:
+        return impl.value
+    if impl is Impl.TRITON:
+        raise NotImplementedError("impl='triton' is not part of this version; use 'auto', 'cpu' or 'reference'")
+    reason = _not_covered(input_, beta, threshold, spike_grad, spatial_adj, record_mem)
+    if impl is Impl.CPU and reason:
+        raise NotImplementedError(f"impl='cpu' does not cover {reason}; use 'auto' or 'reference'")
+    return Impl.REFERENCE.value if reason else Impl.CPU.value
+
+
+def surrogate_id(spike_grad, threshold):
+    """(number, parameter) of a surrogate that the kernels know, else None."""
+    if isinstance(spike_grad, surrogate.SpatialAdjustment) and spike_grad.threshold is threshold:
+        return 0, 1.0
+    if isinstance(spike_grad, surrogate.Rectangle):
+        return 1, spike_grad.width
+    if isinstance(spike_grad, surrogate.ArcTangent):
+        return 2, spike_grad.alpha
+    return None
+
+
+def _not_covered(input_, beta, threshold, spike_grad, spatial_adj, record_mem):
+    """What the CPU kernels lack for these arguments, or None."""
+    if input_.device.type != "cpu":
+        return f"the device {input_.device}"
+    if input_.dtype not in (torch.float32, torch.float64):
+        return f"{input_.dtype}"
+    for name, value in (("beta", beta), ("threshold", threshold)):
+        if isinstance(value, torch.Tensor) and (value.dim() or value.requires_grad):
+            return f"a per-neuron or learnable {name}"
+    if record_mem:
+        return "record_mem=True"
+    if not spatial_adj and spike_grad is not None and surrogate_id(spike_grad, threshold) is None:
+        return f"the surrogate {spike_grad}"
+    return None
 
 
 def lif_multistep(
@@ -74,7 +115,11 @@ def lif_multistep(
     record_mem=False,
     impl="auto",
 ):
-    r"""All time steps of a leaky integrate-and-fire layer, equal to the loop over ``Leaky.forward`` to the bit.
+    r"""All time steps of a leaky integrate-and-fire layer, equal to the loop over ``Leaky.forward``.
+
+    Spikes and membranes are the loop's to the bit with every implementation; gradients are with "reference", and agree to
+    rounding with the kernels, which sum in another order.
+
 
     With :math:`\lambda` = `beta`, the "zero" reset of the paper and o the spikes,
 
@@ -113,7 +158,7 @@ def lif_multistep(
     Raises:
         ValueError: a value out of range, a shape that does not fit, NaN under ``torch.autograd.detect_anomaly``.
         TypeError: something of the wrong type.
-        NotImplementedError: `impl` names a kernel that this version does not have.
+        NotImplementedError: `impl` names an implementation that does not cover the arguments; see :func:`which_impl`.
 
     Example:
         >>> import torch, snntorch_bpsta as snn
@@ -126,7 +171,6 @@ def lif_multistep(
     References:
         Shen, Zhao, Zeng, Patterns 3(6), 2022, Eq. 2, 9 and 10.
     """
-    which_impl(impl)
     check_current(input_, 2, "[T, B, *]")
     if input_.shape[0] == 0:
         raise ValueError(f"input_ must hold at least one time step, got shape {tuple(input_.shape)}")
@@ -135,6 +179,9 @@ def lif_multistep(
     check_spatial_adj(spatial_adj, spike_grad)
     temporal_alpha = check_temporal_alpha(temporal_alpha, reset_mechanism)
     beta, threshold = _as_parameter("beta", beta, input_), _as_parameter("threshold", threshold, input_)
+    graded_spikes_factor = _as_parameter("graded_spikes_factor", graded_spikes_factor, input_)
+    options = {"spike_grad": spike_grad, "spatial_adj": spatial_adj, "record_mem": record_mem}
+    impl = which_impl(input_, beta=beta, threshold=threshold, impl=impl, **options)
     if mem is None:
         mem = torch.zeros_like(input_[0])
     check_mem(mem, step_shape)
@@ -142,11 +189,30 @@ def lif_multistep(
         check_threshold_positive(threshold)
         spike_grad = surrogate.SpatialAdjustment._unchecked(threshold)
     elif spike_grad is None:
-        spike_grad = default_spike_grad
+        spike_grad = DEFAULT_SPIKE_GRAD
+    if impl == Impl.CPU:
+        from ._cpu import lif_cpu
+
+        spk, mem = lif_cpu(
+            input_,
+            mem,
+            beta,
+            threshold,
+            reset_mechanism,
+            spike_grad,
+            surrogate_id(spike_grad, threshold),
+            temporal_alpha,
+        )
+        return LIFOutput(_graded(spk, graded_spikes_factor), mem)
     spk, mem_rec = lif_reference(
         input_, mem, beta, threshold, reset_mechanism, spike_grad, temporal_alpha, graded_spikes_factor
     )
     return LIFOutput(spk, torch.stack(mem_rec) if record_mem else mem_rec[-1])
+
+
+def _graded(spk, factor):
+    """`spk` scaled by `factor`, with no pass over memory where that is the number 1."""
+    return spk if not factor.requires_grad and factor.dim() == 0 and factor == 1 else spk * factor
 
 
 def _as_parameter(name, value, input_):

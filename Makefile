@@ -1,0 +1,35 @@
+# `make train` and `make test` do all the set-up on a fresh machine: Linux, Python >= 3.10, nothing else.
+PYTHON ?= python3
+# the packages to install torch by; e.g. TORCH="torch==2.13.0" where a special build is wanted
+TORCH ?= torch torchvision
+BIN = .venv/bin
+JOBS ?= 2
+
+.PHONY: train test docs lint dist clean
+
+train: .venv/installed
+	$(BIN)/bpsta compare --dataset digits --seeds 3 --jobs $(JOBS) --out runs/digits.json
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+docs: .venv/installed
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+dist: .venv/installed
+	rm -rf build dist
+	$(BIN)/python -m build
+
+.venv/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist docs/_build runs *.egg-info

@@ -1,0 +1,196 @@
+"""``bpsta``: parse, call, print."""
+
+import argparse
+import os
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+from ._version import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line per error, exit code 2."""
+
+    def error(self, message):
+        raise SystemExit(_fail(f"{message} (see {self.prog} --help)"))
+
+
+def _fail(message):
+    print(f"bpsta: error: {' '.join(str(message).split())}", file=sys.stderr)
+    return 2
+
+
+def _seeds(text):
+    """``5`` is seeds 0 to 4; ``3,7`` is those two."""
+    try:
+        seeds = [int(part) for part in text.split(",")] if "," in text else list(range(int(text)))
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of seeds (5) or a list (3,7), got {text!r}")
+    return seeds
+
+
+def _add_recipe_options(parser, skip=()):
+    from .training.recipes import RECIPES, Recipe
+
+    group = parser.add_argument_group("recipe (default: the data set's row, see below)")
+    for option in fields(Recipe):
+        if option.name in ("dataset", *skip):
+            continue
+        name, metadata = "--" + option.name.replace("_", "-"), option.metadata
+        if option.type is bool:
+            group.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=metadata["help"])
+        else:
+            group.add_argument(
+                name, type=option.type, choices=metadata["choices"], help=metadata["help"],
+                metavar=None if metadata["choices"] else option.type.__name__.upper(),
+            )  # fmt: skip
+    parser.add_argument("--dataset", default="digits", choices=tuple(RECIPES), help="data set (default: digits)")
+    default = Recipe()
+    rows = []
+    for name, recipe in RECIPES.items():
+        own = {k: v for k, v in recipe.as_dict().items() if k != "dataset" and v != getattr(default, k)}
+        rows.append(f"  {name:12}" + (", ".join(f"{k}={v}" for k, v in own.items()) or "-"))
+    own = ", ".join(f"{k}={v}" for k, v in default.as_dict().items() if k not in ("dataset", *skip))
+    parser.epilog = f"rows of the data sets, over the paper's values ({own}):\n" + "\n".join(rows)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
+def _add_run_options(parser):
+    parser.add_argument(
+        "--data-root", type=Path, help="folder with the data sets (default: $SNNTORCH_BPSTA_DATA, else the cache)"
+    )
+    parser.add_argument("--download", action="store_true", help="fetch a missing data set")
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="where to run")
+
+
+def _recipe(arguments):
+    from .training.recipes import RECIPES, Recipe
+
+    given = {f.name: getattr(arguments, f.name, None) for f in fields(Recipe) if f.name != "dataset"}
+    return replace(RECIPES[arguments.dataset], **{name: value for name, value in given.items() if value is not None})
+
+
+def _train(arguments):
+    from .training.lightning import train
+
+    out = arguments.out or Path("runs") / arguments.dataset
+    row = train(
+        _recipe(arguments), arguments.seed, out, resume=arguments.resume, data_root=arguments.data_root,
+        download=arguments.download, devices=arguments.devices, accelerator=arguments.accelerator,
+        precision=arguments.precision, num_workers=arguments.num_workers,
+    )  # fmt: skip
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        _print_result(row)
+        print(f"checkpoint, logs and result.json: {out}")
+
+
+def _evaluate(arguments):
+    from .training.lightning import evaluate
+
+    _print_result(
+        evaluate(
+            arguments.checkpoint, data_root=arguments.data_root, download=arguments.download,
+            accelerator=arguments.accelerator, test_limit=arguments.test_limit,
+        )
+    )  # fmt: skip
+
+
+def _print_result(row):
+    print(f"test accuracy {100 * row['accuracy']:.2f} %", end="")
+    if row["firing_rate"] is None:
+        print()
+        return
+    print(f", firing rate {row['firing_rate']:.4f} spikes per neuron and step")
+    for layer, rate in row["firing_rates"].items():
+        print(f"  layer {layer:8} {rate:.4f}")
+
+
+def _compare(arguments):
+    from .plots import comparison
+    from .training.compare import compare, format_table, summarise
+
+    recipe = _recipe(arguments)
+    out = arguments.out or Path("runs") / f"compare-{arguments.dataset}.json"
+    rows = compare(
+        recipe, arguments.seeds, out, jobs=arguments.jobs, data_root=arguments.data_root,
+        download=arguments.download, accelerator=arguments.accelerator,
+    )  # fmt: skip
+    print(f"\n{arguments.dataset}, T = {recipe.num_steps}, {recipe.epochs} epochs, test set after the last one:\n")
+    print(format_table(summarise(rows)))
+    figure = out.with_suffix(".png")
+    title = (
+        f"{arguments.dataset}: {recipe.network} x {recipe.width:g}, T = {recipe.num_steps}, readout {recipe.readout}"
+    )
+    comparison(rows, title).savefig(figure, dpi=150)
+    print(f"\nruns: {out}\nfigure: {figure}")
+
+
+def _parser(with_recipes):
+    """The argument parser; recipes are only loaded for a command that takes them (they import torch)."""
+    parser = _Parser(
+        prog="bpsta", description="Train spiking networks whose gradients cross spikes (BPSA, BPTA) and compare them."
+    )
+    parser.add_argument("--version", action="version", version=f"snntorch-bpsta {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    train = commands.add_parser("train", help="train one network", description="Train one network.")
+    train.set_defaults(run=_train)
+    compare = commands.add_parser(
+        "compare",
+        help="baseline, BPSA and BPSA+BPTA side by side",
+        description="Train STBP's rectangle (baseline), BPSA, and BPSA+BPTA with the same seeds; print accuracy, firing "
+        "rate, energy ratio (Eq. 11) and time; write all runs as JSON, and a figure. Runs that the JSON file holds "
+        "already are not done again.",
+    )
+    compare.set_defaults(run=_compare)
+    evaluate = commands.add_parser(
+        "evaluate", help="measure a checkpoint", description="Measure a checkpoint on its test set."
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    if with_recipes:
+        _add_recipe_options(train)
+        _add_recipe_options(compare, skip=("spatial_adj", "temporal_alpha"))
+    train.add_argument("--seed", type=int, default=0, help="default: 0")
+    train.add_argument("--out", type=Path, help="folder for checkpoint, logs and result (default: runs/DATASET)")
+    train.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt")
+    train.add_argument("--devices", type=int, default=1, help="processes, by DDP; the batch size is per process")
+    train.add_argument("--precision", choices=("32-true", "bf16-mixed", "16-mixed"), default="32-true")
+    train.add_argument("--num-workers", type=int, default=0, help="of the data loaders")
+    compare.add_argument("--seeds", type=_seeds, default=[0, 1, 2], help="how many (5), or which (3,7); default: 3")
+    compare.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    compare.add_argument(
+        "--out", type=Path, help="JSON file (default: runs/compare-DATASET.json); the figure lies beside it"
+    )
+    evaluate.add_argument("checkpoint", type=Path, help="OUT/last.ckpt of bpsta train")
+    evaluate.add_argument("--test-limit", type=int, default=0, help="measure on this many samples")
+    for command in (train, compare, evaluate):
+        _add_run_options(command)
+    return parser
+
+
+def main(argv=None):
+    """Entry point of ``bpsta``. Returns the exit code: 0, or 2 for wrong values, missing files and missing libraries."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        arguments = _parser(with_recipes=bool({"train", "compare"} & set(argv))).parse_args(argv)
+        for name in ("devices", "jobs"):
+            if getattr(arguments, name, 1) < 1:
+                raise ValueError(f"--{name} must be >= 1, got {getattr(arguments, name)}")
+        arguments.run(arguments)
+    except ModuleNotFoundError as error:
+        extras = {"lightning": "train", "torchmetrics": "train", "matplotlib": "plots"}
+        if error.name not in extras:
+            raise
+        return _fail(f"{error.name} is not installed: pip install 'snntorch-bpsta[{extras[error.name]}]'")
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        if os.environ.get("BPSTA_TRACEBACK"):
+            raise
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("stopped; go on with --resume (train) or the same command (compare)", file=sys.stderr)
+        return 130
+    return 0

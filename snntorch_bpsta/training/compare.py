@@ -1,0 +1,138 @@
+"""Baseline, BPSA and BPSA+BPTA with the same seeds: runs, rows, table."""
+
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+
+from .recipes import VARIANTS
+
+
+def _run_one(recipe, seed, threads, options):
+    from .lightning import train  # in the worker: spawned processes import nothing they do not need
+
+    torch.set_num_threads(threads)
+    return train(recipe, seed, progress=False, **options)
+
+
+def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=tuple(VARIANTS), **options):
+    """Train `recipe` as each of `variants` with each of `seeds`, and keep every run in one JSON file.
+
+    The file is written whole after every run; runs that it holds already, with the same recipe and seed, are not done
+    again, so that a comparison that was killed goes on where it stopped.
+
+    Args:
+        recipe: a :class:`Recipe`; its `spatial_adj` and `temporal_alpha` are the variants'.
+        seeds: iterable of int.
+        out_file: the JSON file, ``{"runs": [row, ...]}``; see ``result_row`` for a row.
+        jobs: runs side by side, each in a process of its own with its share of torch's threads.
+        say: called with one line per finished run.
+        variants: rows of ``VARIANTS``.
+        **options: of :func:`~snntorch_bpsta.training.lightning.train`.
+
+    Returns:
+        list: the rows of this comparison, by variant, then seed.
+
+    Raises:
+        ValueError: `out_file` exists and is no such file.
+    """
+    from .lightning import write_json
+
+    out_file = Path(out_file)
+    done = _read_runs(out_file)
+    wanted = {(name, seed): recipe.variant(name) for name in variants for seed in seeds}
+    found = {}
+    for row in done:
+        for key, variant in wanted.items():
+            if row["seed"] == key[1] and row["recipe"] == variant.as_dict():
+                found[key] = row
+    todo = [key for key in wanted if key not in found]
+    if found:
+        say(f"{len(found)} of {len(wanted)} runs are in {out_file} already")
+    threads = max(1, torch.get_num_threads() // jobs)
+    context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
+    with ProcessPoolExecutor(min(jobs, max(1, len(todo))), mp_context=context) as pool:
+        futures = {pool.submit(_run_one, wanted[key], key[1], threads, options): key for key in todo}
+        for future in as_completed(futures):
+            name, seed = key = futures[future]
+            try:
+                row = {"variant": name, **future.result()}
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+            found[key] = row
+            done.append(row)
+            write_json(out_file, {"runs": done})
+            rate = "-" if row["firing_rate"] is None else f"{row['firing_rate']:.3f}"
+            say(
+                f"{name:10} seed {seed}: accuracy {100 * row['accuracy']:.2f} %, rate {rate}, {row['train_seconds']:.0f} s"
+            )
+    return [found[key] for key in wanted]
+
+
+def _read_runs(path):
+    if not path.exists():
+        return []
+    try:
+        return list(json.loads(path.read_text())["runs"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a results file of `bpsta compare`: move it away or choose another --out"
+        ) from error
+
+
+def summarise(rows):
+    """One dict per variant, in order: seeds, mean and standard deviation of the accuracy in percent, mean firing rate,
+    mean energy ratios of Eq. 11, mean seconds of training."""
+    table = []
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        runs = [row for row in rows if row["variant"] == name]
+        accuracies = [100 * row["accuracy"] for row in runs]
+
+        def average(key, runs=runs):
+            values = [row[key] for row in runs if row[key] is not None]
+            return mean(values) if values else None
+
+        table.append(
+            {
+                "variant": name,
+                "seeds": len(runs),
+                "accuracy": mean(accuracies),
+                "accuracy_std": stdev(accuracies) if len(runs) > 1 else 0.0,
+                "firing_rate": average("firing_rate"),
+                "energy_ratio": average("energy_ratio"),
+                "energy_ratio_fp32_ac": average("energy_ratio_fp32_ac"),
+                "train_seconds": average("train_seconds"),
+            }
+        )
+    return table
+
+
+def format_table(table):
+    """The summary as a Markdown table, which also reads well in a terminal."""
+    head = ["variant", "seeds", "accuracy %", "firing rate", "energy ratio (AC 0.1 pJ)", "(AC 0.9 pJ)", "time per run"]
+
+    def number(value, digits):
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    cells = [
+        [
+            row["variant"],
+            str(row["seeds"]),
+            f"{row['accuracy']:.2f} ± {row['accuracy_std']:.2f}",
+            number(row["firing_rate"], 3),
+            number(row["energy_ratio"], 1),
+            number(row["energy_ratio_fp32_ac"], 1),
+            f"{row['train_seconds']:.0f} s",
+        ]
+        for row in table
+    ]
+    widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
+
+    def line(values):
+        return "| " + " | ".join(value.ljust(width) for value, width in zip(values, widths, strict=True)) + " |"
+
+    return "\n".join([line(head), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, cells)])

@@ -1,0 +1,398 @@
+"""The Lightning module and data module, and one function that trains a recipe."""
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import lightning as L
+import snntorch
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+from torchmetrics.classification import MulticlassAccuracy
+
+from .. import data, energy
+from .._version import __version__
+from ..networks import set_warm_up
+from .losses import rate_mse_loss
+from .recipes import Recipe
+
+CHECKPOINT = "last.ckpt"
+
+# (padding of the random crop, horizontal flip, rotation in degrees) of the released code, at our frame sizes.
+_AUGMENTATIONS = {
+    "cifar10": (4, True, 0),
+    "nmnist": (4, False, 10),
+    "dvs_gesture": (8, False, 5),
+    "cifar10_dvs": (8, True, 15),
+}
+
+
+class Classifier(L.LightningModule):
+    """Trains a network that maps a batch to class scores at every step, ``[T, B, num_classes]``, with Eq. 5.
+
+    Every epoch draws its random numbers from (seed, epoch, rank) alone, so a run that was killed and resumed ends with
+    the weights of one that was not.
+
+    Args:
+        net: the network.
+        recipe: its training recipe.
+        seed: of this run.
+
+    Attributes:
+        history: one dict per epoch: epoch, warm_up, train_loss, test_loss, test_accuracy (of the test set, which nothing
+            is selected on), firing_rate (mean) and firing_rates (by layer).
+    """
+
+    def __init__(self, net, recipe, seed=0):
+        super().__init__()
+        self.net = net
+        self.recipe = recipe
+        self.seed = seed
+        self.accuracy = MulticlassAccuracy(net.num_classes if hasattr(net, "num_classes") else 10, average="micro")
+        self.history = []
+        self._losses = []
+        self._firing = None
+
+    def setup(self, stage):
+        # DDP broadcasts rank 0's buffers before each forward, and the hidden membrane of a neuron is a buffer: without
+        # this every rank would go on from the membranes of rank 0's samples.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"{name}.{buffer}"
+            for name, module in self.named_modules()
+            if isinstance(module, snntorch.SpikingNeuron)
+            for buffer, _ in module.named_buffers(recurse=False)
+            if buffer in module._non_persistent_buffers_set
+        ]
+
+    def forward(self, x):
+        return self.net(x)
+
+    def _warm_up_of(self, epoch):
+        """The warm-up in force in `epoch`."""
+        return self.recipe.warm_up if self.recipe.warm_up != "none" and epoch < self.recipe.warm_up_epochs else None
+
+    def on_train_epoch_start(self):
+        torch.manual_seed(self.seed + 1_000_003 * (self.current_epoch + 1) + 7_919 * self.global_rank)
+        set_warm_up(self.net, self._warm_up_of(self.current_epoch))
+        self._losses = []
+
+    def training_step(self, batch, batch_idx):
+        x, targets = batch
+        loss = rate_mse_loss(self(x), targets)
+        self._losses.append(loss.detach())
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(targets))
+        return loss
+
+    def on_validation_epoch_start(self):
+        self._recording = energy.record_firing_rates(self.net)
+        self._firing = self._recording.__enter__()
+
+    def validation_step(self, batch, batch_idx):
+        x, targets = batch
+        out_rec = self(x)
+        self.accuracy(out_rec.mean(0), targets)
+        self.log("test_accuracy", self.accuracy, on_epoch=True, prog_bar=True, batch_size=len(targets))
+        self.log("test_loss", rate_mse_loss(out_rec, targets), on_epoch=True, batch_size=len(targets))
+
+    def on_validation_epoch_end(self):
+        self._recording.__exit__(None, None, None)
+        if not self.trainer.sanity_checking:
+            self.log("firing_rate", self._firing.mean())
+
+    def on_train_epoch_end(self):
+        metrics = self.trainer.callback_metrics
+        warm_up = self._warm_up_of(self.current_epoch)
+        fires = self._firing is not None and warm_up != "identity"
+        self.history.append(
+            {
+                "epoch": self.current_epoch,
+                "warm_up": warm_up,
+                "train_loss": float(torch.stack(self._losses).mean()) if self._losses else None,
+                "test_loss": float(metrics["test_loss"]) if "test_loss" in metrics else None,
+                "test_accuracy": float(metrics["test_accuracy"]) if "test_accuracy" in metrics else None,
+                "firing_rate": self._firing.mean() if fires else None,
+                "firing_rates": self._firing.rates() if fires else None,
+            }
+        )
+
+    def on_fit_end(self):
+        set_warm_up(self.net, None)
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["bpsta"] = {"recipe": self.recipe.as_dict(), "seed": self.seed, "history": self.history}
+
+    def on_load_checkpoint(self, checkpoint):
+        saved = checkpoint["bpsta"]
+        if (saved["recipe"], saved["seed"]) != (self.recipe.as_dict(), self.seed):
+            ours = {**self.recipe.as_dict(), "seed": self.seed}
+            theirs = {**saved["recipe"], "seed": saved["seed"]}
+            changed = ", ".join(f"{k}: {theirs.get(k)!r} -> {v!r}" for k, v in ours.items() if theirs.get(k) != v)
+            raise ValueError(f"the checkpoint is of another run ({changed}); resume with its settings or train anew")
+        self.history = saved["history"]
+
+    def configure_optimizers(self):
+        recipe = self.recipe
+        optimizer = torch.optim.AdamW(self.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        return {"optimizer": optimizer, "lr_scheduler": learning_rate_schedule(optimizer, recipe)}
+
+
+def learning_rate_schedule(optimizer, recipe):
+    """Linear warm-up over ``lr_warm_up_epochs``, then one cosine to 0, or SGDR: two cosines, the second twice as long.
+
+    Args:
+        optimizer: its learning rate is the peak.
+        recipe: gives ``epochs``, ``lr_warm_up_epochs`` and ``schedule``.
+
+    Returns:
+        torch.optim.lr_scheduler.SequentialLR: to be stepped once an epoch.
+    """
+    schedulers = torch.optim.lr_scheduler
+    warm = min(recipe.lr_warm_up_epochs, recipe.epochs - 1)
+    rest = recipe.epochs - warm
+    if recipe.schedule == "sgdr":
+        after = schedulers.CosineAnnealingWarmRestarts(optimizer, T_0=max(1, round(rest / 3)), T_mult=2)
+    else:
+        after = schedulers.CosineAnnealingLR(optimizer, T_max=rest)
+    if warm == 0:
+        return after
+    rising = schedulers.LinearLR(optimizer, start_factor=1 / (warm + 1), total_iters=warm)
+    return schedulers.SequentialLR(optimizer, [rising, after], milestones=[warm])
+
+
+class Frames(L.LightningDataModule):
+    """The data of a recipe, as the network wants them: images ``[B, C, H, W]``, event frames ``[T, B, 2, H, W]``.
+
+    Args:
+        recipe: gives the data set, T, batch size, limits and augmentation.
+        seed: of the order of the samples.
+        data_root: folder with the data sets; see :func:`snntorch_bpsta.data.load`.
+        download: fetch a missing data set.
+        num_workers: of the data loaders.
+    """
+
+    def __init__(self, recipe, seed=0, data_root=None, download=False, num_workers=0):
+        super().__init__()
+        self.recipe = recipe
+        self.seed = seed
+        self.num_workers = num_workers
+        self._load_options = {"root": data_root, "num_steps": recipe.num_steps, "download": download}
+
+    def setup(self, stage=None):
+        recipe = self.recipe
+        if stage in (None, "fit"):
+            self.train = data.load(recipe.dataset, train=True, limit=recipe.limit or None, **self._load_options)
+        self.test = data.load(recipe.dataset, train=False, limit=recipe.test_limit or None, **self._load_options)
+
+    def train_dataloader(self):
+        # Built anew every epoch: the order is a function of (seed, epoch) and nothing else.
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        sampler = DistributedSampler(self.train, num_replicas=world, rank=rank, shuffle=True, seed=self.seed)
+        sampler.set_epoch(self.trainer.current_epoch)
+        return self._loader(self.train, sampler)
+
+    def val_dataloader(self):
+        return self._loader(self.test)
+
+    def _loader(self, dataset, sampler=None):
+        return DataLoader(dataset, self.recipe.batch_size, sampler=sampler, num_workers=self.num_workers)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        x, targets = batch
+        if self.trainer.training and self.recipe.augment and self.recipe.dataset in _AUGMENTATIONS:
+            x = augment(x, *_AUGMENTATIONS[self.recipe.dataset])
+        if x.dim() == 5:
+            x = x.transpose(0, 1)
+        return x, targets
+
+
+def augment(x, pad, flip, degrees):
+    """Random crop after padding, horizontal flip and rotation, drawn once per sample (all its frames move together).
+
+    Args:
+        x: ``[B, C, H, W]`` or ``[B, T, C, H, W]``.
+        pad: pixels.
+        flip: whether to flip, with probability 1/2.
+        degrees: largest rotation.
+    """
+    from torchvision.transforms import v2
+
+    steps = [v2.RandomCrop(x.shape[-2:], padding=pad)]
+    if flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if degrees:
+        steps.append(v2.RandomRotation(degrees))
+    one = v2.Compose(steps)
+    return torch.stack([one(sample) for sample in x])
+
+
+def train(
+    recipe, seed=0, out_dir=None, *, resume=False, data_root=None, download=False, devices=1, accelerator="auto",
+    precision="32-true", num_workers=0, progress=True,
+):  # fmt: skip
+    """Train `recipe` with `seed` and measure it on the test set after every epoch.
+
+    The result is that of the last epoch: nothing is selected on the test set.
+
+    Args:
+        recipe: a :class:`Recipe`.
+        seed: of initialisation, order and dropout.
+        out_dir: folder for the checkpoint ``last.ckpt`` (written whole, every epoch), CSV and TensorBoard logs and
+            ``result.json``; None keeps nothing.
+        resume: go on from ``out_dir/last.ckpt``; the weights end as if the run had never stopped.
+        data_root, download: see :func:`snntorch_bpsta.data.load`.
+        devices: processes, by DDP; the batch size is per process.
+        accelerator, precision: Lightning's ("cpu", "gpu"; "32-true", "bf16-mixed", "16-mixed").
+        num_workers: of the data loaders.
+        progress: show a progress bar.
+
+    Returns:
+        dict: the row of a results file (see :func:`result_row`).
+
+    Raises:
+        FileNotFoundError: `resume` without a checkpoint.
+        ValueError: the checkpoint is of another recipe or seed.
+    """
+    checkpoint = None
+    if resume:
+        checkpoint = Path(out_dir or ".") / CHECKPOINT
+        if not checkpoint.is_file():
+            raise FileNotFoundError(f"nothing to resume: there is no {checkpoint}; start without resume")
+    _quieten()
+    L.seed_everything(seed, verbose=False)
+    model = Classifier(recipe.build_network(), recipe, seed)
+    frames = Frames(recipe, seed, data_root, download, num_workers)
+    callbacks = [TQDMProgressBar()] if progress else []
+    loggers = []
+    if out_dir is not None:
+        out_dir = Path(out_dir)
+        callbacks.append(
+            ModelCheckpoint(out_dir, Path(CHECKPOINT).stem, save_on_train_epoch_end=True, enable_version_counter=False)
+        )
+        callbacks.append(LearningRateMonitor("epoch"))
+        loggers = [CSVLogger(out_dir, name="logs", version="csv"), TensorBoardLogger(out_dir, "logs", "tensorboard")]
+    gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    trainer = L.Trainer(
+        accelerator=accelerator, devices=devices, strategy="ddp" if devices != 1 else "auto", precision=precision,
+        max_epochs=recipe.epochs, callbacks=callbacks, logger=loggers or False, enable_checkpointing=out_dir is not None,
+        enable_progress_bar=progress, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=10,
+        use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1, sync_batchnorm=gpu and devices != 1,
+    )  # fmt: skip
+    started = time.perf_counter()
+    trainer.fit(model, frames, ckpt_path=checkpoint, weights_only=True)
+    row = result_row(model, time.perf_counter() - started, trainer)
+    if out_dir is not None and trainer.is_global_zero:
+        write_json(out_dir / "result.json", row)
+    return row
+
+
+def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", test_limit=0):
+    """Load a checkpoint of :func:`train` and measure it on the test set.
+
+    Args:
+        checkpoint: path of a ``last.ckpt``; read with ``weights_only=True``.
+        data_root, download, accelerator: as in :func:`train`.
+        test_limit: measure on this many samples; 0 for the recipe's.
+
+    Returns:
+        dict: recipe, seed, epochs, accuracy, firing_rate, firing_rates.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint of :func:`train`.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}; bpsta train writes one as OUT/{CHECKPOINT}")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        fields = {**saved["bpsta"]["recipe"], **({"test_limit": test_limit} if test_limit else {})}
+        recipe = Recipe(**fields)
+        model = Classifier(recipe.build_network(), recipe, saved["bpsta"]["seed"])
+        model.load_state_dict(saved["state_dict"])
+    except Exception as error:
+        raise ValueError(f"{path} is damaged or no checkpoint of `bpsta train`: {error}") from error
+    _quieten()
+    trainer = L.Trainer(
+        accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    frames = Frames(recipe, model.seed, data_root, download)
+    (metrics,) = trainer.validate(model, frames, verbose=False)
+    return {
+        "recipe": recipe.as_dict(),
+        "seed": model.seed,
+        "epochs": len(saved["bpsta"]["history"]),
+        "accuracy": metrics["test_accuracy"],
+        "firing_rate": model._firing.mean(),
+        "firing_rates": model._firing.rates(),
+    }
+
+
+def result_row(model, seconds, trainer):
+    """What is written down of a run: its recipe and seed, its curve, its last epoch, and where it ran."""
+    last = model.history[-1]
+    rate = last["firing_rate"]
+    steps = model.recipe.num_steps
+    return {
+        "recipe": model.recipe.as_dict(),
+        "seed": model.seed,
+        "accuracy": last["test_accuracy"],
+        "firing_rate": rate,
+        "firing_rates": last["firing_rates"],
+        "energy_ratio": None if rate is None else energy.energy_ratio(rate, steps),
+        "energy_ratio_fp32_ac": None if rate is None else energy.energy_ratio(rate, steps, energy.E_AC_FP32_PJ),
+        "train_seconds": round(seconds, 2),
+        "history": model.history,
+        "precision": str(trainer.precision),
+        "processes": trainer.world_size,
+        **environment(),
+    }
+
+
+def environment():
+    """Versions, device, commit and command, for a results file."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True, text=True, cwd=Path(__file__).parent, check=False,
+    )  # fmt: skip
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "versions": {
+            "snntorch_bpsta": __version__,
+            "snntorch": snntorch.__version__,
+            "torch": torch.__version__,
+            "lightning": L.__version__,
+            "python": platform.python_version(),
+        },
+        "device": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores",
+        "commit": commit.stdout.strip() or None,
+        "command": " ".join(["bpsta", *sys.argv[1:]]),
+    }
+
+
+def write_json(path, value):
+    """Write `value` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(part, path)
+
+
+def _quieten():
+    """Keep Lightning's notices about itself off the screen."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*epoch parameter in `scheduler.step.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*GPU available but not used.*")

@@ -1,0 +1,99 @@
+"""Recipes as data. A recipe is everything that decides a result, apart from the seed and the machine."""
+
+from dataclasses import asdict, dataclass, field, replace
+
+from .. import networks
+from .._validation import check_choice, check_positive_int, check_temporal_alpha
+from ..data import DATASETS
+from ..surrogate import rectangle
+
+# The three rows of every comparison. "baseline" is STBP: the rectangular surrogate, plain backpropagation through time.
+VARIANTS = {
+    "baseline": {"spatial_adj": False, "temporal_alpha": 0.0},
+    "bpsa": {"spatial_adj": True, "temporal_alpha": 0.0},
+    "bpsa+bpta": {"spatial_adj": True, "temporal_alpha": 0.8},
+}
+
+
+def _option(default, help, choices=None):
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training recipe. The defaults are the paper's, or where it is silent the released code's.
+
+    Raises:
+        ValueError, TypeError: a field out of range; the message names it.
+    """
+
+    dataset: str = _option("digits", "data set", tuple(DATASETS))
+    network: str = _option("small", "network of Table 1", ("small", "middle", "large"))
+    preset: str = _option("paper", "the paper's network or its released code's", tuple(networks.NETWORKS))
+    width: float = _option(1.0, "factor on the number of channels and features")
+    readout: str = _option("spikes", "output neurons vote (paper), or their current is averaged", networks.READOUTS)
+    num_steps: int = _option(16, "time steps T")
+    spatial_adj: bool = _option(True, "BPSA (Eq. 9); without it the STBP rectangle")
+    temporal_alpha: float = _option(0.8, "BPTA's alpha (Eq. 10), 0 is off")
+    warm_up: str = _option(
+        "none", "first epochs without neurons, or with a logistic surrogate", ("none", "identity", "surrogate")
+    )
+    warm_up_epochs: int = _option(0, "how many epochs that lasts")
+    epochs: int = _option(300, "training epochs")
+    batch_size: int = _option(64, "samples per process and step")
+    lr: float = _option(1e-3, "AdamW's peak learning rate")
+    weight_decay: float = _option(1e-4, "AdamW's weight decay")
+    schedule: str = _option("cosine", "learning rate after its warm-up: one cosine, or SGDR", ("cosine", "sgdr"))
+    lr_warm_up_epochs: int = _option(5, "epochs of linear learning-rate warm-up")
+    dropout: float = _option(0.5, "probability of neuron dropout")
+    augment: bool = _option(False, "the released code's augmentation of the data set")
+    limit: int = _option(0, "train on this many samples, a fixed stratified subset; 0 for all")
+    test_limit: int = _option(0, "the same for the test samples")
+
+    def __post_init__(self):
+        for name, option in self.__dataclass_fields__.items():
+            value = getattr(self, name)
+            if option.metadata["choices"]:
+                check_choice(name, value, option.metadata["choices"])
+            elif option.type is int and name in ("num_steps", "epochs", "batch_size"):
+                check_positive_int(name, value)
+            elif option.type in (int, float) and (isinstance(value, bool) or not value >= 0):
+                raise ValueError(f"{name} must be a number >= 0, got {value!r}")
+        check_temporal_alpha(self.temporal_alpha)
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout must be in [0, 1], got {self.dropout}")
+        if self.warm_up != "none" and not 1 <= self.warm_up_epochs <= self.epochs:
+            raise ValueError(
+                f"warm_up={self.warm_up!r} needs warm_up_epochs from 1 to epochs={self.epochs}, got {self.warm_up_epochs}"
+            )
+
+    def variant(self, name):
+        """This recipe as a row of ``VARIANTS``."""
+        check_choice("variant", name, tuple(VARIANTS))
+        return replace(self, **VARIANTS[name])
+
+    def as_dict(self):
+        """Plain values, for JSON and checkpoints."""
+        return asdict(self)
+
+    def build_network(self):
+        """The network of this recipe, with PyTorch's default initialisation."""
+        dataset = DATASETS[self.dataset]
+        neuron = {"spatial_adj": self.spatial_adj, "temporal_alpha": self.temporal_alpha}
+        if not self.spatial_adj:
+            neuron["spike_grad"] = rectangle()
+        return getattr(networks, self.network)(
+            dataset.input_shape, dataset.num_classes, preset=self.preset, width=self.width, readout=self.readout,
+            num_steps=self.num_steps, dropout=self.dropout, **neuron,
+        )  # fmt: skip
+
+
+# One row per data set, at the paper's size, but for the digits that stand in for a download.
+RECIPES = {
+    "digits": Recipe(dataset="digits", width=1 / 8, num_steps=4, epochs=30, warm_up="identity", warm_up_epochs=6),
+    "mnist": Recipe(dataset="mnist", network="small"),
+    "cifar10": Recipe(dataset="cifar10", network="middle", batch_size=128, augment=True),
+    "nmnist": Recipe(dataset="nmnist", network="middle"),
+    "dvs_gesture": Recipe(dataset="dvs_gesture", network="large", batch_size=16, augment=True),
+    "cifar10_dvs": Recipe(dataset="cifar10_dvs", network="large", augment=True),
+}

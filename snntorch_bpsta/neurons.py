@@ -140,6 +140,7 @@ class Leaky(snntorch.Leaky):
         check_broadcast("threshold", self.threshold, input_.shape)
         self._check_threshold()
         if self.temporal_alpha:
+            check_temporal_alpha(self.temporal_alpha, self.reset_mechanism, self.reset_delay)
             last = self.mem if mem is None else mem
             if last.shape != input_.shape:
                 last = torch.zeros_like(input_)  # as the host does
@@ -227,9 +228,10 @@ class Leaky(snntorch.Leaky):
         threshold = self.threshold
         if not self.spatial_adj:
             return
-        # A buffer is looked at again only after something wrote to it, which its version counter tells. An optimiser may
-        # write without a trace, so a learnable threshold is looked at every time (on CUDA that waits for the device).
-        state = None if threshold.requires_grad or threshold.is_inference() else (id(threshold), threshold._version)
+        # Looking at a value on the device waits for it, so a buffer there is looked at again only after something wrote to
+        # it, which its version counter tells. A fused optimiser writes without a trace: a learnable one is always looked at.
+        watch = not (threshold.requires_grad or threshold.device.type == "cpu" or threshold.is_inference())
+        state = (id(threshold), threshold._version) if watch else None
         if state is None or state != self._checked_threshold:
             check_threshold_positive(threshold)
             self._checked_threshold = state

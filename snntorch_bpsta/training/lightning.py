@@ -39,8 +39,8 @@ _AUGMENTATIONS = {
 class Classifier(L.LightningModule):
     """Trains a network that maps a batch to class scores at every step, ``[T, B, num_classes]``, with Eq. 5.
 
-    Every epoch draws its random numbers from (seed, epoch, rank) alone, so a run that was killed and resumed ends with
-    the weights of one that was not.
+    Every step draws its random numbers from (seed, epoch, step, rank) alone, so a run that was killed and resumed ends
+    with the weights of one that was not.
 
     Args:
         net: the network.
@@ -81,12 +81,18 @@ class Classifier(L.LightningModule):
         return self.recipe.warm_up if self.recipe.warm_up != "none" and epoch < self.recipe.warm_up_epochs else None
 
     def on_train_epoch_start(self):
-        torch.manual_seed(self.seed + 1_000_003 * (self.current_epoch + 1) + 7_919 * self.global_rank)
         set_warm_up(self.net, self._warm_up_of(self.current_epoch))
         self._losses = []
 
+    def on_train_batch_start(self, batch, batch_idx):
+        # Not once an epoch: Lightning makes the data loader's iterator, which draws a number, before or after that hook,
+        # depending on whether the run was resumed.
+        torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
+
     def training_step(self, batch, batch_idx):
         x, targets = batch
+        if self.recipe.augment and self.recipe.dataset in _AUGMENTATIONS:
+            x = augment(x, *_AUGMENTATIONS[self.recipe.dataset])
         loss = rate_mse_loss(self(x), targets)
         self._losses.append(loss.detach())
         self.log("train_loss", loss, prog_bar=True, batch_size=len(targets))
@@ -207,18 +213,14 @@ class Frames(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch, dataloader_idx):
         x, targets = batch
-        if self.trainer.training and self.recipe.augment and self.recipe.dataset in _AUGMENTATIONS:
-            x = augment(x, *_AUGMENTATIONS[self.recipe.dataset])
-        if x.dim() == 5:
-            x = x.transpose(0, 1)
-        return x, targets
+        return (x.transpose(0, 1) if x.dim() == 5 else x), targets
 
 
 def augment(x, pad, flip, degrees):
     """Random crop after padding, horizontal flip and rotation, drawn once per sample (all its frames move together).
 
     Args:
-        x: ``[B, C, H, W]`` or ``[B, T, C, H, W]``.
+        x: images ``[B, C, H, W]`` or event frames ``[T, B, C, H, W]``.
         pad: pixels.
         flip: whether to flip, with probability 1/2.
         degrees: largest rotation.
@@ -231,7 +233,8 @@ def augment(x, pad, flip, degrees):
     if degrees:
         steps.append(v2.RandomRotation(degrees))
     one = v2.Compose(steps)
-    return torch.stack([one(sample) for sample in x])
+    batch = x.dim() - 4
+    return torch.stack([one(sample) for sample in x.unbind(batch)], batch)
 
 
 def train(
@@ -278,7 +281,7 @@ def train(
             ModelCheckpoint(out_dir, Path(CHECKPOINT).stem, save_on_train_epoch_end=True, enable_version_counter=False)
         )
         callbacks.append(LearningRateMonitor("epoch"))
-        loggers = [CSVLogger(out_dir, name="logs", version="csv"), TensorBoardLogger(out_dir, "logs", "tensorboard")]
+        loggers = [CSVLogger(out_dir, name="csv"), TensorBoardLogger(out_dir, "tensorboard")]  # a resumed run adds a version
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     trainer = L.Trainer(
         accelerator=accelerator, devices=devices, strategy="ddp" if devices != 1 else "auto", precision=precision,

@@ -1,0 +1,256 @@
+"""Training: exact resume after kill -9, two processes as one, mixed precision, the schedule, the warm-ups."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import snntorch_bpsta as snn
+from snntorch_bpsta.training import Recipe
+from snntorch_bpsta.training.lightning import Classifier, augment, evaluate, learning_rate_schedule, train
+
+TINY = Recipe(
+    dataset="digits", width=1 / 16, num_steps=2, epochs=5, batch_size=32, lr_warm_up_epochs=2, warm_up="identity",
+    warm_up_epochs=2, limit=128, test_limit=64,
+)  # fmt: skip
+
+
+def weights(folder):
+    return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def run_script(text, folder, *arguments, expect=0):
+    path = folder / "script.py"
+    path.write_text(textwrap.dedent(text))
+    done = subprocess.run([sys.executable, path, *map(str, arguments)], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == expect, done.stderr[-3000:]
+    return done
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    """kill -9 in the middle of the fourth epoch; dropout, shuffling and the schedule all have to go on as they were."""
+    whole = train(TINY, 3, tmp_path / "whole", progress=False)
+    done = run_script(
+        f"""
+        import os, signal, sys
+        from pathlib import Path
+        from snntorch_bpsta.training import Recipe
+        from snntorch_bpsta.training import lightning
+
+        step = lightning.Classifier.training_step
+        def killed(self, batch, batch_idx):
+            if (self.current_epoch, batch_idx) == (3, 2):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, batch, batch_idx)
+        lightning.Classifier.training_step = killed
+        lightning.train(Recipe(**{TINY.as_dict()}), 3, Path(sys.argv[1]), progress=False)
+        """,
+        tmp_path,
+        tmp_path / "killed",
+        expect=-signal.SIGKILL,
+    )
+    assert done.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "result.json").exists()
+    assert len(torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)["bpsta"]["history"]) == 3
+    resumed = train(TINY, 3, tmp_path / "killed", resume=True, progress=False)
+    expected, actual = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, actual[name]), name
+    assert resumed["history"] == whole["history"]
+    assert json.loads((tmp_path / "killed" / "result.json").read_text())["accuracy"] == whole["accuracy"]
+
+
+def test_the_seed_decides(tmp_path):
+    recipe = replace(TINY, epochs=1, warm_up="none")
+    rows = [train(recipe, seed, tmp_path / name, progress=False) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    first, same, other = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(value, same[name]) for name, value in first.items())
+    assert not all(torch.equal(value, other[name]) for name, value in first.items())
+    assert rows[0]["history"] == rows[1]["history"]
+
+
+def test_resume_refuses_another_run(tmp_path):
+    recipe = replace(TINY, epochs=1, warm_up="none")
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train(recipe, 0, tmp_path, resume=True, progress=False)
+    train(recipe, 0, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"another run \(epochs: 1 -> 2"):
+        train(replace(recipe, epochs=2), 0, tmp_path, resume=True, progress=False)
+
+
+def test_evaluate_repeats_the_last_epoch(tmp_path):
+    row = train(replace(TINY, epochs=3), 0, tmp_path, progress=False)
+    again = evaluate(tmp_path / "last.ckpt")
+    for name in ("accuracy", "firing_rate", "firing_rates", "recipe", "seed"):
+        assert again[name] == row[name], name
+
+
+def test_evaluate_refuses_what_is_no_checkpoint(tmp_path):
+    (tmp_path / "text.ckpt").write_text("not a checkpoint")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    torch.save({"bpsta": Recipe}, tmp_path / "code.ckpt")  # a class: weights_only refuses to load it
+    for name in ("text", "other", "code"):
+        with pytest.raises(ValueError, match=f"{name}.ckpt is damaged or no checkpoint"):
+            evaluate(tmp_path / f"{name}.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*nowhere.ckpt"):
+        evaluate(tmp_path / "nowhere.ckpt")
+
+
+def test_it_learns():
+    recipe = Recipe(dataset="digits", width=1 / 8, num_steps=4, epochs=5, readout="current", lr_warm_up_epochs=1)
+    row = train(recipe, 0, progress=False)
+    assert row["accuracy"] > 0.85  # 10 classes; 0.93 to 0.96 seen
+    assert 0 < row["firing_rate"] < 0.6 and row["history"][0]["train_loss"] > row["history"][-1]["train_loss"]
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision(precision, tmp_path):
+    row = train(replace(TINY, epochs=3, readout="current"), 0, tmp_path, precision=precision, progress=False)
+    assert all(torch.isfinite(torch.tensor(epoch["train_loss"])) for epoch in row["history"])
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
+    assert row["history"][-1]["train_loss"] < row["history"][0]["train_loss"]
+
+
+# Two CPU processes and one: a net whose neurons keep their membranes from batch to batch, so that DDP's broadcast of
+# rank 0's buffers, which hidden membranes are, would give rank 1 the membranes of other samples.
+TWO_PROCESSES = """
+    import sys
+    import lightning as L, torch
+    from torch import nn
+    import snntorch_bpsta as snn
+    from snntorch_bpsta.training import Recipe
+    from snntorch_bpsta.training.lightning import Classifier
+
+    processes, keep_out, out = int(sys.argv[1]), sys.argv[2] == "ours", sys.argv[3]
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        num_classes = 3
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(6, 20), nn.Linear(20, 3)
+            neuron = dict(beta=0.9, threshold=0.5, reset_mechanism="zero", spatial_adj=True, temporal_alpha=0.8)
+            self.lif1, self.lif2 = (snn.Leaky(**neuron, init_hidden=True) for _ in range(2))
+        def forward(self, x):  # goes on from the membranes of the last batch
+            for lif in (self.lif1, self.lif2):
+                lif.mem = lif.mem.detach()
+            return torch.stack([self.lif2(self.fc2(self.lif1(self.fc1(step)))) for step in x])
+
+    class Model(Classifier):
+        grads = []
+        def on_after_backward(self):
+            self.grads.append({n: p.grad.clone() for n, p in self.net.named_parameters()})
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+        def setup(self, stage):
+            super().setup(stage)
+            if not keep_out:
+                self._ddp_params_and_buffers_to_ignore = []
+
+    x, y = torch.rand(3, 5, 8, 6, dtype=torch.float64), torch.randint(0, 3, (3, 8))  # 3 batches of 8 samples, T = 5
+    x[:, :, 4:] *= 3  # the second process sees other samples than the first
+    model = Model(Net().double(), Recipe(epochs=1))
+
+    class Batches(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            rank, size = model.global_rank, 8 // processes
+            mine = slice(rank * size, (rank + 1) * size)
+            return iter([(x[i][:, mine], y[i][mine]) for i in range(len(x))])
+
+    trainer = L.Trainer(
+        accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_epochs=1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, precision="64-true",
+        limit_val_batches=0, use_distributed_sampler=False,
+    )
+    trainer.fit(model, torch.utils.data.DataLoader(Batches(), batch_size=None))
+    if model.global_rank == 0:
+        torch.save(model.grads, out)
+"""
+
+
+def test_two_processes_give_the_gradients_of_one_on_the_joined_batch(tmp_path):
+    grads = {}
+    for name, processes, buffers in (("one", 1, "ours"), ("two", 2, "ours"), ("trap", 2, "default")):
+        run_script(TWO_PROCESSES, tmp_path, processes, buffers, tmp_path / name)
+        grads[name] = torch.load(tmp_path / name, weights_only=True)
+    assert len(grads["one"]) == len(grads["two"]) == 3
+    for batch, (one, two) in enumerate(zip(grads["one"], grads["two"], strict=True)):
+        for name in one:
+            torch.testing.assert_close(two[name], one[name], rtol=1e-12, atol=1e-14, msg=f"batch {batch}, {name}")
+            assert one[name].abs().max() > 0
+    # With PyTorch's default the first batch is right and the next ones silently are not.
+    torch.testing.assert_close(grads["trap"][0], grads["one"][0], rtol=1e-12, atol=1e-14)
+    assert (grads["trap"][1]["fc1.weight"] - grads["one"][1]["fc1.weight"]).abs().max() > 1e-4
+
+
+def test_the_command_line_trains_with_two_processes(tmp_path):
+    command = [sys.executable, "-m", "snntorch_bpsta", "train", "--epochs", "1", "--limit", "64", "--test-limit", "32"]
+    command += ["--width", "0.0625", "--num-steps", "2", "--warm-up", "none", "--devices", "2", "--accelerator", "cpu"]
+    done = subprocess.run([*command, "--out", tmp_path / "run"], capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("test accuracy") == 1
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("cosine", [0.25, 0.5, 0.75, 1, 0.853553, 0.5, 0.146447]),
+        ("sgdr", [0.25, 0.5, 0.75, 1, 1, 0.853553, 0.5]),
+    ],
+)
+def test_learning_rate(schedule, expected):
+    parameter = nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    recipe = Recipe(epochs=7 if schedule == "cosine" else 9, lr_warm_up_epochs=3, schedule=schedule)
+    scheduler = learning_rate_schedule(optimizer, recipe)
+    seen = []
+    for _ in expected:
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    if schedule == "sgdr":  # 6 epochs are cosines of 2 and 4
+        expected = [0.25, 0.5, 0.75, 1, 0.5, 1, 0.853553]
+    assert seen == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["identity", "surrogate"])
+def test_the_warm_up_ends(kind):
+    recipe = replace(TINY, epochs=2, warm_up=kind, warm_up_epochs=1)
+    model = Classifier(recipe.build_network(), recipe)
+    assert [model._warm_up_of(epoch) for epoch in range(2)] == [kind, None]
+    row = train(recipe, 0, progress=False)
+    first, second = row["history"]
+    assert (first["warm_up"], second["warm_up"]) == (kind, None)
+    assert (first["firing_rate"] is None) == (kind == "identity")  # no neurons, no rate
+    assert second["firing_rate"] is not None and len(second["firing_rates"]) == 5
+
+
+def test_augmentation_moves_all_frames_of_a_sample_together():
+    torch.manual_seed(0)
+    frame = torch.zeros(1, 1, 12, 12)
+    frame[..., 4:8, 5:7] = 1
+    x = frame.expand(5, 20, 1, 12, 12)  # T = 5, 20 samples
+    moved = augment(x, 3, True, 0)
+    assert moved.shape == x.shape
+    assert all(torch.equal(moved[0], step) for step in moved)
+    assert len({tuple(sample.flatten().tolist()) for sample in moved[0]}) > 5
+    assert torch.equal(
+        moved.sum((2, 3, 4)), x.sum((2, 3, 4))
+    )  # nothing was cropped away: the blob is inside the padding
+
+
+def test_membranes_are_kept_out_of_ddp():
+    recipe = Recipe()
+    net = nn.Sequential(nn.Linear(2, 2), snn.Leaky(beta=0.9, init_hidden=True))
+    net.num_classes = 2
+    model = Classifier(net, recipe)
+    model.setup("fit")
+    assert model._ddp_params_and_buffers_to_ignore == ["net.1.mem"]

@@ -1,0 +1,203 @@
+"""The docs agree with the package: every public name is there, every example runs, every relative link resolves."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import snntorch_bpsta as snn
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))])
+PAGES = [page for page in PAGES if page.is_file()]
+
+if not (DOCS / "api.md").is_file():
+    pytest.skip("the docs are not part of this distribution", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was():
+    seed = torch.get_rng_state()
+    yield
+    torch.set_rng_state(seed)
+
+
+def page_ids(pages):
+    return [str(page.relative_to(ROOT)) for page in pages]
+
+
+# --- public names ---------------------------------------------------------------------------------
+
+DOCUMENTED = re.compile(r"^\.\. (?:autoclass|autofunction|data|automodule|currentmodule):: (\S+)", re.MULTILINE)
+
+
+def documented():
+    """Full names of what api.md documents."""
+    module, names = "", set()
+    for match in DOCUMENTED.finditer((DOCS / "api.md").read_text(encoding="utf-8")):
+        name = match[1]
+        if match[0].startswith((".. currentmodule", ".. automodule")):
+            module = name
+            names.add(name)
+        else:
+            names.add(name if name.startswith("snntorch_bpsta.") else f"{module}.{name}")
+    return names
+
+
+def defined_in(module):
+    """Public names that the source of `module` itself defines."""
+    names = []
+    for node in ast.parse(Path(module.__file__).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return [name for name in names if not name.startswith("_") and name != "warn"]
+
+
+def ours(module):
+    """The names in `module.__all__` whose objects are of this package."""
+    found = ((name, getattr(module, name)) for name in module.__all__)
+    return [
+        name
+        for name, value in found
+        if (getattr(value, "__module__", None) or getattr(value, "__name__", "")).startswith("snntorch_bpsta")
+    ]
+
+
+@pytest.mark.parametrize("module", [snn, snn.surrogate, snn.functional], ids=lambda module: module.__name__)
+def test_every_name_of_ours_is_in_the_api(module):
+    names = ours(module)
+    assert {"snntorch_bpsta": "Leaky", "snntorch_bpsta.surrogate": "rectangle"}.get(module.__name__, "Impl") in names
+    assert {f"{module.__name__}.{name}" for name in names} - {"snntorch_bpsta.functional"} <= documented()
+
+
+@pytest.mark.parametrize("name", ["data", "training"])
+def test_every_exported_name_is_in_the_api(name):
+    module = importlib.import_module(f"snntorch_bpsta.{name}")
+    assert {f"{module.__name__}.{each}" for each in module.__all__} <= documented()
+
+
+@pytest.mark.parametrize("name", ["networks", "energy", "plots", "cli"])
+def test_every_defined_name_is_in_the_api(name):
+    module = pytest.importorskip(f"snntorch_bpsta.{name}", exc_type=ImportError)
+    assert {f"{module.__name__}.{each}" for each in defined_in(module)} <= documented()
+
+
+@pytest.mark.parametrize("name", sorted(documented()))
+def test_the_api_documents_what_exists(name):
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith("snntorch_bpsta"):
+                pytest.skip(f"{error.name} is not installed")
+            continue
+        for part in parts[end:]:
+            found = getattr(found, part)
+        return
+    raise AssertionError(f"{name} does not exist")
+
+
+# --- examples -------------------------------------------------------------------------------------
+
+BLOCK = re.compile(r"^( *)```python[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page):
+    """(line number, source) of each Python block."""
+    text = page.read_text(encoding="utf-8")
+    for match in BLOCK.finditer(text):
+        line = text.count("\n", 0, match.start(2))
+        source = match[2] if not match[1] else "\n".join(row[len(match[1]) :] for row in match[2].splitlines())
+        yield line, source
+
+
+WITH_BLOCKS = [page for page in PAGES if any(True for _ in blocks(page))]
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=page_ids(WITH_BLOCKS))
+def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    namespace = {"__name__": page.stem}
+    for line, source in blocks(page):
+        # The empty lines in front make the line numbers of a traceback those of the page.
+        try:
+            exec(compile("\n" * line + source, str(page), "exec"), namespace)
+        except ImportError as error:
+            if any(extra in str(error) for extra in ("pip install", "sklearn", "torchvision", "matplotlib")):
+                pytest.skip(str(error))
+            raise
+
+
+def test_the_pages_have_examples():
+    assert {"index", "quickstart", "implementations", "data"} <= {page.stem for page in WITH_BLOCKS}
+
+
+MODULES = ["snntorch_bpsta"]
+MODULES += [m.name for m in pkgutil.walk_packages(snn.__path__, "snntorch_bpsta.") if not m.name.endswith("__main__")]
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+
+
+def load_module(name):
+    """Not the host's module of the same name, whatever was imported before."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("snntorch_bpsta"):
+            raise
+        pytest.skip(f"{error.name} is not installed")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    failures = doctest.testmod(load_module(name), optionflags=FLAGS, report=True)
+    assert failures.failed == 0, f"{failures.failed} of {failures.attempted} examples of {name}: see above"
+
+
+def test_there_are_docstring_examples():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    with_examples = [test.name for test in finder.find(load_module("snntorch_bpsta.neurons")) if test.examples]
+    assert "snntorch_bpsta.neurons.Leaky" in with_examples
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+FENCE = re.compile(r"^( *)(```|:::).*?^\1\2$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def anchors(page):
+    """GitHub's anchors of the headings, which MyST uses too."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_ids(PAGES))
+def test_relative_links_resolve(page):
+    text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text(encoding="utf-8")))
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = page.parent / path if path else page
+        assert found.exists(), f"{page.name} links to {target}, which does not exist"
+        if anchor and found.suffix == ".md":
+            assert anchor in anchors(found), f"{page.name} links to {target}: no such heading"
+
+
+def test_no_page_names_a_path_of_one_machine():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w./])/(?:home|root|work|tmp|mnt|Users)/", text), page.name

@@ -18,3 +18,4 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_custom_sections = ["Shape"]
+strip_signature_backslash = True  # or napoleon prints `input_` as `input`

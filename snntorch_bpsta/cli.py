@@ -182,10 +182,9 @@ def main(argv=None):
                 raise ValueError(f"--{name} must be >= 1, got {getattr(arguments, name)}")
         arguments.run(arguments)
     except ModuleNotFoundError as error:
-        extras = {"lightning": "train", "torchmetrics": "train", "matplotlib": "plots"}
-        if error.name not in extras:
+        if error.name not in ("lightning", "matplotlib", "torchmetrics"):
             raise
-        return _fail(f"{error.name} is not installed: pip install 'snntorch-bpsta[{extras[error.name]}]'")
+        return _fail(f"{error.name} is not installed: pip install 'snntorch-bpsta[train,plots]'")
     except (ValueError, FileNotFoundError, ImportError) as error:
         if os.environ.get("BPSTA_TRACEBACK"):
             raise

@@ -20,7 +20,7 @@ def energy_ratio(firing_rate, num_steps, e_ac_pj=E_AC_PJ):
 
     Args:
         firing_rate: r, spikes per neuron and step, in (0, 1].
-        num_steps: T.
+        num_steps: number of time steps T.
         e_ac_pj: energy of one accumulate, pJ.
 
     Returns:

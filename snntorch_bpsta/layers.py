@@ -210,7 +210,7 @@ class DirectEncoding(nn.Module):
     same; only batch norm's running variance differs, by the factor (1 - 1/n) / (1 - 1/(T n)) of its unbiased estimate.
 
     Args:
-        num_steps: T.
+        num_steps: number of time steps T.
 
     Attributes:
         warm_up: with "identity" (see :class:`Leaky`) the current is not repeated, for without neurons all steps are equal.

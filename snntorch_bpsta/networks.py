@@ -69,7 +69,7 @@ def set_warm_up(net, warm_up):
 
     Args:
         net: any module.
-        warm_up: None, "identity" or "surrogate"; see :class:`Leaky`.
+        warm_up: None, "identity" or "surrogate"; see :class:`~snntorch_bpsta.Leaky`.
 
     Raises:
         ValueError: another value.
@@ -103,8 +103,8 @@ def build(
         readout: "spikes" (the paper: output neurons vote) or "current" (the output layer has no neuron; its current is
             averaged over T and voters, so that the output cannot fall silent).
         dropout: probability of ``DP``.
-        fold: batch statistics over T*B (True) or per step (False); see :class:`MultiStep`.
-        **neuron: arguments of :class:`Leaky`.
+        fold: batch statistics over T*B (True) or per step (False); see :class:`~snntorch_bpsta.MultiStep`.
+        **neuron: arguments of :class:`~snntorch_bpsta.Leaky`.
 
     Returns:
         SpikingNetwork

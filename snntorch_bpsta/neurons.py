@@ -58,14 +58,16 @@ class Leaky(snntorch.Leaky):
     "subtract" the host passes :math:`\lambda` across a spike already and the residual :math:`\lambda \alpha s` adds to it.
 
     Args:
-        *args, **kwargs: those of ``snntorch.Leaky``, in its order.
+        *args: those of ``snntorch.Leaky``, in its order.
+        **kwargs: the same by name.
         spatial_adj: 1/u where the neuron fired, 0 elsewhere, as the surrogate gradient (needs threshold > 0 and no
             `spike_grad`).
         temporal_alpha: alpha in [0, 1]; 0 is off, the paper uses 0.8. Works with any surrogate.
 
     Attributes:
-        spatial_adj, temporal_alpha: plain attributes, not part of the state_dict, which loads strictly into
+        spatial_adj: the argument, as a plain attribute: not part of the state_dict, which loads strictly into
             ``snntorch.Leaky`` and back.
+        temporal_alpha: likewise.
         warm_up: None; "identity" hands the input on as the output, so that the network trains as the artificial network
             it contains (the paper's released code); "surrogate" replaces the surrogate by a logistic one (TSSL-BP).
 
@@ -97,6 +99,11 @@ class Leaky(snntorch.Leaky):
         if spatial_adj:
             check_threshold_positive(given["threshold"])
         temporal_alpha = check_temporal_alpha(temporal_alpha, given["reset_mechanism"], given["reset_delay"])
+        if given["surrogate_disable"] and (spatial_adj or temporal_alpha):
+            raise ValueError(
+                "surrogate_disable=True switches every surrogate gradient off, spatial_adj and temporal_alpha with it: "
+                "drop it, or the two options"
+            )
         check_learnable("beta", given["beta"], given["learn_beta"])
         check_learnable("threshold", given["threshold"], given["learn_threshold"])
         super().__init__(*args, **kwargs)
@@ -109,7 +116,7 @@ class Leaky(snntorch.Leaky):
 
     @property
     def spike_grad(self):
-        """The surrogate in force: the warm-up's, the spatial adjustment's, or the one the neuron was built with."""
+        """The surrogate in force, that is the warm-up's, the spatial adjustment's, or the one the neuron was built with."""
         if not self.surrogate_disable:
             if self.warm_up == "surrogate":
                 return _WARM_UP_SURROGATE

@@ -470,6 +470,7 @@ UNCOVERED = {
         dict(impl="cpu", threshold=torch.ones((), requires_grad=True)),
         "threshold",
     ),
+    "membrane of another dtype": (dict(impl="cpu", mem=torch.zeros(B, N, dtype=F64)), "membrane"),
     "half": (dict(impl="cpu", dtype=torch.float16), "float16"),
 }
 
@@ -510,3 +511,13 @@ def test_mem_is_a_tensor(mem):
 def test_graded_spikes_factor_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="graded_spikes_factor"):
         lif_multistep(currents(4, B, 1), beta=0.9, graded_spikes_factor=torch.ones(7))
+
+
+def test_which_impl_agrees_with_the_door_on_a_threshold_given_twice():
+    cur, threshold = currents(4, B, N), 0.5
+    same = dict(beta=0.9, threshold=threshold, spike_grad=snn.surrogate.spatial_adjustment(threshold))
+    other = same | dict(spike_grad=snn.surrogate.spatial_adjustment(0.25))  # not the neuron's: 1 / (x + 0.25)
+    assert which_impl(cur, **same) == "cpu" and which_impl(cur, **other) == "reference"
+    lif_multistep(cur, **same, impl="cpu")
+    with pytest.raises(NotImplementedError, match="surrogate"):
+        lif_multistep(cur, **other, impl="cpu")

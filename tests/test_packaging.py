@@ -91,4 +91,4 @@ assert main(["evaluate", "nowhere.ckpt"]) == 2
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "pip install 'snntorch-bpsta[train]'" in done.stderr
+    assert "pip install 'snntorch-bpsta[train,plots]'" in done.stderr

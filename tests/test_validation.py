@@ -48,6 +48,13 @@ def test_temporal_alpha_needs_a_reset(entrance):
     build_or_call(entrance, beta=0.9, temporal_alpha=0.0, reset_mechanism="none", spatial_adj=True)
 
 
+@pytest.mark.parametrize("options", [{"spatial_adj": True}, {"temporal_alpha": 0.8}], ids=str)
+def test_nothing_is_left_to_adjust_without_a_surrogate(options):
+    with pytest.raises(ValueError, match="surrogate_disable=True switches every surrogate gradient off.*drop it"):
+        snn.Leaky(beta=0.9, surrogate_disable=True, **options)
+    assert snn.Leaky(beta=0.9, surrogate_disable=True).surrogate_disable
+
+
 def test_temporal_alpha_needs_the_reset_delay():
     with pytest.raises(ValueError, match="temporal_alpha.*reset_delay"):
         snn.Leaky(beta=0.9, temporal_alpha=0.8, reset_delay=False)

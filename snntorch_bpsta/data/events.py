@@ -186,7 +186,7 @@ def cifar10_dvs(train, root, download=False):
     """CIFAR10-DVS, 128 x 128 pixels, 10 classes, 1,000 recordings of each.
 
     Looks in `root` for ``CIFAR10DVS/<class>/*.aedat4`` (tonic's layout), then for
-    ``CIFAR10DVS/<class>/*.aedat`` (the original AEDAT 2.0 files, see :func:`read_aedat2`). The set
+    ``CIFAR10DVS/<class>/*.aedat`` (the original AEDAT 2.0 files, see :func:`~snntorch_bpsta.data.read_aedat2`). The set
     has no split of its own: as in the paper's code the first 90 % of every class, in the order of
     the file names (..._0, _1, _10, _100, ...), train and the rest tests.
 

@@ -40,6 +40,7 @@ DEFAULT_SPIKE_GRAD = surrogate.ArcTangent()
 
 def which_impl(
     input_,
+    mem=None,
     *,
     beta,
     threshold=1.0,
@@ -52,8 +53,8 @@ def which_impl(
     """Name the implementation that :func:`lif_multistep` runs for the same arguments.
 
     "auto" takes the CPU kernels for a float32 or float64 `input_` on the CPU with one number for `beta` and for `threshold`
-    that need no gradient, the surrogate `spatial_adj`, ``rectangle`` or ``ArcTangent`` (the default), and no `record_mem`;
-    the reference for everything else.
+    that need no gradient, `mem` of the input's dtype, the surrogate `spatial_adj`, ``rectangle`` or ``ArcTangent`` (the
+    default), and no `record_mem`; the reference for everything else.
 
     Returns:
         str: "reference" or "cpu".
@@ -68,7 +69,7 @@ def which_impl(
         return impl.value
     if impl is Impl.TRITON:
         raise NotImplementedError("impl='triton' is not part of this version; use 'auto', 'cpu' or 'reference'")
-    reason = _not_covered(input_, beta, threshold, spike_grad, spatial_adj, record_mem)
+    reason = _not_covered(input_, mem, beta, threshold, spike_grad, spatial_adj, record_mem)
     if impl is Impl.CPU and reason:
         raise NotImplementedError(f"impl='cpu' does not cover {reason}; use 'auto' or 'reference'")
     return Impl.REFERENCE.value if reason else Impl.CPU.value
@@ -76,8 +77,12 @@ def which_impl(
 
 def surrogate_id(spike_grad, threshold):
     """(number, parameter) of a surrogate that the kernels know, else None."""
-    if isinstance(spike_grad, surrogate.SpatialAdjustment) and spike_grad.threshold is threshold:
-        return 0, 1.0
+    if spike_grad is None:
+        spike_grad = DEFAULT_SPIKE_GRAD
+    if isinstance(spike_grad, surrogate.SpatialAdjustment):
+        numbers = not isinstance(threshold, torch.Tensor) and not isinstance(spike_grad.threshold, torch.Tensor)
+        if spike_grad.threshold is threshold or (numbers and spike_grad.threshold == threshold):
+            return 0, 1.0
     if isinstance(spike_grad, surrogate.Rectangle):
         return 1, spike_grad.width
     if isinstance(spike_grad, surrogate.ArcTangent):
@@ -85,18 +90,20 @@ def surrogate_id(spike_grad, threshold):
     return None
 
 
-def _not_covered(input_, beta, threshold, spike_grad, spatial_adj, record_mem):
+def _not_covered(input_, mem, beta, threshold, spike_grad, spatial_adj, record_mem):
     """What the CPU kernels lack for these arguments, or None."""
     if input_.device.type != "cpu":
         return f"the device {input_.device}"
     if input_.dtype not in (torch.float32, torch.float64):
         return f"{input_.dtype}"
+    if mem is not None and mem.dtype != input_.dtype:
+        return f"a membrane of {mem.dtype} with an input of {input_.dtype}"
     for name, value in (("beta", beta), ("threshold", threshold)):
         if isinstance(value, torch.Tensor) and (value.dim() or value.requires_grad):
             return f"a per-neuron or learnable {name}"
     if record_mem:
         return "record_mem=True"
-    if not spatial_adj and spike_grad is not None and surrogate_id(spike_grad, threshold) is None:
+    if not spatial_adj and surrogate_id(spike_grad, threshold) is None:
         return f"the surrogate {spike_grad}"
     return None
 
@@ -178,13 +185,15 @@ def lif_multistep(
     check_choice("reset_mechanism", reset_mechanism, ("subtract", "zero", "none"))
     check_spatial_adj(spatial_adj, spike_grad)
     temporal_alpha = check_temporal_alpha(temporal_alpha, reset_mechanism)
+    if mem is not None:
+        check_mem(mem, step_shape)
+    options = {"spike_grad": spike_grad, "spatial_adj": spatial_adj, "record_mem": record_mem}
+    impl = which_impl(input_, mem, beta=beta, threshold=threshold, impl=impl, **options)
+    known = (0, 1.0) if spatial_adj else surrogate_id(spike_grad, threshold)
     beta, threshold = _as_parameter("beta", beta, input_), _as_parameter("threshold", threshold, input_)
     graded_spikes_factor = _as_parameter("graded_spikes_factor", graded_spikes_factor, input_)
-    options = {"spike_grad": spike_grad, "spatial_adj": spatial_adj, "record_mem": record_mem}
-    impl = which_impl(input_, beta=beta, threshold=threshold, impl=impl, **options)
     if mem is None:
         mem = torch.zeros_like(input_[0])
-    check_mem(mem, step_shape)
     if spatial_adj:
         check_threshold_positive(threshold)
         spike_grad = surrogate.SpatialAdjustment._unchecked(threshold)
@@ -193,16 +202,7 @@ def lif_multistep(
     if impl == Impl.CPU:
         from ._cpu import lif_cpu
 
-        spk, mem = lif_cpu(
-            input_,
-            mem,
-            beta,
-            threshold,
-            reset_mechanism,
-            spike_grad,
-            surrogate_id(spike_grad, threshold),
-            temporal_alpha,
-        )
+        spk, mem = lif_cpu(input_, mem, beta, threshold, reset_mechanism, spike_grad, known, temporal_alpha)
         return LIFOutput(_graded(spk, graded_spikes_factor), mem)
     spk, mem_rec = lif_reference(
         input_, mem, beta, threshold, reset_mechanism, spike_grad, temporal_alpha, graded_spikes_factor

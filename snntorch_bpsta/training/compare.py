@@ -8,12 +8,11 @@ from statistics import mean, stdev
 
 import torch
 
+from .lightning import train, write_json
 from .recipes import VARIANTS
 
 
 def _run_one(recipe, seed, threads, options):
-    from .lightning import train  # in the worker: spawned processes import nothing they do not need
-
     torch.set_num_threads(threads)
     return train(recipe, seed, progress=False, **options)
 
@@ -25,7 +24,7 @@ def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=tuple(VARIAN
     again, so that a comparison that was killed goes on where it stopped.
 
     Args:
-        recipe: a :class:`Recipe`; its `spatial_adj` and `temporal_alpha` are the variants'.
+        recipe: a :class:`~snntorch_bpsta.training.Recipe`; its `spatial_adj` and `temporal_alpha` are the variants'.
         seeds: iterable of int.
         out_file: the JSON file, ``{"runs": [row, ...]}``; see ``result_row`` for a row.
         jobs: runs side by side, each in a process of its own with its share of torch's threads.
@@ -39,8 +38,6 @@ def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=tuple(VARIAN
     Raises:
         ValueError: `out_file` exists and is no such file.
     """
-    from .lightning import write_json
-
     out_file = Path(out_file)
     done = _read_runs(out_file)
     wanted = {(name, seed): recipe.variant(name) for name in variants for seed in seeds}

@@ -246,7 +246,7 @@ def train(
     The result is that of the last epoch: nothing is selected on the test set.
 
     Args:
-        recipe: a :class:`Recipe`.
+        recipe: a :class:`~snntorch_bpsta.training.Recipe`.
         seed: of initialisation, order and dropout.
         out_dir: folder for the checkpoint ``last.ckpt`` (written whole, every epoch), CSV and TensorBoard logs and
             ``result.json``; None keeps nothing.
@@ -281,7 +281,10 @@ def train(
             ModelCheckpoint(out_dir, Path(CHECKPOINT).stem, save_on_train_epoch_end=True, enable_version_counter=False)
         )
         callbacks.append(LearningRateMonitor("epoch"))
-        loggers = [CSVLogger(out_dir, name="csv"), TensorBoardLogger(out_dir, "tensorboard")]  # a resumed run adds a version
+        loggers = [
+            CSVLogger(out_dir, name="csv"),
+            TensorBoardLogger(out_dir, "tensorboard"),
+        ]  # a resumed run adds a version
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     trainer = L.Trainer(
         accelerator=accelerator, devices=devices, strategy="ddp" if devices != 1 else "auto", precision=precision,

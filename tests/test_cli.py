@@ -1,0 +1,398 @@
+"""The command line: help, one-line errors, and small real runs on the digits."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+for library in ("lightning", "torchmetrics", "tensorboard", "sklearn", "matplotlib"):
+    pytest.importorskip(library, reason=f"{library} (extra: train or plots) is missing")
+
+import snntorch_bpsta  # noqa: E402
+from snntorch_bpsta.cli import _seeds, main  # noqa: E402
+from snntorch_bpsta.training import Recipe  # noqa: E402
+
+SMALL = (
+    "--epochs 1 --limit 128 --test-limit 64 --width 0.03125 --num-steps 2 --lr-warm-up-epochs 0 --warm-up none "
+    "--warm-up-epochs 0 --accelerator cpu"
+).split()
+COMMANDS = ("train", "compare", "evaluate")
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    """A terminal of 80 columns, an empty working directory, and no data but the digits."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("SNNTORCH_BPSTA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SNNTORCH_BPSTA_DATA", raising=False)
+    monkeypatch.delenv("BPSTA_TRACEBACK", raising=False)
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+def bpsta(*argv):
+    """The exit code."""
+    try:
+        return main([str(argument) for argument in argv])
+    except SystemExit as end:
+        return end.code
+
+
+def quiet(*argv):
+    """The same without a capture fixture: exit code and standard output."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        code = bpsta(*argv)
+    return code, out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of `bpsta train`: folder, exit code, output."""
+    out = tmp_path_factory.mktemp("train") / "run"
+    return out, *quiet("train", *SMALL, "--seed", 3, "--temporal-alpha", 0.25, "--out", out)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A run of `bpsta compare` with two seeds in two processes."""
+    out = tmp_path_factory.mktemp("compare") / "runs.json"
+    return out, *quiet("compare", *SMALL, "--seeds", 2, "--jobs", 2, "--out", out)
+
+
+# --- help and version ----------------------------------------------------------------------------------------
+
+
+def test_help(capsys):
+    assert bpsta("--help") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: bpsta") and all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_is_readable(command, capsys):
+    assert bpsta(command, "--help") == 0
+    out, err = capsys.readouterr()
+    assert err == "" and out.startswith(f"usage: bpsta {command}")
+    assert "%(" not in out and "SUPPRESS" not in out and "<class" not in out
+    longest = max(out.splitlines(), key=len)
+    assert len(longest) <= 100, f"a line of {len(longest)} characters in a terminal of 80: {longest}"
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_help_names_every_option_of_a_recipe(command, capsys):
+    bpsta(command, "--help")
+    out = capsys.readouterr().out
+    own = {"spatial_adj", "temporal_alpha"} if command == "compare" else set()  # the variants' there
+    for field in fields(Recipe):
+        assert (f"--{field.name.replace('_', '-')} " in out.replace(",", " ")) == (field.name not in own), field.name
+        if field.name not in own | {"dataset"}:
+            assert " ".join(field.metadata["help"].split()) in " ".join(out.split())
+    for dataset in snntorch_bpsta.data.DATASETS:
+        assert out.count(dataset) >= 2, "a choice, and a row of its own"
+
+
+def test_version(capsys):
+    assert bpsta("--version") == 0
+    assert capsys.readouterr().out == f"snntorch-bpsta {snntorch_bpsta.__version__}\n"
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "snntorch_bpsta", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"snntorch-bpsta {snntorch_bpsta.__version__}\n", "")
+
+
+# --- errors: one line, exit code 2 ---------------------------------------------------------------------------
+
+
+def assert_one_line(capsys, code, *words):
+    out, err = capsys.readouterr()
+    assert code == 2 and out == ""
+    assert err.startswith("bpsta: error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err, err
+
+
+WRONG = {
+    "nothing": ([], "command"),
+    "command": (["learn"], "learn", "train"),
+    "option": (["train", "--speed", "9"], "--speed"),
+    "dataset": (["train", "--dataset", "imagenet"], "--dataset", "imagenet", "digits"),
+    "network": (["train", "--network", "huge"], "--network", "huge", "small"),
+    "readout": (["compare", "--readout", "mem"], "--readout", "spikes"),
+    "warm-up": (["train", "--warm-up", "ann"], "--warm-up", "identity"),
+    "schedule": (["train", "--schedule", "step"], "--schedule", "sgdr"),
+    "precision": (["train", "--precision", "8"], "--precision", "32-true"),
+    "accelerator": (["evaluate", "x.ckpt", "--accelerator", "tpu"], "--accelerator", "cpu"),
+    "int": (["train", "--epochs", "many"], "--epochs", "int", "many"),
+    "int-of-a-float": (["train", "--num-steps", "2.5"], "--num-steps", "2.5"),
+    "float": (["train", "--width", "wide"], "--width", "float", "wide"),
+    "seed": (["train", "--seed", "x"], "--seed", "x"),
+    "negative-seed": (["train", *SMALL, "--seed", "-1"], "-1"),
+    "epochs": (["train", "--epochs", "0"], "epochs must be an integer >= 1"),
+    "lr": (["train", "--lr", "-1"], "lr must be a number >= 0"),
+    "lr-nan": (["train", "--lr", "nan"], "lr must be a number >= 0"),
+    "alpha": (["train", "--temporal-alpha", "1.5"], "temporal_alpha", "1.5"),
+    "dropout": (["compare", "--dropout", "2"], "dropout"),
+    "warm-up-epochs": (["train", "--warm-up", "identity", "--warm-up-epochs", "0"], "warm_up_epochs from 1"),
+    "batch": (["train", "--batch-size", "0"], "batch_size"),
+    "limit": (["train", "--limit", "-1"], "limit must be"),
+    "no-channels": (["train", *SMALL, "--width", "0.0001"], "width=0.0001 leaves no channel"),
+    "width-zero": (["train", *SMALL, "--width", "0"], "width must be > 0"),
+    "devices": (["train", "--devices", "0"], "--devices must be >= 1"),
+    "jobs": (["compare", "--jobs", "-2"], "--jobs must be >= 1"),
+    "workers": (["train", *SMALL, "--num-workers", "-1"], "num_workers"),
+    "alpha-of-compare": (["compare", "--temporal-alpha", "0.5"], "--temporal-alpha"),
+    "seeds-text": (["compare", "--seeds", "three"], "--seeds", "'three'", "(5)", "(3,7)"),
+    "seeds-zero": (["compare", "--seeds", "0"], "--seeds"),
+    "seeds-negative": (["compare", "--seeds", "-2"], "--seeds"),
+    "seeds-half-a-list": (["compare", "--seeds", "1,"], "--seeds"),
+    "seeds-negative-in-a-list": (["compare", "--seeds", "1,-3"], "--seeds"),
+    "seeds-float": (["compare", "--seeds", "1.5"], "--seeds"),
+    "seeds-empty": (["compare", "--seeds", ""], "--seeds"),
+    "no-checkpoint-named": (["evaluate"], "checkpoint"),
+    "no-checkpoint-there": (["evaluate", "nowhere/last.ckpt"], "no checkpoint nowhere/last.ckpt"),
+    "checkpoint-is-a-folder": (["evaluate", "."], "no checkpoint"),
+    "nothing-to-resume": (["train", "--resume", "--out", "nowhere"], "nothing to resume", "nowhere/last.ckpt"),
+    "no-mnist": (
+        ["train", *SMALL, "--dataset", "mnist", "--data-root", "nowhere"],
+        "nowhere",
+        "MNIST/raw",
+        "--data-root",
+    ),
+    "no-nmnist": (["train", *SMALL, "--dataset", "nmnist", "--data-root", "nowhere"], "nowhere", "NMNIST"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_values(name, capsys):
+    argv, *words = WRONG[name]
+    assert_one_line(capsys, bpsta(*argv), *words)
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "half", "other-checkpoint", "other-object"])
+def test_a_damaged_checkpoint(damage, trained, tmp_path, capsys):
+    path, whole = tmp_path / "bad.ckpt", (trained[0] / "last.ckpt").read_bytes()
+    if damage == "other-checkpoint":
+        torch.save({"state_dict": {}}, path)
+    elif damage == "other-object":
+        torch.save([1, 2], path)
+    else:
+        path.write_bytes({"text": b"no checkpoint " * 50, "empty": b"", "half": whole[: len(whole) // 2]}[damage])
+    assert_one_line(capsys, bpsta("evaluate", path), str(path), "damaged or no checkpoint")
+
+
+def test_a_damaged_checkpoint_to_resume_from(trained, tmp_path, capsys):
+    whole = (trained[0] / "last.ckpt").read_bytes()
+    (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    code = bpsta("train", *SMALL, "--seed", 3, "--temporal-alpha", 0.25, "--resume", "--out", tmp_path)
+    assert_one_line(capsys, code, "last.ckpt")
+
+
+def test_resuming_another_run(trained, capsys):
+    code = bpsta("train", *SMALL, "--seed", 3, "--temporal-alpha", 0.25, "--lr", 0.5, "--resume", "--out", trained[0])
+    assert_one_line(capsys, code, "lr: 0.001 -> 0.5")
+
+
+def test_a_negative_test_limit_is_not_the_checkpoints_fault(trained, capsys):
+    code = bpsta("evaluate", trained[0] / "last.ckpt", "--test-limit", "-5")
+    err = capsys.readouterr().err
+    assert code == 2 and "test_limit must be a number >= 0" in err
+    assert "damaged" not in err, err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_no_gpu(command, trained, tmp_path, capsys):
+    argv = ["train", *SMALL, "--out", tmp_path] if command == "train" else ["evaluate", trained[0] / "last.ckpt"]
+    assert_one_line(capsys, bpsta(*argv, "--accelerator", "gpu"), "gpu")
+
+
+def test_out_is_a_file(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert_one_line(capsys, bpsta("train", *SMALL, "--out", tmp_path / "file"), str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_out_of_compare_is_a_folder(tmp_path, capsys):
+    assert_one_line(capsys, bpsta("compare", *SMALL, "--seeds", 1, "--out", tmp_path), str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["not a result", '{"runs": [{"accuracy": 1}]}'], ids=["text", "other-rows"])
+def test_a_damaged_results_file(content, tmp_path, capsys):
+    out = tmp_path / "runs.json"
+    out.write_text(content)
+    assert_one_line(capsys, bpsta("compare", *SMALL, "--seeds", 1, "--out", out), "runs.json", "--out")
+    assert out.read_text() == content
+
+
+MISSING = {
+    "lightning": ("train", "snntorch_bpsta.training.lightning", [], "pip install 'snntorch-bpsta[train]'"),
+    "torchmetrics": (
+        "train", "snntorch_bpsta.training.lightning", ["torchmetrics.classification"],
+        "pip install 'snntorch-bpsta[train]'",
+    ),
+    "matplotlib": ("compare", "snntorch_bpsta.plots", ["matplotlib.figure"], "pip install 'snntorch-bpsta[plots]'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("library", MISSING)
+def test_missing_library(library, monkeypatch, capsys):
+    command, ours, parts, message = MISSING[library]
+    for name in (ours, *parts):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    assert_one_line(capsys, bpsta(command, *SMALL), f"{library} is not installed", message)
+
+
+def test_missing_library_of_a_data_set(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert_one_line(capsys, bpsta("train", *SMALL, "--out", "here"), "pip install", "snntorch-bpsta[")
+
+
+def test_missing_lightning_in_a_fresh_process():
+    code = "import sys; sys.modules['lightning'] = None; from snntorch_bpsta.cli import main; sys.exit(main(['train']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "bpsta: error: lightning is not installed: pip install 'snntorch-bpsta[train]'\n"
+
+
+def test_a_library_that_is_no_extra_is_a_bug_and_not_hidden(monkeypatch):
+    def broken(arguments):
+        raise ModuleNotFoundError("No module named 'colours'", name="colours")
+
+    monkeypatch.setattr("snntorch_bpsta.cli._evaluate", broken)
+    with pytest.raises(ModuleNotFoundError, match="colours"):
+        main(["evaluate", "x.ckpt"])
+
+
+def test_the_traceback_on_request(monkeypatch):
+    monkeypatch.setenv("BPSTA_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        main(["evaluate", "nowhere.ckpt"])
+
+
+def test_ctrl_c(monkeypatch, capsys):
+    def stopped(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("snntorch_bpsta.cli._evaluate", stopped)
+    assert bpsta("evaluate", "x.ckpt") == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("1", [0]), ("3", [0, 1, 2]), ("3,7", [3, 7]), ("7, 3", [7, 3]), ("0,5,9", [0, 5, 9])]
+)
+def test_seeds(text, seeds):
+    assert _seeds(text) == seeds
+
+
+# --- train and evaluate --------------------------------------------------------------------------------------
+
+
+def accuracy(output):
+    (line,) = [line for line in output.splitlines() if "test accuracy" in line]
+    return line[line.index("test accuracy") :].split(" %")[0]
+
+
+def test_train_writes_its_files(trained):
+    out, code, output = trained
+    assert code == 0 and str(out) in output
+    row = json.loads((out / "result.json").read_text())
+    assert f"{100 * row['accuracy']:.2f}" in accuracy(output)
+    assert 0 <= row["accuracy"] <= 1 and row["accuracy"] * 64 == round(row["accuracy"] * 64)
+    assert len(row["history"]) == 1 and row["history"][0]["test_accuracy"] == row["accuracy"]
+    assert row["seed"] == 3 and row["firing_rates"] and 0 < row["firing_rate"] < 1
+    assert row["versions"]["torch"] == torch.__version__
+    names = {path.name for path in out.rglob("*") if path.is_file()}
+    assert {"last.ckpt", "result.json", "metrics.csv"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert [path.name for path in Path.cwd().iterdir()] == [], "and nothing elsewhere"
+
+
+def test_train_takes_the_row_of_the_data_set_and_the_options_given(trained):
+    recipe = json.loads((trained[0] / "result.json").read_text())["recipe"]
+    expected = Recipe(
+        dataset="digits", width=1 / 32, num_steps=2, epochs=1, lr_warm_up_epochs=0, temporal_alpha=0.25, limit=128,
+        test_limit=64,
+    )  # fmt: skip
+    assert recipe == expected.as_dict()
+
+
+def test_the_logs_hold_the_metrics(trained):
+    (csv,) = trained[0].rglob("metrics.csv")
+    head, *lines = csv.read_text().splitlines()
+    assert {"epoch", "train_loss", "test_loss", "test_accuracy", "firing_rate"} <= set(head.split(",")) and lines
+    column = head.split(",").index("test_accuracy")
+    values = [float(line.split(",")[column]) for line in lines if line.split(",")[column]]
+    result = json.loads((trained[0] / "result.json").read_text())
+    assert values == [pytest.approx(result["accuracy"])]
+
+
+def test_evaluate_gives_the_same_accuracy_and_rates(trained, capsys):
+    out, _, output = trained
+    assert bpsta("evaluate", out / "last.ckpt", "--accelerator", "cpu") == 0
+    again = capsys.readouterr().out
+    assert accuracy(again) == accuracy(output)
+    layers = [line for line in again.splitlines() if line.startswith("  layer")]
+    assert len(layers) == 5 and all(line in output for line in layers)
+
+
+def test_evaluate_on_fewer_samples(trained, capsys):
+    assert bpsta("evaluate", trained[0] / "last.ckpt", "--accelerator", "cpu", "--test-limit", 10) == 0
+    percent = float(accuracy(capsys.readouterr().out).split()[-1])
+    assert percent % 10 == pytest.approx(0, abs=1e-6)
+
+
+def test_the_checkpoint_loads_without_running_code(trained):
+    saved = torch.load(trained[0] / "last.ckpt", weights_only=True)
+    assert saved["bpsta"]["recipe"]["dataset"] == "digits" and saved["bpsta"]["seed"] == 3
+
+
+def test_the_baseline_by_its_option(tmp_path):
+    code, _ = quiet("train", *SMALL, "--no-spatial-adj", "--temporal-alpha", 0, "--limit", 64, "--out", tmp_path)
+    recipe = json.loads((tmp_path / "result.json").read_text())["recipe"]
+    assert code == 0 and (recipe["spatial_adj"], recipe["temporal_alpha"]) == (False, 0.0)
+
+
+# --- compare -------------------------------------------------------------------------------------------------
+
+
+def test_compare_prints_the_table(compared):
+    out, code, output = compared
+    assert code == 0
+    table = [line for line in output.splitlines() if line.startswith("|")]
+    assert [line.split()[1] for line in table if "---" not in line] == ["variant", "baseline", "bpsa", "bpsa+bpta"]
+    assert all(line.split("|")[2].strip() == "2" for line in table[2:])
+    assert "digits, T = 2, 1 epochs" in output and str(out) in output
+    finished = [line for line in output.splitlines() if "accuracy" in line and "seed" in line and "|" not in line]
+    assert len(finished) == 6
+
+
+def test_compare_writes_json_and_png(compared):
+    out = compared[0]
+    runs = json.loads(out.read_text())["runs"]
+    assert sorted((run["variant"], run["seed"]) for run in runs) == [
+        (name, seed) for name in ("baseline", "bpsa", "bpsa+bpta") for seed in (0, 1)
+    ]
+    assert all(run["history"] and run["versions"] and run["recipe"]["width"] == 0.03125 for run in runs)
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in out.parent.iterdir()) == ["runs.json", "runs.png"]
+
+
+def test_the_same_comparison_again_runs_nothing(compared):
+    out, _, output = compared
+    before = out.read_bytes()
+    code, again = quiet("compare", *SMALL, "--seeds", 2, "--jobs", 2, "--out", out)
+    assert code == 0 and f"6 of 6 runs are in {out} already" in again and out.read_bytes() == before
+    assert [x for x in again.splitlines() if x[:1] == "|"] == [x for x in output.splitlines() if x[:1] == "|"]

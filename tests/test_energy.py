@@ -1,0 +1,213 @@
+"""Eq. 11 against Table 6, and the spikes that the recorder counts."""
+
+import math
+
+import pytest
+import snntorch
+import torch
+from torch import nn
+
+import snntorch_bpsta as snn
+from snntorch_bpsta import energy
+from snntorch_bpsta.energy import energy_ratio, record_firing_rates
+
+# Table 6 as printed: firing rate ours, baseline; EE ours, baseline (T = 16).
+TABLE_6 = {
+    "MNIST": (0.082, 0.183, 35.1, 15.7),
+    "N-MNIST": (0.097, 0.176, 29.6, 16.3),
+    "CIFAR10": (0.108, 0.214, 26.6, 13.4),
+    "DVS-Gesture": (0.083, 0.165, 34.6, 17.4),
+    "DVS-CIFAR10": (0.097, 0.177, 29.5, 16.2),
+}
+LEAKY = dict(beta=1.0, threshold=0.5, reset_mechanism="zero")
+
+
+# --- Eq. 11 -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", [0, 1], ids=["ours", "baseline"])
+@pytest.mark.parametrize("dataset", TABLE_6)
+def test_table_6(dataset, column):
+    rate, ratio = TABLE_6[dataset][column], TABLE_6[dataset][2 + column]
+    assert energy_ratio(rate, 16) == pytest.approx(ratio, abs=0.15)
+    assert energy_ratio(rate, 8) != pytest.approx(ratio, abs=1)
+
+
+def test_the_constants_are_horowitzs():
+    assert (energy.E_MAC_PJ, energy.E_AC_PJ, energy.E_AC_FP32_PJ) == (4.6, 0.1, 0.9)
+    assert pytest.approx(3.7 + 0.9) == energy.E_MAC_PJ
+
+
+def test_by_hand():
+    assert energy_ratio(0.25, 4) == pytest.approx(46.0)
+    assert energy_ratio(1, 1) == pytest.approx(46.0)
+    assert energy_ratio(0.25, 4, energy.E_AC_FP32_PJ) == pytest.approx(4.6 / 0.9)
+    assert energy_ratio(0.25, 4, e_ac_pj=4.6) == pytest.approx(1.0)
+
+
+def test_silence_costs_nothing():
+    assert energy_ratio(0, 16) == energy_ratio(0.0, 1) == math.inf
+
+
+@pytest.mark.parametrize("rate", [-0.001, 1.001, float("nan"), float("inf"), -float("inf")], ids=str)
+def test_rates_out_of_range_are_refused(rate):
+    with pytest.raises(ValueError, match=r"firing_rate must be in \[0, 1\]"):
+        energy_ratio(rate, 16)
+
+
+@pytest.mark.parametrize("num_steps", [0, -1])
+def test_too_few_steps_are_refused(num_steps):
+    with pytest.raises(ValueError, match="num_steps must be >= 1"):
+        energy_ratio(0.1, num_steps)
+
+
+# --- the recorder -------------------------------------------------------------------------------------------
+
+# [T=3, B=2, N=2]; each entry is above the threshold or zero, and the reset leaves nothing: 5 spikes of 12.
+CURRENT = torch.tensor([[[1.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]]])
+
+
+class Loop(nn.Module):
+    """What a tutorial writes: one step after the other."""
+
+    def __init__(self, neuron):
+        super().__init__()
+        self.lif = neuron
+
+    def forward(self, x):
+        mem, out = torch.zeros_like(x[0]), []
+        for x_t in x:
+            spk, mem = self.lif(x_t, mem)
+            out.append(spk)
+        return torch.stack(out)
+
+
+NETS = {
+    "sequence": lambda: snn.MultiStep(snn.Leaky(**LEAKY, spatial_adj=True)),
+    "sequence-looped-inside": lambda: snn.MultiStep(snn.Leaky(**LEAKY, spatial_adj=True, state_quant=lambda mem: mem)),
+    "loop": lambda: Loop(snn.Leaky(**LEAKY, spatial_adj=True)),
+    "loop-stock": lambda: Loop(snntorch.Leaky(**LEAKY)),
+    "stock": lambda: snn.MultiStep(snntorch.Leaky(**LEAKY)),
+    "init-hidden": lambda: snn.MultiStep(snn.Leaky(**LEAKY, init_hidden=True)),
+    "stock-init-hidden": lambda: snn.MultiStep(snntorch.Leaky(**LEAKY, init_hidden=True)),
+    "graded": lambda: snn.MultiStep(snn.Leaky(**LEAKY, graded_spikes_factor=0.25)),
+    "nested": lambda: snn.MultiStep(nn.Sequential(nn.Identity(), nn.Sequential(snn.Leaky(**LEAKY)))),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_counts_by_hand(name):
+    net = NETS[name]()
+    with record_firing_rates(net) as firing:
+        out = net(CURRENT)
+    assert out.count_nonzero() == 5
+    ((spikes, count),) = firing.values()
+    assert (int(spikes), count) == (5, 12)
+    assert firing.mean() == pytest.approx(5 / 12)
+    assert list(firing.rates().values()) == [pytest.approx(5 / 12)]
+    assert all(isinstance(rate, float) for rate in [firing.mean(), *firing.rates().values()])
+
+
+def test_layers_by_name_and_the_mean_over_all_neurons():
+    net = snn.MultiStep(snn.Leaky(**LEAKY), nn.Linear(2, 8), nn.Sequential(snntorch.Leaky(**LEAKY)))
+    with torch.no_grad():
+        net[1].weight.zero_()
+        net[1].bias.copy_(torch.tensor([1.0] * 2 + [0.0] * 6))
+    with record_firing_rates(net) as firing:
+        net(CURRENT)
+    assert firing.rates() == {"0": pytest.approx(5 / 12), "2.0": pytest.approx(0.25)}
+    assert firing.mean() == pytest.approx((5 + 12) / (12 + 48)), "weighted by neurons, not by layers"
+
+
+def test_several_batches_add_up():
+    net = NETS["sequence"]()
+    with record_firing_rates(net) as firing:
+        net(CURRENT)
+        assert firing.mean() == pytest.approx(5 / 12), "filled as the network runs"
+        net(torch.zeros(5, 1, 2))
+    assert firing.rates() == {"0": pytest.approx(5 / 22)}
+
+
+def test_a_network_of_table_1():
+    net = snn.networks.small((1, 8, 8), width=1 / 32, num_steps=4)
+    seen = []
+    net[-2].register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    with record_firing_rates(net) as firing:
+        net(torch.rand(3, 1, 8, 8) * 5)
+    assert list(firing.rates()) == ["0.4", "2.3", "3.3", "8", "11"]
+    assert [count for _, count in firing.values()] == [4 * 3 * n for n in (4 * 64, 4 * 16, 8 * 16, 128, 100)]
+    assert firing["11"][0] == seen[0].sum() and 0 < firing.mean() < 1
+
+
+def test_recording_changes_nothing():
+    net = snn.MultiStep(nn.Linear(2, 4), snn.Leaky(**LEAKY, spatial_adj=True, temporal_alpha=0.8))
+    expected = net(CURRENT)
+    expected.sum().backward()
+    gradient = net[0].weight.grad.clone()
+    net.zero_grad()
+    with record_firing_rates(net) as firing:
+        out = net(CURRENT)
+        out.sum().backward()
+    assert torch.equal(out, expected) and torch.equal(net[0].weight.grad, gradient)
+    assert not any(torch.as_tensor(spikes).requires_grad for spikes, _ in firing.values())
+
+
+def hooks(net):
+    return sum(len(module._forward_hooks) for module in net.modules())
+
+
+def test_the_hooks_are_gone_afterwards():
+    net = NETS["nested"]()
+    with record_firing_rates(net) as firing:
+        assert hooks(net) == 1
+        net(CURRENT)
+    assert hooks(net) == 0
+    net(CURRENT)
+    assert firing.mean() == pytest.approx(5 / 12), "a closed recorder counts no more"
+
+
+def test_the_hooks_are_gone_after_an_exception():
+    net = NETS["sequence"]()
+    with pytest.raises(RuntimeError, match="mine"), record_firing_rates(net) as firing:
+        net(CURRENT)
+        raise RuntimeError("mine")
+    assert hooks(net) == 0 and firing.mean() == pytest.approx(5 / 12)
+
+
+def test_other_hooks_stay():
+    net, seen = NETS["sequence"](), []
+    net[0].register_forward_hook(lambda *args: seen.append(1))
+    with record_firing_rates(net):
+        net(CURRENT)
+    net(CURRENT)
+    assert len(seen) == 2
+
+
+def test_two_recorders_at_once():
+    net = NETS["sequence"]()
+    with record_firing_rates(net) as outer:
+        net(CURRENT)
+        with record_firing_rates(net) as inner:
+            net(CURRENT)
+    assert outer["0"] == (10, 24) and inner["0"] == (5, 12)
+
+
+def test_nothing_to_count():
+    with record_firing_rates(nn.Linear(2, 2)) as firing:
+        pass
+    assert firing == {} and firing.rates() == {} and firing.mean() == 0
+    with record_firing_rates(NETS["sequence"]()) as firing:
+        pass
+    assert firing.mean() == 0
+    net = NETS["sequence"]()
+    with record_firing_rates(net) as firing:
+        net(torch.zeros(3, 0, 2))
+    assert firing.rates() == {"0": 0.0} and firing.mean() == 0
+
+
+def test_silence():
+    net = NETS["sequence"]()
+    with record_firing_rates(net) as firing:
+        net(torch.zeros(3, 2, 2))
+    assert firing.rates() == {"0": 0.0}
+    assert energy_ratio(firing.mean(), 3) == math.inf

@@ -24,7 +24,7 @@ for readout in spikes current; do
 done
 for readout in spikes current; do
   for kind in none identity; do
-    compare "mnist-$readout-$kind" --dataset mnist --seeds 3 --width 0.125 --num-steps 4 --epochs 6 \
+    compare "mnist-$readout-$kind" --dataset mnist --seeds 3 --width 0.125 --num-steps 4 --epochs 4 \
       --lr-warm-up-epochs 1 --limit 10000 --test-limit 2000 --readout $readout $(warm_up $kind 2)
   done
 done

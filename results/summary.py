@@ -21,7 +21,7 @@ to the paper's figures, which come from networks 8 times as wide, T = 16, 300 ep
 """
 SETS = {
     "digits": "scikit-learn's 1,797 digits (1,437 to train), network `small` x 1/8, T = 4, 30 epochs, 5 seeds",
-    "mnist": "MNIST, 10,000 training and 2,000 test images, `small` x 1/8, T = 4, 6 epochs, 3 seeds",
+    "mnist": "MNIST, 10,000 training and 2,000 test images, `small` x 1/8, T = 4, 4 epochs, 3 seeds",
     "nmnist": "N-MNIST, 1,000 training and 100 test recordings, `middle` x 1/8, T = 4, 20 epochs, 3 seeds",
 }
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import textwrap
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -49,12 +50,13 @@ def _add_recipe_options(parser, skip=()):
             )  # fmt: skip
     parser.add_argument("--dataset", default="digits", choices=tuple(RECIPES), help="data set (default: digits)")
     default = Recipe()
-    rows = []
+    own = ", ".join(f"{k}={v}" for k, v in default.as_dict().items() if k not in ("dataset", *skip))
+    lines = [f"rows of the data sets, over the paper's values ({own}):"]
     for name, recipe in RECIPES.items():
         own = {k: v for k, v in recipe.as_dict().items() if k != "dataset" and v != getattr(default, k)}
-        rows.append(f"  {name:12}" + (", ".join(f"{k}={v}" for k, v in own.items()) or "-"))
-    own = ", ".join(f"{k}={v}" for k, v in default.as_dict().items() if k not in ("dataset", *skip))
-    parser.epilog = f"rows of the data sets, over the paper's values ({own}):\n" + "\n".join(rows)
+        lines.append(f"  {name:12}" + (", ".join(f"{k}={v}" for k, v in own.items()) or "-"))
+    parser.epilog = "\n".join(textwrap.fill(line, 79, subsequent_indent=" " * 14) for line in lines)
+    parser.description = textwrap.fill(parser.description, 79)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
@@ -185,7 +187,7 @@ def main(argv=None):
         if error.name not in ("lightning", "matplotlib", "torchmetrics"):
             raise
         return _fail(f"{error.name} is not installed: pip install 'snntorch-bpsta[train,plots]'")
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if os.environ.get("BPSTA_TRACEBACK"):
             raise
         return _fail(error)

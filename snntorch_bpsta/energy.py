@@ -52,7 +52,7 @@ class FiringRates(dict):
 
 @contextmanager
 def record_firing_rates(net):
-    """Count the spikes of every snnTorch neuron in `net` while the context lasts (single steps or sequences).
+    """Count the spikes of every ``snntorch.SpikingNeuron`` in `net` while the context lasts (single steps or sequences).
 
     Yields:
         FiringRates: filled as the network runs.

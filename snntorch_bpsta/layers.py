@@ -68,15 +68,22 @@ class MultiStep(nn.Sequential):
     def forward(self, input_):
         check_current(input_, 2, "[B, T, *]" if self.batch_first else "[T, B, *]")
         x = input_.transpose(0, 1) if self.batch_first else input_
+        if x.shape[0] == 0:
+            raise ValueError(f"input_ must hold at least one time step, got shape {tuple(input_.shape)}")
         x = self._run(self, x)
         return x.transpose(0, 1) if self.batch_first else x
 
-    def _run(self, layers, x):
+    def _run(self, layers, x, without=()):
         for layer in layers:
-            x = self._run_layer(layer, x)
+            if not isinstance(layer, without):
+                x = self._run_layer(layer, x, without)
         return x
 
-    def _run_layer(self, layer, x):
+    def _run_layer(self, layer, x, without):
+        if isinstance(layer, MultiStep) and layer.batch_first:
+            return layer(x.transpose(0, 1)).transpose(0, 1)
+        if getattr(layer, "time_major", False):
+            return layer(x)
         if isinstance(layer, snntorch.SpikingNeuron) and hasattr(layer, "sequence"):
             return layer(x, multistep=True)[0]
         if isinstance(layer, _WHOLE_SEQUENCE):
@@ -85,11 +92,11 @@ class MultiStep(nn.Sequential):
         if isinstance(layer, snntorch.SpikingNeuron):
             return _step_host_neuron(layer, x)
         if isinstance(layer, nn.ModuleList):
+            if len(layer) < len(x):
+                raise ValueError(f"a list of {len(layer)} modules, one for each step, got {len(x)} steps")
             return torch.stack([layer[t](x_t) for t, x_t in enumerate(x.unbind(0))])
-        if isinstance(layer, nn.Sequential) and (_holds_neurons(layer) or isinstance(layer, MultiStep)):
-            return self._run(layer, x)
-        if getattr(layer, "time_major", False):
-            return layer(x)
+        if isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
+            return self._run(layer, x, without)
         if isinstance(layer, nn.RNNBase):
             raise TypeError(
                 f"MultiStep would fold time into the batch of {type(layer).__name__}, which is recurrent itself: call it "
@@ -97,8 +104,8 @@ class MultiStep(nn.Sequential):
             )
         if _holds_neurons(layer):
             raise TypeError(
-                f"MultiStep cannot see how {type(layer).__name__} uses the neurons inside it: build it as nn.Sequential or "
-                "MultiStep, or give it `time_major = True` and let its forward take [T, B, *]"
+                f"MultiStep cannot see how {type(layer).__name__} uses the neurons inside it: build it as nn.Sequential "
+                "or MultiStep, or give it `time_major = True` and let its forward take [T, B, *]"
             )
         if self.fold:
             return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])

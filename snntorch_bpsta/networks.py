@@ -54,6 +54,7 @@ class SpikingNetwork(MultiStep):
         self.readout = readout
 
     def forward(self, input_):
+        frames = input_.dim() == 5
         if input_.dim() == 4:
             input_ = input_.unsqueeze(0)
         if input_.dim() != 5 or input_.shape[2:] != self.input_shape:
@@ -61,6 +62,10 @@ class SpikingNetwork(MultiStep):
             raise ValueError(
                 f"expected images [B, {expected}] or event frames [T, B, {expected}], got {tuple(input_.shape)}"
             )
+        if input_.shape[0] == 0:
+            raise ValueError(f"input_ must hold at least one time step, got shape {tuple(input_.shape)}")
+        if frames:  # they bring their own T, also where that is 1
+            return self._run(self, input_, without=DirectEncoding)
         return super().forward(input_)
 
 
@@ -131,6 +136,8 @@ def build(
 
     for token in notation.split("-"):
         number, kind = _parse(token, notation)
+        if features is not None and kind in ("C3", "MP", "AP"):
+            raise ValueError(f"{token} cannot follow a dense layer in {notation!r}")
         if kind == "C3":
             out_channels = _scaled(number, width)
             layers.append(ConvBlock(channels, out_channels, Leaky(**neuron), num_steps=encoding))
@@ -166,6 +173,8 @@ def _parse(token, notation):
             f"unknown token {token!r} in {notation!r}: expected e.g. 128C3, MP2, AP2, 4096FC, DP or 10Voting"
         )
     number, kind, pool, side, dropout = match.groups()
+    if not dropout and int(number or side) < 1:
+        raise ValueError(f"the number in {token!r} of {notation!r} must be >= 1")
     return int(number or side or 0), kind or pool or dropout
 
 

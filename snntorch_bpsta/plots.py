@@ -14,7 +14,12 @@ def comparison(rows, title=""):
 
     Returns:
         matplotlib.figure.Figure
+
+    Raises:
+        ValueError: there are no rows.
     """
+    if not rows:
+        raise ValueError("there are no rows to draw")
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     curves, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     variants = list(dict.fromkeys(row["variant"] for row in rows))

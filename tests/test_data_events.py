@@ -480,7 +480,7 @@ def test_a_failed_download_says_so(tonic, tmp_path, monkeypatch):
         raise OSError("no network here")
 
     monkeypatch.setattr("tonic.dataset.download_and_extract_archive", fail)
-    with pytest.raises(RuntimeError, match="download of the data set 'nmnist' failed .no network"):
+    with pytest.raises(ConnectionError, match="download of the data set 'nmnist' failed .no network"):
         load("nmnist", root=tmp_path, download=True)
 
 

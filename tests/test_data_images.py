@@ -243,7 +243,7 @@ def test_download_goes_through_torchvision_into_root(name, torchvision, tmp_path
 
     module = "mnist" if name == "mnist" else "cifar"
     monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", refuse)
-    with pytest.raises(RuntimeError, match=f"the download of the data set '{name}' failed"):
+    with pytest.raises(ConnectionError, match=f"the download of the data set '{name}' failed"):
         load(name, root=tmp_path / "root", download=True)
     assert asked and all(str(tmp_path / "root") in str(folder) for _, folder in asked)
 

@@ -138,7 +138,7 @@ def load(name, *, train=True, root=None, num_steps=16, size=None, limit=None, do
         TypeError: an argument of the wrong type.
         ImportError: torchvision, tonic, aedat or scikit-learn is missing: ``pip install
             snntorch-bpsta[data]``.
-        RuntimeError: the download failed.
+        ConnectionError: the download failed.
 
     Example:
         >>> from snntorch_bpsta.data import load

@@ -144,6 +144,6 @@ def fetching(name, url):
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise RuntimeError(
+        raise ConnectionError(
             f"the download of the data set {name!r} failed ({error}): get it from {url} by hand"
         ) from error

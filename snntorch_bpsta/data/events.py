@@ -105,7 +105,7 @@ def nmnist(train, root, download=False):
         FileNotFoundError: there are no recordings and `download` is False.
         ValueError: a file is damaged.
         ImportError: tonic is missing (a download, or frames that are not cached yet).
-        RuntimeError: the download failed.
+        ConnectionError: the download failed.
 
     References:
         G. Orchard, A. Jayawant, G. Cohen, N. Thakor, "Converting static image datasets to spiking
@@ -149,7 +149,7 @@ def dvs_gesture(train, root, download=False):
         FileNotFoundError: there are no clips and `download` is False.
         ValueError: a file is damaged.
         ImportError: tonic is missing (a download, or frames that are not cached yet).
-        RuntimeError: the download failed.
+        ConnectionError: the download failed.
 
     References:
         A. Amir et al., "A Low Power, Fully Event-Based Gesture Recognition System", CVPR 2017.
@@ -204,7 +204,7 @@ def cifar10_dvs(train, root, download=False):
         ValueError: a file is damaged.
         ImportError: tonic or aedat is missing (a download, or .aedat4 frames that are not cached
             yet).
-        RuntimeError: the download failed.
+        ConnectionError: the download failed.
 
     References:
         H. Li, H. Liu, X. Ji, G. Li, L. Shi, "CIFAR10-DVS: An Event-Stream Dataset for Object

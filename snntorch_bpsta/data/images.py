@@ -72,7 +72,7 @@ def mnist(train, root, download=False):
         FileNotFoundError: a file is missing and `download` is False.
         ValueError: a file is damaged.
         ImportError: torchvision is missing.
-        RuntimeError: the download failed.
+        ConnectionError: the download failed.
 
     References:
         Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning applied to document
@@ -121,7 +121,7 @@ def cifar10(train, root, download=False):
         FileNotFoundError: a file is missing and `download` is False.
         ValueError: a file is damaged.
         ImportError: torchvision (or Pillow, which it brings) is missing.
-        RuntimeError: the download failed.
+        ConnectionError: the download failed.
 
     References:
         A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", tech report,

@@ -74,7 +74,10 @@ def _read_runs(path):
     if not path.exists():
         return []
     try:
-        return list(json.loads(path.read_text())["runs"])
+        runs = list(json.loads(path.read_text())["runs"])
+        for row in runs:
+            row["variant"], row["seed"], row["recipe"], row["accuracy"]
+        return runs
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not a results file of `bpsta compare`: move it away or choose another --out"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -95,7 +96,7 @@ class Classifier(L.LightningModule):
             x = augment(x, *_AUGMENTATIONS[self.recipe.dataset])
         loss = rate_mse_loss(self(x), targets)
         self._losses.append(loss.detach())
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(targets))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(targets))
         return loss
 
     def on_validation_epoch_start(self):
@@ -269,7 +270,9 @@ def train(
         checkpoint = Path(out_dir or ".") / CHECKPOINT
         if not checkpoint.is_file():
             raise FileNotFoundError(f"nothing to resume: there is no {checkpoint}; start without resume")
+        _load_checkpoint(checkpoint)  # a damaged one is refused before anything is built
     _quieten()
+    _check_accelerator(accelerator)
     L.seed_everything(seed, verbose=False)
     model = Classifier(recipe.build_network(), recipe, seed)
     frames = Frames(recipe, seed, data_root, download, num_workers)
@@ -318,13 +321,14 @@ def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", 
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}; bpsta train writes one as OUT/{CHECKPOINT}")
+    _check_accelerator(accelerator)
+    saved, recipe = _load_checkpoint(path)
+    if test_limit:
+        recipe = replace(recipe, test_limit=test_limit)
+    model = Classifier(recipe.build_network(), recipe, saved["bpsta"]["seed"])
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        fields = {**saved["bpsta"]["recipe"], **({"test_limit": test_limit} if test_limit else {})}
-        recipe = Recipe(**fields)
-        model = Classifier(recipe.build_network(), recipe, saved["bpsta"]["seed"])
         model.load_state_dict(saved["state_dict"])
-    except Exception as error:
+    except RuntimeError as error:
         raise ValueError(f"{path} is damaged or no checkpoint of `bpsta train`: {error}") from error
     _quieten()
     trainer = L.Trainer(
@@ -341,6 +345,23 @@ def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", 
         "firing_rate": model._firing.mean(),
         "firing_rates": model._firing.rates(),
     }
+
+
+def _load_checkpoint(path):
+    """The content of a checkpoint of :func:`train`, and its recipe."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved["state_dict"], saved["bpsta"]["seed"], saved["bpsta"]["history"]
+        return saved, Recipe(**saved["bpsta"]["recipe"])
+    except Exception as error:  # torch.load raises whatever a damaged file leads to
+        raise ValueError(f"{path} is damaged or no checkpoint of `bpsta train`: {error}") from error
+
+
+def _check_accelerator(accelerator):
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"accelerator={accelerator!r}, but torch {torch.__version__} sees no CUDA device; use 'cpu' or 'auto'"
+        )
 
 
 def result_row(model, seconds, trainer):

@@ -1,9 +1,11 @@
 """Recipes as data. A recipe is everything that decides a result, apart from the seed and the machine."""
 
-from dataclasses import asdict, dataclass, field, replace
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Real
 
 from .. import networks
-from .._validation import check_choice, check_positive_int, check_temporal_alpha
+from .._validation import check_choice, check_temporal_alpha
 from ..data import DATASETS
 from ..surrogate import rectangle
 
@@ -13,6 +15,9 @@ VARIANTS = {
     "bpsa": {"spatial_adj": True, "temporal_alpha": 0.0},
     "bpsa+bpta": {"spatial_adj": True, "temporal_alpha": 0.8},
 }
+
+
+_POSITIVE = ("width", "num_steps", "epochs", "batch_size")
 
 
 def _option(default, help, choices=None):
@@ -51,14 +56,22 @@ class Recipe:
     test_limit: int = _option(0, "the same for the test samples")
 
     def __post_init__(self):
-        for name, option in self.__dataclass_fields__.items():
-            value = getattr(self, name)
+        for option in fields(self):
+            name, value = option.name, getattr(self, option.name)
             if option.metadata["choices"]:
                 check_choice(name, value, option.metadata["choices"])
-            elif option.type is int and name in ("num_steps", "epochs", "batch_size"):
-                check_positive_int(name, value)
-            elif option.type in (int, float) and (isinstance(value, bool) or not value >= 0):
-                raise ValueError(f"{name} must be a number >= 0, got {value!r}")
+            elif option.type is bool:
+                if not isinstance(value, bool):
+                    raise TypeError(f"{name} must be True or False, got {value!r}")
+            else:
+                whole, positive = option.type is int, name in _POSITIVE
+                expected = (
+                    f"an integer >= {int(positive)}" if whole else f"a finite number {'>' if positive else '>='} 0"
+                )
+                if isinstance(value, bool) or not isinstance(value, int if whole else Real):
+                    raise TypeError(f"{name} must be {expected}, got {value!r}")
+                if not math.isfinite(value) or value < 0 or (positive and value == 0):
+                    raise ValueError(f"{name} must be {expected}, got {value!r}")
         check_temporal_alpha(self.temporal_alpha)
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout must be in [0, 1], got {self.dropout}")

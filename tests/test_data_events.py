@@ -17,20 +17,10 @@ from snntorch_bpsta.data.events import Recordings
 
 REAL = Path(os.environ.get("SNNTORCH_BPSTA_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* recordings in .*; accuracies on a part")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An own cache folder, no data folder in the environment, and no network."""
-
-    def no_network(*args, **kwargs):
-        raise AssertionError("a download was started without download=True")
-
-    monkeypatch.setattr("urllib.request.urlopen", no_network)
-    monkeypatch.delenv("SNNTORCH_BPSTA_DATA", raising=False)
-    monkeypatch.setenv("SNNTORCH_BPSTA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = [
+    pytest.mark.usefixtures("cache"),
+    pytest.mark.filterwarnings("ignore:.* recordings in .*; accuracies on a part"),
+]
 
 
 @pytest.fixture

@@ -132,7 +132,6 @@ TWO_PROCESSES = """
     torch.manual_seed(0)
 
     class Net(nn.Module):
-        num_classes = 3
         def __init__(self):
             super().__init__()
             self.fc1, self.fc2 = nn.Linear(6, 20), nn.Linear(20, 3)
@@ -250,7 +249,6 @@ def test_augmentation_moves_all_frames_of_a_sample_together():
 def test_membranes_are_kept_out_of_ddp():
     recipe = Recipe()
     net = nn.Sequential(nn.Linear(2, 2), snn.Leaky(beta=0.9, init_hidden=True))
-    net.num_classes = 2
     model = Classifier(net, recipe)
     model.setup("fit")
     assert model._ddp_params_and_buffers_to_ignore == ["net.1.mem"]

@@ -58,7 +58,7 @@ class Classifier(L.LightningModule):
         self.net = net
         self.recipe = recipe
         self.seed = seed
-        self.accuracy = MulticlassAccuracy(net.num_classes if hasattr(net, "num_classes") else 10, average="micro")
+        self.accuracy = MulticlassAccuracy(data.DATASETS[recipe.dataset].num_classes, average="micro")
         self.history = []
         self._losses = []
         self._firing = None
@@ -80,6 +80,11 @@ class Classifier(L.LightningModule):
     def _warm_up_of(self, epoch):
         """The warm-up in force in `epoch`."""
         return self.recipe.warm_up if self.recipe.warm_up != "none" and epoch < self.recipe.warm_up_epochs else None
+
+    def _fires(self):
+        """Whether the last measurement was of neurons that spike."""
+        warm_ups = [module.warm_up for module in self.net.modules() if hasattr(module, "warm_up")]
+        return self._firing is not None and "identity" not in warm_ups
 
     def on_train_epoch_start(self):
         set_warm_up(self.net, self._warm_up_of(self.current_epoch))
@@ -112,13 +117,13 @@ class Classifier(L.LightningModule):
 
     def on_validation_epoch_end(self):
         self._recording.__exit__(None, None, None)
-        if not self.trainer.sanity_checking:
+        if self._fires():
             self.log("firing_rate", self._firing.mean())
 
     def on_train_epoch_end(self):
         metrics = self.trainer.callback_metrics
         warm_up = self._warm_up_of(self.current_epoch)
-        fires = self._firing is not None and warm_up != "identity"
+        fires = self._fires()
         self.history.append(
             {
                 "epoch": self.current_epoch,

@@ -26,7 +26,8 @@ SETS = {
 }
 
 
-def main():
+def text():
+    """The page, from the findings and the runs."""
     text = HEAD
     findings = HERE / "FINDINGS.md"
     if findings.exists():
@@ -45,8 +46,8 @@ def main():
             text += f"`{rows[0]['command']}` at {', '.join(commits)}; {rows[0]['device']}; torch {versions['torch']}, "
             text += f"snntorch {versions['snntorch']}. "
             text += f"[{path.name}]({path.name}), [figure]({path.with_suffix('.png').name})\n\n"
-    (HERE / "README.md").write_text(text.rstrip() + "\n")
+    return text.rstrip() + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    (HERE / "README.md").write_text(text())

@@ -28,7 +28,8 @@ class MultiStep(nn.Sequential):
     per step, as in a loop over time and in the paper's released code, it takes them over B at each step and moves its
     running averages T times. ``fold=False`` switches to per step, for every stateless layer.
 
-    Neurons of this package run through their ``sequence``; snnTorch's own are stepped from a fresh state, or from their
+    Neurons of this package run through their ``sequence``, which also does the work of an ``nn.ReLU`` and a
+    :class:`DirectEncoding` right before it; snnTorch's own are stepped from a fresh state, or from their
     hidden one with ``init_hidden=True``. ``nn.Sequential`` inside is walked; snnTorch's ``BatchNormTT`` lists give each
     step its own entry; a module with ``time_major = True`` gets the whole ``[T, B, *]``.
 
@@ -74,9 +75,11 @@ class MultiStep(nn.Sequential):
         return x.transpose(0, 1) if self.batch_first else x
 
     def _run(self, layers, x, without=()):
-        for layer in layers:
-            if not isinstance(layer, without):
-                x = self._run_layer(layer, x, without)
+        layers = [layer for layer in layers if not isinstance(layer, without)]
+        while layers:
+            fused, options = _into_neuron(layers, x)
+            layer, layers = layers[fused], layers[fused + 1 :]
+            x = layer(x, multistep=True, **options)[0] if options else self._run_layer(layer, x, without)
         return x
 
     def _run_layer(self, layer, x, without):
@@ -116,6 +119,24 @@ class MultiStep(nn.Sequential):
         return ", ".join(f"{name}={getattr(self, name)}" for name, off in options.items() if getattr(self, name) != off)
 
 
+def _into_neuron(layers, x):
+    """How many of the first layers the neuron behind them computes itself, a ReLU and a DirectEncoding, and the options
+    that make it do so."""
+    options = {}
+    for i, layer in enumerate(layers):
+        if options and isinstance(layer, snntorch.SpikingNeuron) and hasattr(layer, "sequence"):
+            return i, options
+        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+            break
+        if type(layer) is nn.ReLU and not options:
+            options["relu"] = True
+        elif type(layer) is DirectEncoding and layer.warm_up is None and len(x) == 1 and "num_steps" not in options:
+            options["num_steps"] = layer.num_steps
+        else:
+            break
+    return 0, {}
+
+
 def _step_host_neuron(neuron, x):
     """Step one of the host's neurons over `x` by its own hidden state."""
     if not neuron.init_hidden:
@@ -132,6 +153,9 @@ def _step_host_neuron(neuron, x):
 class ConvBlock(nn.Sequential):
     """The paper's ``128C3``: Conv 3x3 (padding 1) -> BatchNorm -> ReLU -> neuron.
 
+    Inside a :class:`MultiStep` the neuron rectifies its current itself and writes the spikes over it (``inplace``), so that
+    ReLU and neuron together keep one number per neuron and step for backward, and allocate nothing else.
+
     Args:
         in_channels, out_channels: of the convolution.
         neuron: the spiking neuron.
@@ -143,6 +167,8 @@ class ConvBlock(nn.Sequential):
     """
 
     def __init__(self, in_channels, out_channels, neuron, num_steps=None):
+        if hasattr(neuron, "inplace"):  # the batch norm in front does not need its output
+            neuron.inplace = True
         super().__init__(
             nn.Conv2d(in_channels, out_channels, 3, padding=1),
             nn.BatchNorm2d(out_channels),

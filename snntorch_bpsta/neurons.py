@@ -19,11 +19,12 @@ from ._validation import (
 )
 from .functional import lif_multistep
 from .functional._reference import temporal_residual
-from .functional.lif import DEFAULT_SPIKE_GRAD
+from .functional.lif import DEFAULT_SPIKE_GRAD, SAVES
 from .surrogate import Logistic, SpatialAdjustment
 
 __getattr__, __dir__ = fall_back_to(snntorch.neurons, __name__)
 
+_OPTIONS = {"spatial_adj": False, "temporal_alpha": 0.0, "inplace": False, "save": None}
 WARM_UPS = (None, "identity", "surrogate")
 _WARM_UP_SURROGATE = Logistic()
 _host_default = snntorch.surrogate.atan()
@@ -35,9 +36,9 @@ def host_spike_grad(x):
 
 
 def _signature_with_options(host):
-    """The host's constructor signature with our two keyword-only options behind it."""
+    """The host's constructor signature with our keyword-only options behind it."""
     parameters = list(inspect.signature(host).parameters.values())
-    for name, default in (("spatial_adj", False), ("temporal_alpha", 0.0)):
+    for name, default in _OPTIONS.items():
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
     return inspect.Signature(parameters)
 
@@ -63,11 +64,12 @@ class Leaky(snntorch.Leaky):
         spatial_adj: 1/u where the neuron fired, 0 elsewhere, as the surrogate gradient (needs threshold > 0 and no
             `spike_grad`).
         temporal_alpha: alpha in [0, 1]; 0 is off, the paper uses 0.8. Works with any surrogate.
+        inplace: of :meth:`sequence`: the spikes may take the memory of the input, as in ``nn.ReLU(inplace=True)``.
+        save: of :meth:`sequence`: what is kept for backward, see :func:`functional.lif_multistep`.
 
     Attributes:
-        spatial_adj: the argument, as a plain attribute: not part of the state_dict, which loads strictly into
-            ``snntorch.Leaky`` and back.
-        temporal_alpha: likewise.
+        spatial_adj, temporal_alpha, inplace, save: the arguments, as plain attributes: not part of the state_dict, which
+            loads strictly into ``snntorch.Leaky`` and back.
         warm_up: None; "identity" hands the input on as the output, so that the network trains as the artificial network
             it contains (the paper's released code); "surrogate" replaces the surrogate by a logistic one (TSSL-BP).
 
@@ -91,7 +93,7 @@ class Leaky(snntorch.Leaky):
 
     __signature__ = _signature_with_options(snntorch.Leaky)
 
-    def __init__(self, *args, spatial_adj=False, temporal_alpha=0.0, **kwargs):
+    def __init__(self, *args, spatial_adj=False, temporal_alpha=0.0, inplace=False, save=None, **kwargs):
         given = inspect.signature(snntorch.Leaky).bind(*args, **kwargs)
         given.apply_defaults()
         given = given.arguments
@@ -104,11 +106,15 @@ class Leaky(snntorch.Leaky):
                 "surrogate_disable=True switches every surrogate gradient off, spatial_adj and temporal_alpha with it: "
                 "drop it, or the two options"
             )
+        check_choice("inplace", inplace, (False, True))
+        check_choice("save", save, SAVES)
         check_learnable("beta", given["beta"], given["learn_beta"])
         check_learnable("threshold", given["threshold"], given["learn_threshold"])
         super().__init__(*args, **kwargs)
         self.spatial_adj = spatial_adj
         self.temporal_alpha = temporal_alpha
+        self.inplace = inplace
+        self.save = save
         self.warm_up = None
         if given["spike_grad"] is None and not self.surrogate_disable:
             self._spike_grad = host_spike_grad
@@ -130,14 +136,16 @@ class Leaky(snntorch.Leaky):
     def spike_grad(self, spike_grad):
         self._spike_grad = spike_grad
 
-    def forward(self, input_, mem=None, *, multistep=False, impl="auto"):
+    def forward(self, input_, mem=None, *, multistep=False, **options):
         """One step as ``snntorch.Leaky.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
         if self.warm_up is not None:
             check_choice("warm_up", self.warm_up, WARM_UPS)
             if self.warm_up == "identity":
-                return self._identity(input_, mem, multistep)
+                return self._identity(input_, mem, multistep, **options)
         if multistep:
-            return self._all_steps(input_, mem, impl)
+            return self._all_steps(input_, mem, **options)
+        if options:
+            raise TypeError(f"{', '.join(options)}: options of all steps in one call, which multistep=True asks for")
         if torch.is_anomaly_enabled():
             check_current(input_, 0, "[B, *]")
         if not (self.spatial_adj or self.temporal_alpha):
@@ -154,7 +162,7 @@ class Leaky(snntorch.Leaky):
             input_ = input_ + temporal_residual(last, self.beta, self.threshold, self.spike_grad, self.temporal_alpha)
         return super().forward(input_, mem)
 
-    def sequence(self, input_, mem=None, impl="auto"):
+    def sequence(self, input_, mem=None, impl="auto", *, relu=False, num_steps=None):
         """All time steps in one call, equal to the loop over single steps; see :func:`functional.lif_multistep`.
 
         Runs the module's hooks like any call. With ``init_hidden=True`` it starts from the hidden membrane and leaves the
@@ -166,13 +174,15 @@ class Leaky(snntorch.Leaky):
                 first call, for zeros.
             impl: "auto", or an implementation by name. `inhibition`, `state_quant` and ``reset_delay=False`` of the host
                 work on single steps, and are looped over.
+            relu: rectify the current, as ``nn.ReLU`` in front would, without its memory.
+            num_steps: T for a constant current, `input_` of one step ``[1, B, *]``.
 
         Returns:
             tuple: spikes ``[T, B, *]`` and the last membrane ``[B, *]``.
         """
-        return self(input_, mem, multistep=True, impl=impl)
+        return self(input_, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
 
-    def _all_steps(self, input_, mem, impl):
+    def _all_steps(self, input_, mem, impl="auto", relu=False, num_steps=None):
         check_current(input_, 2, "[T, B, *]")
         if self.init_hidden:
             if mem is not None:
@@ -185,12 +195,16 @@ class Leaky(snntorch.Leaky):
                 raise NotImplementedError(
                     f"impl={impl!r} does not cover inhibition, state_quant or reset_delay=False; use 'auto' or 'reference'"
                 )
+            if relu:
+                input_ = input_.relu()
+            if num_steps is not None:
+                input_ = input_.expand(num_steps, *input_.shape[1:])
             spk_rec, mem = self._loop(input_, mem)
         else:
             self._check_threshold()
             spike_grad = self.spike_grad
-            if spike_grad is host_spike_grad and input_.dtype == torch.float32:
-                spike_grad = DEFAULT_SPIKE_GRAD  # equal to the bit, and known to the kernels
+            if spike_grad is host_spike_grad:
+                spike_grad = DEFAULT_SPIKE_GRAD  # the same function, known to the kernels
             spk_rec, mem = lif_multistep(
                 input_,
                 mem,
@@ -200,6 +214,10 @@ class Leaky(snntorch.Leaky):
                 spike_grad=spike_grad,
                 temporal_alpha=self.temporal_alpha,
                 graded_spikes_factor=self.graded_spikes_factor,
+                num_steps=num_steps,
+                relu=relu,
+                inplace=self.inplace,
+                save=self.save,
                 impl=impl,
             )
         if self.init_hidden:
@@ -222,8 +240,12 @@ class Leaky(snntorch.Leaky):
             self.mem = torch.zeros(0, device=mem.device)
         return torch.stack(spk_rec), mem
 
-    def _identity(self, input_, mem, multistep):
+    def _identity(self, input_, mem, multistep, impl="auto", relu=False, num_steps=None):
         """The "identity" warm-up: the current is the output, and the membrane stays as it is."""
+        if relu:
+            input_ = input_.relu()
+        if num_steps is not None:
+            input_ = input_.expand(num_steps, *input_.shape[1:])
         if mem is None:
             mem = torch.zeros_like(input_[0] if multistep else input_)
         if multistep or self.output or not self.init_hidden:
@@ -233,7 +255,7 @@ class Leaky(snntorch.Leaky):
     def _check_threshold(self):
         """A learnable threshold may drift to where 1/u has no meaning, long after the constructor looked at it."""
         threshold = self.threshold
-        if not self.spatial_adj:
+        if not self.spatial_adj or torch.compiler.is_compiling():
             return
         # Looking at a value on the device waits for it, so a buffer there is looked at again only after something wrote to
         # it, which its version counter tells. A fused optimiser writes without a trace: a learnable one is always looked at.
@@ -244,6 +266,6 @@ class Leaky(snntorch.Leaky):
             self._checked_threshold = state
 
     def extra_repr(self):
-        options = {"spatial_adj": False, "temporal_alpha": 0.0, "warm_up": None}
+        options = _OPTIONS | {"warm_up": None}
         shown = (f"{name}={getattr(self, name)!r}" for name, off in options.items() if getattr(self, name) != off)
         return ", ".join(shown)

@@ -6,6 +6,7 @@ A surrogate here is an object ``spike_grad(x)`` of ``x = mem - threshold``, as s
 (the host's own surrogates give float32), and the objects can be pickled, copied and printed.
 """
 
+import inspect
 import math
 from numbers import Real
 
@@ -18,6 +19,42 @@ from ._validation import check_threshold_positive
 __all__ = ["ArcTangent", "Logistic", "Rectangle", "SpatialAdjustment", "Surrogate", "rectangle", "spatial_adjustment"]
 __all__ += [name for name in public_names(_host_surrogate) if name not in __all__]
 __getattr__, __dir__ = fall_back_to(_host_surrogate, __name__)
+
+
+# The derivatives that the kernels of functional/ know, in the order of their numbers, with the parameters that each takes:
+# the host's by their names there (its functions hold them in a closure), ours by their class.
+KERNELS = {
+    "spatial_adjustment": (),
+    "rectangle": ("width",),
+    "atan": ("alpha",),
+    "fast_sigmoid": ("slope",),
+    "sigmoid": ("slope",),
+    "heaviside": (),
+    "straight_through_estimator": (),
+    "triangular": ("threshold",),
+    "spike_rate_escape": ("beta", "slope"),
+    "SFS": ("slope", "B"),
+}
+_NUMBERS = {name: number for number, name in enumerate(KERNELS)}
+SPATIAL_ADJUSTMENT, TRIANGULAR = _NUMBERS["spatial_adjustment"], _NUMBERS["triangular"]
+
+
+def kernel_surrogate(spike_grad, threshold):
+    """(number, first parameter, second one) of a surrogate in ``KERNELS``, for a neuron of that `threshold`; else None."""
+    if isinstance(spike_grad, Surrogate):
+        name = spike_grad.kernel
+        if name is None or (name == "spatial_adjustment" and not spike_grad.fits(threshold)):
+            return None
+        values = vars(spike_grad)
+    else:
+        name, _, rest = getattr(spike_grad, "__qualname__", "").partition(".")
+        if name not in KERNELS or rest != "<locals>.inner" or spike_grad.__module__ != _host_surrogate.__name__:
+            return None
+        values = inspect.getclosurevars(spike_grad).nonlocals
+    values = [values[parameter] for parameter in KERNELS[name]]
+    if not all(isinstance(value, Real) for value in values):
+        return None
+    return _NUMBERS[name], *(float(value) for value in values), *(0.0,) * (2 - len(values))
 
 
 class _Fire(torch.autograd.Function):
@@ -43,8 +80,11 @@ class _Fire(torch.autograd.Function):
 class Surrogate:
     """Base of the surrogates: a Heaviside step whose backward uses :meth:`derivative`.
 
-    A subclass defines ``derivative(x)``, and ``primitive(x)``, a function whose slope that derivative is.
+    A subclass defines ``derivative(x)``, and ``primitive(x)``, a function whose slope that derivative is. `kernel` names
+    the row of ``KERNELS`` with the same derivative, if there is one.
     """
+
+    kernel = None
 
     def __call__(self, x):
         return _Fire.apply(x, self)
@@ -70,6 +110,8 @@ class Surrogate:
 class SpatialAdjustment(Surrogate):
     r"""BPSA: the gradient flows to neurons that fired, and to them only. See :func:`spatial_adjustment`."""
 
+    kernel = "spatial_adjustment"
+
     def __init__(self, threshold):
         if not isinstance(threshold, torch.Tensor):
             if isinstance(threshold, bool) or not isinstance(threshold, Real):
@@ -90,6 +132,12 @@ class SpatialAdjustment(Surrogate):
         if isinstance(self.threshold, torch.Tensor):
             return _Fire.apply(x, self, self.threshold.detach())
         return _Fire.apply(x, self)
+
+    def fits(self, threshold):
+        """Whether this is the adjustment of a neuron of that `threshold`."""
+        if isinstance(threshold, torch.Tensor) or isinstance(self.threshold, torch.Tensor):
+            return self.threshold is threshold
+        return self.threshold == threshold
 
     def derivative(self, x):
         return self._times_derivative(torch.ones_like(x), x)
@@ -114,6 +162,8 @@ class SpatialAdjustment(Surrogate):
 
 class Rectangle(Surrogate):
     """The rectangular window of STBP. See :func:`rectangle`."""
+
+    kernel = "rectangle"
 
     def __init__(self, width=1.0):
         if isinstance(width, bool) or not isinstance(width, Real):
@@ -148,6 +198,8 @@ class ArcTangent(Surrogate):
         ICCV 2021.
     """
 
+    kernel = "atan"
+
     def __init__(self, alpha=2.0):
         self.alpha = float(alpha)
 
@@ -170,6 +222,8 @@ class Logistic(Surrogate):
     Args:
         slope: k > 0, in units of 1/membrane. The default 4 gives a peak of 1, as the STBP rectangle has.
     """
+
+    kernel = "sigmoid"
 
     def __init__(self, slope=4.0):
         self.slope = float(slope)

@@ -107,8 +107,9 @@ PARAMETERS = {
 @pytest.mark.parametrize(("option", "reset"), CASES)
 def test_is_the_step_loop_to_the_bit(option, reset, parameters, record_mem):
     beta, threshold = PARAMETERS[parameters]
-    # The host's default surrogate gives float32 spikes whatever goes in; ours keeps the dtype.
-    dtypes = (torch.float32, torch.float32) if option == "off" else (torch.float32, torch.float32, F64)
+    # The host's surrogates give float32 spikes whatever goes in; ours keep the dtype, and so does the door.
+    hosts = option in ("off", "fast-sigmoid")
+    dtypes = (torch.float32, torch.float32) if hosts else (torch.float32, torch.float32, F64)
     for num_steps, dtype in zip((1, 7, 5), dtypes, strict=False):
         cur, mem = currents(num_steps, B, N, dtype=dtype), currents(B, N, seed=2, dtype=dtype)
         w_spk = weights(num_steps, B, N, dtype=dtype)
@@ -442,8 +443,13 @@ def test_signature():
         "temporal_alpha": 0.0,
         "graded_spikes_factor": 1.0,
         "record_mem": False,
+        "num_steps": None,
+        "relu": False,
+        "inplace": False,
+        "save": None,
         "impl": "auto",
     }
+    assert inspect.signature(which_impl).parameters.keys() == parameters.keys()
     keyword_only = [n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     assert keyword_only == list(parameters)[2:]
 
@@ -454,31 +460,36 @@ def test_what_auto_picks(option):
         currents(4, B, N),
         dict(beta=0.9, threshold=0.5, reset_mechanism="zero") | OPTIONS[option],
     )
-    picked = "reference" if option == "fast-sigmoid" else "cpu"
-    assert which_impl(cur, **options) == picked
+    assert which_impl(cur, **options) == "cpu"
     assert which_impl(cur, **options, impl="reference") == "reference"
     auto, reference = (lif_multistep(cur, impl=i, **options) for i in ("auto", "reference"))
     assert torch.equal(auto.spk, reference.spk) and torch.equal(auto.mem, reference.mem)
 
 
 UNCOVERED = {
-    "triton": (dict(impl="triton"), "triton"),
-    "surrogate": (dict(impl="cpu", spike_grad=snn.surrogate.fast_sigmoid()), "surrogate"),
-    "record": (dict(impl="cpu", record_mem=True), "record_mem"),
-    "per-neuron beta": (dict(impl="cpu", beta=torch.full((N,), 0.9)), "beta"),
-    "learnable threshold": (
-        dict(impl="cpu", threshold=torch.ones((), requires_grad=True)),
-        "threshold",
+    "triton": (dict(impl="triton"), "device cpu"),
+    "surrogate": (dict(spike_grad=snn.surrogate.SSO()), "surrogate"),
+    "surrogate of another threshold": (dict(spike_grad=snn.surrogate.spatial_adjustment(0.7)), "surrogate"),
+    "membrane of another dtype": (dict(mem=torch.zeros(B, N, dtype=F64)), "mem of torch.float64"),
+    "beta of another dtype": (dict(beta=torch.full((N,), 0.9, dtype=F64)), "beta of torch.float64"),
+    "threshold of another dtype": (dict(threshold=torch.ones(N), dtype=torch.float16), "threshold of torch.float32"),
+    "compact": (dict(save="compact"), "compact"),
+    "double in few bits": (dict(save="bfloat16", dtype=F64), "float64"),
+    "few bits for a learnable beta": (
+        dict(save="bfloat16", beta=torch.full((N,), 0.9, requires_grad=True)),
+        "learnable beta",
     ),
-    "membrane of another dtype": (dict(impl="cpu", mem=torch.zeros(B, N, dtype=F64)), "membrane"),
-    "half": (dict(impl="cpu", dtype=torch.float16), "float16"),
+    "few bits for the triangular surrogate": (
+        dict(save="bfloat16", spike_grad=snn.surrogate.triangular()),
+        "triangular",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", UNCOVERED)
 def test_an_implementation_that_does_not_cover_it_is_refused(case):
     options, match = UNCOVERED[case]
-    options = {"beta": 0.9} | options
+    options = {"beta": 0.9, "impl": "cpu"} | options
     cur = currents(4, B, N).to(options.pop("dtype", torch.float32))
     with pytest.raises(NotImplementedError, match=match):
         lif_multistep(cur, **options)

@@ -490,7 +490,7 @@ def test_is_a_host_neuron():
     assert any(lif is other for other in snntorch.SpikingNeuron.instances)
 
 
-def test_signature_is_the_hosts_and_two_keywords():
+def test_signature_is_the_hosts_and_our_keywords():
     ours = list(inspect.signature(snn.Leaky).parameters.values())
     host = list(inspect.signature(snntorch.Leaky).parameters.values())
     assert [(p.name, p.default, p.kind) for p in ours[: len(host)]] == [(p.name, p.default, p.kind) for p in host]
@@ -498,6 +498,8 @@ def test_signature_is_the_hosts_and_two_keywords():
     assert [(p.name, p.default, p.kind) for p in ours[len(host) :]] == [
         ("spatial_adj", False, keyword),
         ("temporal_alpha", 0.0, keyword),
+        ("inplace", False, keyword),
+        ("save", None, keyword),
     ]
 
 

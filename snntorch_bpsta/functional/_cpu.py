@@ -1,88 +1,260 @@
 """All time steps in one pass on the CPU: numba kernels with a hand-written backward.
 
 Blocks of contiguous neurons outside, time inside, so that the state of a block stays in cache. The inner loops are free
-of branches and index plain slices, which is what lets LLVM vectorise them. No fast-math: the spikes are the reference's
-to the bit. Threads are as many as torch's, each on its own range of neurons; the kernels release the GIL.
+of branches and index plain rows that do not overlap (input and output may be the same memory, so what is read goes
+through a row of its own first), which is what lets LLVM vectorise them. No fast-math: the spikes are the reference's to
+the bit. Threads are as many as torch's, each on its own range of neurons; the kernels release the GIL.
+
+What is kept for backward, one word per neuron and step, is the *code* of ``_ops.py``: the surrogate's derivative, with
+the spike in the sign bit and, under relu, "the input was positive" in the lowest bit; or the membrane itself.
 """
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numba
 import numpy as np
 import torch
-from torch.autograd.function import once_differentiable
 
-BLOCK = 1024  # neurons
+BLOCK = 2048  # neurons
 _MIN_PER_THREAD = 1 << 16  # neuron-steps below which one more thread costs more than it brings
-_RESETS = {"zero": 0, "subtract": 1, "none": 2}
+_WORDS = {torch.float32: torch.int32, torch.float64: torch.int64, torch.bfloat16: torch.int16}
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def lif_fwd_kernel(input_, mem, spk, s, beta, threshold, reset, surrogate, parameter, begin, end):
-    """For the neurons from `begin` to `end`: spikes `spk` and the surrogate's derivative `s`, [T, N] as `input_`. `mem`,
-    [N], is the membrane before the first step, overwritten by the last one."""
-    one, zero = input_.dtype.type(1), input_.dtype.type(0)
-    two = one + one
-    half_pi_alpha = input_.dtype.type(np.pi / 2 * parameter)
-    row = np.empty(BLOCK, input_.dtype)
-    for lo in range(begin, end, BLOCK):
-        n = min(BLOCK, end - lo)
-        u, o = mem[lo : lo + n], row[:n]
+@_jit
+def _derivative_kernel(surrogate, p0, p1, u, threshold, s):
+    """Row `s`: the derivative, numbered as in ``surrogate.KERNELS``, of the spikes of the membranes `u`."""
+    n = len(s)
+    one, zero = u.dtype.type(1), u.dtype.type(0)
+    if surrogate == 0:  # Eq. 9
         for i in range(n):
-            o[i] = one if u[i] - threshold > zero else zero
-        for t in range(input_.shape[0]):
-            cur, spk_t, s_t = input_[t, lo : lo + n], spk[t, lo : lo + n], s[t, lo : lo + n]
-            if reset == 0:  # Eq. 2
-                for i in range(n):
-                    u[i] = beta * ((one - o[i]) * u[i]) + cur[i]
-            elif reset == 1:
-                for i in range(n):
-                    u[i] = beta * u[i] + cur[i] - o[i] * threshold
-            else:
-                for i in range(n):
-                    u[i] = beta * u[i] + cur[i]
-            for i in range(n):  # Eq. 3
-                o[i] = one if u[i] - threshold > zero else zero
-                spk_t[i] = o[i]
-            if surrogate == 0:  # Eq. 9
-                for i in range(n):
-                    fired = u[i] - threshold > zero
-                    q = one / (u[i] if fired else threshold)
-                    s_t[i] = q if fired else zero
-            elif surrogate == 1:
-                for i in range(n):
-                    s_t[i] = one / parameter if abs(u[i] - threshold) < parameter / two else zero
-            else:
-                for i in range(n):
-                    x = half_pi_alpha * (u[i] - threshold)
-                    s_t[i] = parameter / two / (one + x * x)
+            fired = u[i] - threshold[i] > zero
+            q = one / (u[i] if fired else threshold[i])
+            s[i] = q if fired else zero
+    elif surrogate == 1:  # rectangle
+        for i in range(n):
+            s[i] = one / p0 if abs(u[i] - threshold[i]) < p0 / (one + one) else zero
+    elif surrogate == 2:  # arc tangent
+        half_pi_alpha, half_alpha = u.dtype.type(math.pi / 2) * p0, p0 / (one + one)
+        for i in range(n):
+            x = half_pi_alpha * (u[i] - threshold[i])
+            s[i] = half_alpha / (one + x * x)
+    elif surrogate == 3:  # fast sigmoid
+        for i in range(n):
+            x = p0 * abs(u[i] - threshold[i]) + one
+            s[i] = one / (x * x)
+    elif surrogate == 4:  # sigmoid
+        for i in range(n):
+            e = u.dtype.type(math.exp(-abs(p0 * (u[i] - threshold[i]))))
+            s[i] = p0 * e / ((one + e) * (one + e))
+    elif surrogate == 5:  # heaviside
+        for i in range(n):
+            s[i] = one if u[i] - threshold[i] > zero else zero
+    elif surrogate == 6:  # straight-through
+        for i in range(n):
+            s[i] = one
+    elif surrogate == 7:  # triangular, as the host has it
+        for i in range(n):
+            s[i] = -p0 if u[i] - threshold[i] >= zero else p0
+    elif surrogate == 8:  # spike rate escape
+        for i in range(n):
+            s[i] = p1 * u.dtype.type(math.exp(-p0 * abs(u[i] - threshold[i] - one)))
+    else:  # sparse fast sigmoid
+        for i in range(n):
+            x = p0 * abs(u[i] - threshold[i]) + one
+            s[i] = one / (x * x) if u[i] - threshold[i] > p1 else zero
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def lif_bwd_kernel(dspk, dmem, spk, s, dinput, beta, alpha, reset, begin, end):
-    """The recursion of Eq. 6-10 for the neurons from `begin` to `end`. `dmem`, [N], is the gradient of the last membrane;
-    the others are [T, N]. Fills `dinput`."""
-    one, zero = dspk.dtype.type(1), dspk.dtype.type(0)
-    cut = one if reset == 0 else zero  # only reset-to-zero cuts the path through time at a spike
-    last = dspk.shape[0] - 1
-    row = np.empty(BLOCK, dspk.dtype)
+@_jit
+def _fill_kernel(row, values, inner, begin):
+    """`row`: what neurons from `begin` on have of a parameter, ``values[(neuron // inner) % len(values)]``."""
+    c, r = (begin // inner) % len(values), begin % inner
+    for i in range(len(row)):
+        row[i] = values[c]
+        r += 1
+        if r == inner:
+            r = 0
+            c = c + 1 if c + 1 < len(values) else 0
+
+
+@_jit
+def lif_fwd_kernel(
+    input_, mem, spk, record, saved, words, beta, beta_inner, threshold, threshold_inner, surrogate, p0, p1, reset, relu,
+    keep, num_steps, begin, end,
+):  # fmt: skip
+    """Neurons from `begin` to `end`. `input_`, `spk`, `record` and `saved` are flat [T, N]; `input_` is [N] for a constant
+    current. `mem`, [N], is the membrane before the first step, overwritten by the last one. `words` is `saved` as
+    integers. `keep` says what goes into it: 0 nothing, 1 the code, 2 the code in bfloat16, 3 the membrane."""
+    one, zero = input_.dtype.type(1), input_.dtype.type(0)
+    size = len(mem)
+    step = size if len(input_) == len(spk) else 0
+    lowest = zero if relu else input_.dtype.type(-np.inf)
+    scalar = len(beta) == 1 and len(threshold) == 1
+    paper = surrogate == 0 and keep == 1 and scalar
+    b0, th0 = beta[0], threshold[0]
+    rows = np.empty((4, BLOCK), input_.dtype)
+    s_words = rows[3].view(np.int32)  # for bfloat16, which goes with float32 only
     for lo in range(begin, end, BLOCK):
         n = min(BLOCK, end - lo)
-        du = row[:n]
-        for t in range(last, -1, -1):
-            g, o, s_t, out = (
-                dspk[t, lo : lo + n], spk[t, lo : lo + n], s[t, lo : lo + n], dinput[t, lo : lo + n],
-            )  # fmt: skip
-            if t == last:
-                m = dmem[lo : lo + n]
+        b, th, x, s, u = rows[0, :n], rows[1, :n], rows[2, :n], rows[3, :n], mem[lo : lo + n]
+        _fill_kernel(b, beta, beta_inner, lo)
+        _fill_kernel(th, threshold, threshold_inner, lo)
+        for t in range(num_steps):
+            cur, now = input_[t * step + lo : t * step + lo + n], t * size + lo
+            o = spk[now : now + n]
+            for i in range(n):
+                x[i] = lowest if cur[i] <= lowest else cur[i]
+            if paper and reset == 0:  # the whole step in one loop
+                w = saved[now : now + n]
                 for i in range(n):
-                    du[i] = s_t[i] * g[i] + m[i]
-                    out[i] = du[i]
+                    kept = zero if u[i] - th0 > zero else one
+                    v = b0 * (kept * u[i]) + x[i]
+                    fired = v - th0 > zero
+                    u[i] = v
+                    o[i] = one if fired else zero
+                    q = one / (v if fired else th0)
+                    w[i] = -q if fired else zero
+            else:
+                if reset == 0:  # Eq. 2
+                    for i in range(n):
+                        kept = zero if u[i] - th[i] > zero else one
+                        u[i] = b[i] * (kept * u[i]) + x[i]
+                elif reset == 1:
+                    for i in range(n):
+                        lost = th[i] if u[i] - th[i] > zero else zero
+                        u[i] = b[i] * u[i] + x[i] - lost
+                else:
+                    for i in range(n):
+                        u[i] = b[i] * u[i] + x[i]
+                for i in range(n):  # Eq. 3
+                    o[i] = one if u[i] - th[i] > zero else zero
+                if len(record):
+                    record[now : now + n] = u
+                if keep == 3:
+                    saved[now : now + n] = u
+                elif keep:
+                    _derivative_kernel(surrogate, p0, p1, u, th, s)
+                    if keep == 1:
+                        w = saved[now : now + n]
+                        for i in range(n):
+                            w[i] = -s[i] if u[i] - th[i] > zero else s[i]
+                    else:  # round to nearest, ties to even
+                        word, s_word = words[now : now + n], s_words[:n]
+                        for i in range(n):
+                            sign = -32768 if u[i] - th[i] > zero else 0
+                            word[i] = ((s_word[i] + 0x7FFF + ((s_word[i] >> 16) & 1)) >> 16) | sign
+            if relu and (keep == 1 or keep == 2):
+                word = words[now : now + n]
+                for i in range(n):
+                    word[i] = (word[i] & -2) | (1 if x[i] > zero else 0)
+
+
+@_jit
+def _dthreshold_kernel(dth, s, du, b, alpha, reset, g, saved, words, th, now, keep):
+    """Adds a step's part of the threshold's gradient: the spike, wherever it is used, is a function of u - threshold."""
+    zero = b.dtype.type(0)
+    for i in range(len(dth)):
+        dth[i] -= s[i] * g[i] + b[i] * alpha * s[i] * du[i]
+    if reset == 1:
+        for i in range(len(dth)):
+            fired = saved[now + i] - th[i] > zero if keep == 3 else words[now + i] < 0
+            dth[i] -= du[i] if fired else zero
+
+
+@_jit
+def lif_bwd_kernel(
+    dspk, dmem, saved, words, mem, beta, beta_inner, threshold, threshold_inner, dinput, dmem0, dbeta, dthreshold,
+    surrogate, p0, p1, reset, relu, keep, alpha, num_steps, begin, end,
+):  # fmt: skip
+    """The recursion of Eq. 6-10 for the neurons from `begin` to `end`. `dmem` is empty, the gradient of the last membrane
+    [N], or of all [T, N]; `mem` the membrane before the first step. Fills `dinput` ([T, N], or [N] for a constant
+    current: the sum) and, where not empty, `dmem0`, `dbeta` and `dthreshold`, [N]."""
+    one, zero = beta.dtype.type(1), beta.dtype.type(0)
+    cut = one if reset == 0 else zero  # only reset-to-zero cuts the path through time at a spike
+    size = len(mem)
+    dmem_step = size if len(dmem) == num_steps * size else 0
+    constant = len(dinput) == size and num_steps > 1
+    per_neuron = len(dbeta) + len(dthreshold) > 0
+    scalar = len(beta) == 1
+    b0 = beta[0]
+    rows = np.empty((8, BLOCK), beta.dtype)
+    s_words = rows[3].view(np.int32)
+    for lo in range(begin, end, BLOCK):
+        n = min(BLOCK, end - lo)
+        b, th, du, s, kept, db, dth, total = (
+            rows[0, :n], rows[1, :n], rows[2, :n], rows[3, :n], rows[4, :n], rows[5, :n], rows[6, :n], rows[7, :n],
+        )  # fmt: skip
+        _fill_kernel(b, beta, beta_inner, lo)
+        _fill_kernel(th, threshold, threshold_inner, lo)
+        du[:] = zero
+        db[:] = zero
+        dth[:] = zero
+        total[:] = zero
+        for t in range(num_steps - 1, -1, -1):
+            now = t * size + lo
+            g, out = dspk[now : now + n], dinput[now : now + n]
+            if keep == 1:
+                w, word = saved[now : now + n], words[now : now + n]
+                for i in range(n):
+                    s[i] = abs(w[i])
+                    kept[i] = one - cut if word[i] < 0 else one
+            elif keep == 2:
+                word, s_word = words[now : now + n], s_words[:n]
+                for i in range(n):
+                    s_word[i] = (np.int32(word[i]) & 0x7FFF) << 16
+                    kept[i] = one - cut if word[i] < 0 else one
+            else:
+                u = saved[now : now + n]
+                _derivative_kernel(surrogate, p0, p1, u, th, s)
+                for i in range(n):
+                    kept[i] = one - cut if u[i] - th[i] > zero else one
+            if len(dthreshold):
+                _dthreshold_kernel(dth, s, du, b, alpha, reset, g, saved, words, th, now, keep)
+            if scalar:
+                for i in range(n):
+                    du[i] = s[i] * g[i] + b0 * (kept[i] + alpha * s[i]) * du[i]
             else:
                 for i in range(n):
-                    du[i] = s_t[i] * g[i] + beta * ((one - cut * o[i]) + alpha * s_t[i]) * du[i]
+                    du[i] = s[i] * g[i] + b[i] * (kept[i] + alpha * s[i]) * du[i]
+            if dmem_step or (len(dmem) and t == num_steps - 1):
+                m = dmem[t * dmem_step + lo : t * dmem_step + lo + n]
+                for i in range(n):
+                    du[i] += m[i]
+            if len(dbeta):
+                last = saved[now - size : now - size + n] if t else mem[lo : lo + n]
+                for i in range(n):
+                    left = one - cut if last[i] - th[i] > zero else one
+                    db[i] += left * last[i] * du[i]
+            if constant:
+                word = words[now : now + n]
+                for i in range(n):
+                    total[i] += du[i] if not relu or word[i] & 1 else zero
+            elif relu:
+                word = words[now : now + n]
+                for i in range(n):
+                    s[i] = du[i] if word[i] & 1 else zero
+                for i in range(n):
+                    out[i] = s[i]
+            else:
+                for i in range(n):
                     out[i] = du[i]
+        if constant:
+            dinput[lo : lo + n] = total
+        if per_neuron or len(dmem0):  # the membrane before the first step resets it and carries a residual into it
+            u = mem[lo : lo + n]
+            _derivative_kernel(surrogate, p0, p1, u, th, s)
+            for i in range(n):
+                fired = one if u[i] - th[i] > zero else zero
+                dth[i] -= b[i] * alpha * s[i] * du[i] + (fired * du[i] if reset == 1 else zero)
+                du[i] = b[i] * ((one - cut * fired) + alpha * s[i]) * du[i]
+            if len(dmem0):
+                dmem0[lo : lo + n] = du
+            if len(dbeta):
+                dbeta[lo : lo + n] = db
+            if len(dthreshold):
+                dthreshold[lo : lo + n] = dth
 
 
 @cache
@@ -90,7 +262,7 @@ def _pool():
     return ThreadPoolExecutor(thread_name_prefix="snntorch_bpsta")
 
 
-def _run(kernel, num_steps, num_neurons, *arguments):
+def _run(kernel, num_steps, num_neurons, arguments):
     """Call `kernel` on all neurons, in as many ranges of whole blocks as torch has threads."""
     threads = min(torch.get_num_threads(), max(1, num_steps * num_neurons // _MIN_PER_THREAD))
     if threads == 1:
@@ -104,47 +276,68 @@ def _run(kernel, num_steps, num_neurons, *arguments):
         future.result()
 
 
-class _LIF(torch.autograd.Function):
-    """The two kernels as one node of the graph. Saved for backward: the spikes, which the next layer keeps as well, and
-    one number per neuron and step."""
-
-    @staticmethod
-    def forward(ctx, input_, mem, beta, threshold, reset_mechanism, surrogate, temporal_alpha, spike_grad):
-        shape = input_.shape
-        number = np.float32 if input_.dtype == torch.float32 else np.float64
-        ctx.beta, ctx.alpha, ctx.reset = number(beta), number(temporal_alpha), _RESETS[reset_mechanism]
-        ctx.threshold, ctx.spike_grad = threshold, spike_grad
-        input_ = input_.contiguous()
-        spk, s = torch.empty_like(input_), torch.empty_like(input_)
-        last = mem.clone(memory_format=torch.contiguous_format)
-        flat = [x.detach().view(shape[0], -1).numpy() for x in (input_, spk, s)]
-        _run(
-            lif_fwd_kernel, shape[0], last.numel(), flat[0], last.detach().view(-1).numpy(), flat[1], flat[2],
-            ctx.beta, number(threshold), ctx.reset, surrogate[0], number(surrogate[1]),
-        )  # fmt: skip
-        ctx.save_for_backward(spk, s, mem if mem.requires_grad else None)
-        return spk, last
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dspk, dmem):
-        spk, s, mem = ctx.saved_tensors
-        dinput = torch.empty_like(spk)
-        steps = [x.contiguous().view(spk.shape[0], -1).numpy() for x in (dspk, spk, s, dinput)]
-        _run(
-            lif_bwd_kernel, spk.shape[0], dmem.numel(), steps[0], dmem.contiguous().view(-1).numpy(), *steps[1:],
-            ctx.beta, ctx.alpha, ctx.reset,
-        )  # fmt: skip
-        if mem is not None:
-            x = mem - ctx.threshold
-            kept = 1 - (x > 0).to(x.dtype) if ctx.reset == _RESETS["zero"] else 1
-            derivative = torch.autograd.functional.vjp(ctx.spike_grad, x, torch.ones_like(x))[1] if ctx.alpha else 0
-            mem = float(ctx.beta) * (kept + float(ctx.alpha) * derivative) * dinput[0]
-        return dinput, mem, None, None, None, None, None, None
+def _arrays(saved, save_membrane, like):
+    """`saved` as the kernels take it: as numbers, as words, and what it holds (see ``lif_fwd_kernel``)."""
+    if saved is None:
+        saved = like[:0]
+        return saved.numpy(), saved.view(_WORDS[saved.dtype]).numpy(), 0
+    words = saved.view(_WORDS[saved.dtype]).numpy()
+    if saved.dtype == torch.bfloat16:
+        return like[:0].numpy(), words, 2
+    return saved.numpy(), words, 3 if save_membrane else 1
 
 
-def lif_cpu(input_, mem, beta, threshold, reset_mechanism, spike_grad, surrogate, temporal_alpha):
-    """As ``lif_reference``, for one number each as beta and threshold; `surrogate` is `spike_grad` as the kernels number it.
-    Returns the spikes [T, B, *] and the last membrane."""
-    beta = float(beta.clamp(0, 1))
-    return _LIF.apply(input_, mem, beta, float(threshold), reset_mechanism, surrogate, temporal_alpha, spike_grad)
+def forward(
+    input_, mem, beta, threshold, spk, record, saved, *, num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset,
+    relu, save_membrane,
+):  # fmt: skip
+    """See ``_ops.py``. Half precision is computed in float32, in a copy."""
+    half = input_.dtype != mem.dtype
+    if half:
+        input_ = input_.to(mem.dtype)
+        out = input_ if input_.numel() == spk.numel() else torch.empty_like(spk, dtype=mem.dtype)
+        rec = mem[:0] if record is None else torch.empty_like(record, dtype=mem.dtype)
+    else:
+        out, rec = spk, mem[:0] if record is None else record
+    number = mem.numpy().dtype.type
+    saved, words, keep = _arrays(saved, save_membrane, mem)
+    _run(
+        lif_fwd_kernel, num_steps, mem.numel(),
+        (
+            input_.numpy(), mem.numpy(), out.numpy(), rec.numpy(), saved, words, beta.numpy(), beta_inner,
+            threshold.numpy(), threshold_inner, surrogate, number(p0), number(p1), reset, relu, keep, num_steps,
+        ),
+    )  # fmt: skip
+    if half:
+        spk.copy_(out)
+        if record is not None:
+            record.copy_(rec)
+
+
+def backward(
+    dspk, dmem, saved, mem, beta, threshold, dinput, dmem0, dbeta, dthreshold, *, num_steps, beta_inner, threshold_inner,
+    surrogate, p0, p1, reset, relu, save_membrane, alpha,
+):  # fmt: skip
+    """See ``_ops.py``."""
+    number = beta.dtype
+    nothing = beta.new_empty(0)
+    half = dinput.dtype != number
+    dspk = torch.zeros_like(saved, dtype=number) if dspk is None else dspk.to(number)
+    dmem = nothing if dmem is None else dmem.to(number)
+    mem = torch.zeros(saved.numel() // num_steps, dtype=number) if mem is None else mem
+    out = dinput
+    if half:  # `dspk` is a copy, to be written over
+        out = dspk if dinput.numel() == dspk.numel() else torch.empty_like(dinput, dtype=number)
+    saved, words, keep = _arrays(saved, save_membrane, nothing)
+    scalar = nothing.numpy().dtype.type
+    optional = [(nothing if x is None else x).numpy() for x in (dmem0, dbeta, dthreshold)]
+    _run(
+        lif_bwd_kernel, num_steps, mem.numel(),
+        (
+            dspk.numpy(), dmem.numpy(), saved, words, mem.numpy(), beta.numpy(), beta_inner, threshold.numpy(),
+            threshold_inner, out.numpy(), *optional, surrogate, scalar(p0), scalar(p1), reset, relu, keep, scalar(alpha),
+            num_steps,
+        ),
+    )  # fmt: skip
+    if half:
+        dinput.copy_(out)

@@ -1,6 +1,9 @@
 """The door to all time steps of a leaky integrate-and-fire layer: documents, checks, chooses the implementation."""
 
+import os
 from enum import Enum
+from importlib.util import find_spec
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -11,10 +14,12 @@ from .._validation import (
     check_choice,
     check_current,
     check_mem,
+    check_positive_int,
     check_spatial_adj,
     check_temporal_alpha,
     check_threshold_positive,
 )
+from . import _ops
 from ._reference import lif_reference
 
 
@@ -36,6 +41,8 @@ class LIFOutput(NamedTuple):
 
 
 DEFAULT_SPIKE_GRAD = surrogate.ArcTangent()
+SPATIAL = (surrogate.SPATIAL_ADJUSTMENT, 0.0, 0.0)
+SAVES = (None, "float32", "bfloat16", "compact")
 
 
 def which_impl(
@@ -44,67 +51,75 @@ def which_impl(
     *,
     beta,
     threshold=1.0,
+    reset_mechanism="subtract",
     spike_grad=None,
     spatial_adj=False,
+    temporal_alpha=0.0,
+    graded_spikes_factor=1.0,
     record_mem=False,
+    num_steps=None,
+    relu=False,
+    inplace=False,
+    save=None,
     impl="auto",
-    **others,
 ):
     """Name the implementation that :func:`lif_multistep` runs for the same arguments.
 
-    "auto" takes the CPU kernels for a float32 or float64 `input_` on the CPU with one number for `beta` and for `threshold`
-    that need no gradient, `mem` of the input's dtype, the surrogate `spatial_adj`, ``rectangle`` or ``ArcTangent`` (the
-    default), and no `record_mem`; the reference for everything else.
+    "auto" takes the kernels of the input's device, "triton" on CUDA (where Triton is installed) and "cpu" on the CPU, for
+    every floating-point type and every surrogate of snnTorch with a closed-form derivative; the reference elsewhere, and
+    for what promotes the input to another type (a `mem`, `beta` or `threshold` with dimensions of a wider type) outside of
+    autocast.
 
     Returns:
-        str: "reference" or "cpu".
+        str: "reference", "cpu" or "triton".
 
     Raises:
         ValueError: `impl` is no member of :class:`Impl`.
         NotImplementedError: `impl` names an implementation that does not cover these arguments; the message says why.
     """
     check_choice("impl", impl, [member.value for member in Impl])
-    impl = Impl(impl)
-    if impl is Impl.REFERENCE:
-        return impl.value
-    if impl is Impl.TRITON:
-        raise NotImplementedError("impl='triton' is not part of this version; use 'auto', 'cpu' or 'reference'")
-    reason = _not_covered(input_, mem, beta, threshold, spike_grad, spatial_adj, record_mem)
-    if impl is Impl.CPU and reason:
-        raise NotImplementedError(f"impl='cpu' does not cover {reason}; use 'auto' or 'reference'")
-    return Impl.REFERENCE.value if reason else Impl.CPU.value
+    if impl == Impl.REFERENCE:
+        return "reference"
+    kernels = _kernels_of(input_) if impl == Impl.AUTO else Impl(impl).value
+    reason = _not_covered(kernels, input_, mem, beta, threshold, spike_grad, spatial_adj, save)
+    if impl == Impl.AUTO:
+        return "reference" if reason else kernels
+    if reason:
+        raise NotImplementedError(f"impl={kernels!r} does not cover {reason}; use 'auto' or 'reference'")
+    return kernels
 
 
-def surrogate_id(spike_grad, threshold):
-    """(number, parameter) of a surrogate that the kernels know, else None."""
-    if spike_grad is None:
-        spike_grad = DEFAULT_SPIKE_GRAD
-    if isinstance(spike_grad, surrogate.SpatialAdjustment):
-        numbers = not isinstance(threshold, torch.Tensor) and not isinstance(spike_grad.threshold, torch.Tensor)
-        if spike_grad.threshold is threshold or (numbers and spike_grad.threshold == threshold):
-            return 0, 1.0
-    if isinstance(spike_grad, surrogate.Rectangle):
-        return 1, spike_grad.width
-    if isinstance(spike_grad, surrogate.ArcTangent):
-        return 2, spike_grad.alpha
-    return None
+def _kernels_of(input_):
+    return "triton" if input_.is_cuda else "cpu"
 
 
-def _not_covered(input_, mem, beta, threshold, spike_grad, spatial_adj, record_mem):
-    """What the CPU kernels lack for these arguments, or None."""
-    if input_.device.type != "cpu":
+def _not_covered(kernels, input_, mem, beta, threshold, spike_grad, spatial_adj, save):
+    """What these kernels lack for these arguments, or None."""
+    if kernels == "triton":
+        if find_spec("triton") is None:
+            return "this machine: Triton is not installed"
+        if not (input_.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+            return f"the device {input_.device}"
+    elif input_.device.type not in ("cpu", "meta"):
         return f"the device {input_.device}"
-    if input_.dtype not in (torch.float32, torch.float64):
+    if input_.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         return f"{input_.dtype}"
-    if mem is not None and mem.dtype != input_.dtype:
-        return f"a membrane of {mem.dtype} with an input of {input_.dtype}"
-    for name, value in (("beta", beta), ("threshold", threshold)):
-        if isinstance(value, torch.Tensor) and (value.dim() or value.requires_grad):
-            return f"a per-neuron or learnable {name}"
-    if record_mem:
-        return "record_mem=True"
-    if not spatial_adj and surrogate_id(spike_grad, threshold) is None:
+    if not torch.is_autocast_enabled(input_.device.type):  # there the kernels keep the input's type
+        for name, value in (("mem", mem), ("beta", beta), ("threshold", threshold)):
+            if isinstance(value, torch.Tensor) and torch.result_type(input_, value) != input_.dtype:
+                return f"{name} of {value.dtype} with an input of {input_.dtype}"
+    known = SPATIAL if spatial_adj else surrogate.kernel_surrogate(spike_grad or DEFAULT_SPIKE_GRAD, threshold)
+    if known is None:
         return f"the surrogate {spike_grad}"
+    if save == "compact" and known != SPATIAL:
+        return "save='compact' without spatial_adj: other surrogates have a derivative where no spike is"
+    if save == "compact" and torch.compiler.is_compiling():
+        return "save='compact' under torch.compile: its size depends on the spikes"
+    if save in ("bfloat16", "compact"):
+        if input_.dtype == torch.float64:
+            return f"save={save!r} with a float64 input"
+        if known[0] == surrogate.TRIANGULAR or (isinstance(beta, torch.Tensor) and beta.requires_grad):
+            return f"save={save!r} with a learnable beta or the triangular surrogate, which need the membrane"
     return None
 
 
@@ -120,6 +135,10 @@ def lif_multistep(
     temporal_alpha=0.0,
     graded_spikes_factor=1.0,
     record_mem=False,
+    num_steps=None,
+    relu=False,
+    inplace=False,
+    save=None,
     impl="auto",
 ):
     r"""All time steps of a leaky integrate-and-fire layer, equal to the loop over ``Leaky.forward``.
@@ -156,6 +175,14 @@ def lif_multistep(
         temporal_alpha: BPTA, alpha in [0, 1] of Eq. 10; 0 is off.
         graded_spikes_factor: the spikes are scaled by it.
         record_mem: return the membrane of every step instead of the last one's.
+        num_steps: T for a constant current, `input_` of one step ``[1, B, *]``, which is then neither repeated in memory
+            nor is its gradient.
+        relu: rectify the current, as ``nn.ReLU`` in front would, without its memory.
+        inplace: the spikes may take the memory of `input_`, as in ``nn.ReLU(inplace=True)``; do not use `input_` after.
+            If the layer that made it needs it for its own backward pass, autograd raises its usual error.
+        save: what the kernels keep for backward per neuron and step: "float32" (4 bytes; float64 for a float64 input),
+            "bfloat16" (2 bytes) or, with `spatial_adj`, "compact" (1 bit, and 2 bytes for those who fired). None is
+            "bfloat16" for half-precision inputs and "float32" for others. "reference" keeps what autograd keeps.
         impl: "auto", "reference", "cpu" or "triton".
 
     Returns:
@@ -181,33 +208,104 @@ def lif_multistep(
     check_current(input_, 2, "[T, B, *]")
     if input_.shape[0] == 0:
         raise ValueError(f"input_ must hold at least one time step, got shape {tuple(input_.shape)}")
+    if num_steps is not None:
+        check_positive_int("num_steps", num_steps)
+        if input_.shape[0] not in (1, num_steps):
+            raise ValueError(f"num_steps={num_steps} holds a current of one step, got shape {tuple(input_.shape)}")
     step_shape = input_.shape[1:]
     check_choice("reset_mechanism", reset_mechanism, ("subtract", "zero", "none"))
+    check_choice("save", save, SAVES)
     check_spatial_adj(spatial_adj, spike_grad)
     temporal_alpha = check_temporal_alpha(temporal_alpha, reset_mechanism)
     if mem is not None:
         check_mem(mem, step_shape)
-    options = {"spike_grad": spike_grad, "spatial_adj": spatial_adj, "record_mem": record_mem}
+    options = {"spike_grad": spike_grad, "spatial_adj": spatial_adj, "save": save}
     impl = which_impl(input_, mem, beta=beta, threshold=threshold, impl=impl, **options)
-    known = (0, 1.0) if spatial_adj else surrogate_id(spike_grad, threshold)
+    known = SPATIAL if spatial_adj else surrogate.kernel_surrogate(spike_grad or DEFAULT_SPIKE_GRAD, threshold)
     beta, threshold = _as_parameter("beta", beta, input_), _as_parameter("threshold", threshold, input_)
     graded_spikes_factor = _as_parameter("graded_spikes_factor", graded_spikes_factor, input_)
-    if mem is None:
-        mem = torch.zeros_like(input_[0])
-    if spatial_adj:
+    if spatial_adj and not torch.compiler.is_compiling():
         check_threshold_positive(threshold)
-        spike_grad = surrogate.SpatialAdjustment._unchecked(threshold)
-    elif spike_grad is None:
-        spike_grad = DEFAULT_SPIKE_GRAD
-    if impl == Impl.CPU:
-        from ._cpu import lif_cpu
+    if impl == "reference":
+        if spatial_adj:
+            spike_grad = surrogate.SpatialAdjustment._unchecked(threshold)
+        if relu:
+            input_ = input_.relu()
+        if num_steps is not None:
+            input_ = input_.expand(num_steps, *step_shape)
+        spk, mem_rec = lif_reference(
+            input_, torch.zeros_like(input_[0]) if mem is None else mem, beta, threshold, reset_mechanism,
+            spike_grad or DEFAULT_SPIKE_GRAD, temporal_alpha, graded_spikes_factor,
+        )  # fmt: skip
+        mem = torch.stack(mem_rec) if record_mem else mem_rec[-1]
+        return LIFOutput(spk.to(mem.dtype), mem)
+    spk, mem = _run_kernels(
+        input_, mem, beta.clamp(0, 1), threshold, _ops.RESETS[reset_mechanism], known, temporal_alpha, record_mem,
+        num_steps or input_.shape[0], relu, inplace, save, impl,
+    )  # fmt: skip
+    return LIFOutput(_graded(spk, graded_spikes_factor), mem)
 
-        spk, mem = lif_cpu(input_, mem, beta, threshold, reset_mechanism, spike_grad, known, temporal_alpha)
-        return LIFOutput(_graded(spk, graded_spikes_factor), mem)
-    spk, mem_rec = lif_reference(
-        input_, mem, beta, threshold, reset_mechanism, spike_grad, temporal_alpha, graded_spikes_factor
-    )
-    return LIFOutput(spk, torch.stack(mem_rec) if record_mem else mem_rec[-1])
+
+def _run_kernels(input_, mem, beta, threshold, reset, known, alpha, record_mem, num_steps, relu, inplace, save, impl):
+    """Choose what to keep for backward, bring everything into the form of ``_ops.py``, and run it."""
+    if not torch.is_grad_enabled() or not any(
+        x is not None and x.requires_grad for x in (input_, mem, beta, threshold)
+    ):
+        save = "none"
+    elif beta.requires_grad or known[0] == surrogate.TRIANGULAR or (record_mem and input_.dtype.itemsize >= 4):
+        save = "membrane"
+        if relu:  # a word that holds the membrane has no bit to spare
+            input_, relu, inplace = input_.relu(), False, False
+    elif save is None:
+        save = "bfloat16" if input_.dtype.itemsize < 4 else "float32"
+    step_shape, state = input_.shape[1:], _ops.compute_dtype(input_.dtype)
+    beta, beta_inner = _flat_parameter(beta, step_shape, state)
+    threshold, threshold_inner = _flat_parameter(threshold, step_shape, state)
+    if not _dense(input_, any_order=len(beta) == len(threshold) == 1):
+        input_ = input_.contiguous()
+    options = (
+        mem, beta, threshold, num_steps, beta_inner, threshold_inner, *known, reset, alpha, relu, save, record_mem, impl,
+    )  # fmt: skip
+    base = _whole_base(input_) if inplace and num_steps == input_.shape[0] else None
+    if base is None:
+        return _ops.lif(input_, *options)[:2]
+    spk, mem, _ = _ops.lif_in_place(base, *options, input_.shape)
+    return spk.view(input_.shape), mem
+
+
+def _flat_parameter(value, step_shape, dtype):
+    """`value` as a vector p, and the number of neighbours that share an element: ``p[(neuron // inner) % len(p)]``."""
+    own = (1,) * (len(step_shape) - value.dim()) + tuple(value.shape)
+    wide = [dim for dim, size in enumerate(own) if size != 1]
+    if not wide:
+        return value.reshape(1).to(dtype), 1
+    first, last = wide[0], wide[-1] + 1
+    if own[first:last] != tuple(step_shape[first:last]):
+        return value.expand(step_shape[first:]).reshape(-1).to(dtype), 1
+    return value.reshape(-1).to(dtype), prod(step_shape[last:])
+
+
+def _dense(input_, any_order):
+    """Whether the kernels can take `input_` as it lies: one step after the other, each without gaps."""
+    if input_.is_contiguous():
+        return True
+    if not any_order or input_.dim() != 5 or input_.stride(0) != prod(input_.shape[1:]):
+        return False
+    return input_[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def _whole_base(input_):
+    """The tensor that autograd lets us write the spikes into, if there is one: `input_`, or what it is a whole view of."""
+    if type(input_) is not torch.Tensor or torch.compiler.is_compiling():
+        return None
+    base = input_ if input_._base is None else input_._base
+    whole = base.numel() == input_.numel() and base.data_ptr() == input_.data_ptr()
+    if not whole or (base.is_leaf and base.requires_grad and torch.is_grad_enabled()):
+        return None
+    if base.is_contiguous() and input_.is_contiguous():
+        return base
+    folded = base.shape[1:] == input_.shape[2:] and base.stride()[1:] == input_.stride()[2:]
+    return base if folded or base is input_ else None
 
 
 def _graded(spk, factor):

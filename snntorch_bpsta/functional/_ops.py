@@ -1,0 +1,284 @@
+"""The engine as PyTorch sees it: one opaque operator, registered with torch.library.
+
+``snntorch_bpsta::lif`` runs all steps; ``torch.compile``, ``torch.export``, the profiler and any dispatch mode see one
+call of it, with a fake implementation and an autograd formula. Autocast has no rule of its own, on purpose: an operator
+without one takes its inputs as they come, and this one returns the dtype of the current whatever that of the parameters,
+with the state in float32. ``_cpu.py`` and ``_triton.py`` do the work; both have this interface, all tensors flat and in
+memory order, N neurons in a step, "compute" the dtype of the state (float32, or float64 for a float64 current):
+
+``forward(input_, mem, beta, threshold, spk, record, saved, *, ...)`` reads the current [T*N] ([N] if it is constant),
+updates `mem` [N] from the membrane before the first step to the last one, and fills the spikes, `record` (None or the
+membrane of every step) and `saved`. A parameter [C] has the value ``p[(neuron // inner) % C]``.
+
+`saved` is None, the membrane [T*N] in the compute dtype (`save_membrane`), or the *code*, in the compute dtype or
+bfloat16: |s|, the surrogate's derivative, with the sign bit where the neuron fired, and with relu the lowest bit where the
+input was positive. For BPSA that is w = 1/u or 0 of Eq. 9: nothing else is kept for backward.
+
+``backward(dspk, dmem, saved, mem, beta, threshold, dinput, dmem0, dbeta, dthreshold, *, ...)`` fills the gradients; those
+of the parameters are per neuron, for the caller to reduce, which makes them deterministic. `dinput` may be the memory of
+`saved`, the spikes that of the current.
+"""
+
+from math import prod
+
+import torch
+
+from . import _packing
+
+RESETS = {"zero": 0, "subtract": 1, "none": 2}
+_keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+_LIB = torch.library.Library("snntorch_bpsta", "DEF")
+_LIB.define(
+    "lif(Tensor input, Tensor? mem, Tensor beta, Tensor threshold, int num_steps, int beta_inner, int threshold_inner, "
+    "int surrogate, float p0, float p1, int reset, float alpha, bool relu, str save, bool record_mem, str impl) "
+    "-> (Tensor, Tensor, Tensor)"
+)
+_LIB.define(
+    "lif_backward(Tensor? dspk, Tensor? dmem, Tensor saved, Tensor? mem, Tensor beta, Tensor threshold, Tensor(a!) dinput, "
+    "bool need_mem, bool need_beta, bool need_threshold, int num_steps, int beta_inner, int threshold_inner, "
+    "int surrogate, float p0, float p1, int reset, float alpha, bool relu, bool save_membrane, str impl) "
+    "-> (Tensor, Tensor, Tensor)"
+)
+
+
+def compute_dtype(dtype):
+    """Of the state, for a current of `dtype`."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _kernels(impl):
+    if impl == "triton":
+        from . import _triton
+
+        return _triton
+    from . import _cpu
+
+    return _cpu
+
+
+def _steps_like(input_, num_steps, dtype):
+    """Empty [T, B, *], each step laid out in memory as those of `input_`."""
+    step = input_.shape[1:]
+    return torch.empty_strided(
+        (num_steps, *step), (prod(step), *input_.stride()[1:]), dtype=dtype, device=input_.device
+    )
+
+
+def _step_like(input_, dtype):
+    return torch.empty_strided(input_.shape[1:], input_.stride()[1:], dtype=dtype, device=input_.device)
+
+
+def _flat(x):
+    """All elements of `x` in memory order."""
+    return None if x is None else x.detach().as_strided((x.numel(),), (1,))
+
+
+def _laid_out(x, shape, stride, dtype):
+    """`x` with these strides and this dtype, flat."""
+    if x is None:
+        return None
+    if x.stride() != stride or x.dtype != dtype:
+        x = torch.empty_strided(shape, stride, dtype=dtype, device=x.device).copy_(x)
+    return _flat(x)
+
+
+def _allocate(input_, num_steps, save, record_mem):
+    """What the forward pass returns besides the spikes: the membrane and what is saved."""
+    state = compute_dtype(input_.dtype)
+    mem = _steps_like(input_, num_steps, input_.dtype) if record_mem else _step_like(input_, input_.dtype)
+    if save == "none" or _saves_record(input_.dtype, save, record_mem):
+        return mem, input_.new_empty(0)
+    return mem, _steps_like(input_, num_steps, torch.bfloat16 if save in ("bfloat16", "compact") else state)
+
+
+def _saves_record(dtype, save, record_mem):
+    """Whether the record of the membrane, an output anyway, is all that backward needs."""
+    return record_mem and save == "membrane" and dtype == compute_dtype(dtype)
+
+
+def _forward(
+    input_, mem, beta, threshold, num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha, relu, save,
+    record_mem, impl, spk=None,
+):  # fmt: skip
+    out, saved = _allocate(input_, num_steps, save, record_mem)
+    if spk is None:
+        spk = _steps_like(input_, num_steps, input_.dtype)
+    last = not record_mem and out.dtype == compute_dtype(input_.dtype)
+    state = out if last else _step_like(input_, compute_dtype(input_.dtype))
+    if mem is None:
+        state.zero_()
+    else:
+        state.copy_(mem)
+    if state.numel():
+        _kernels(impl).forward(
+            _flat(input_), _flat(state), beta.detach(), threshold.detach(), _flat(spk), _flat(out) if record_mem else None,
+            _flat(saved) if saved.numel() else None, num_steps=num_steps, beta_inner=beta_inner,
+            threshold_inner=threshold_inner, surrogate=surrogate, p0=p0, p1=p1, reset=reset, relu=relu,
+            save_membrane=save == "membrane",
+        )  # fmt: skip
+    if not (last or record_mem):
+        out.copy_(state)
+    return spk, out, saved
+
+
+def _fake_forward(
+    input_, mem, beta, threshold, num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha, relu, save,
+    record_mem, impl,
+):  # fmt: skip
+    return _steps_like(input_, num_steps, input_.dtype), *_allocate(input_, num_steps, save, record_mem)
+
+
+def _run_backward(
+    dspk, dmem, saved, mem, beta, threshold, dinput, need_mem, need_beta, need_threshold, num_steps, beta_inner,
+    threshold_inner, surrogate, p0, p1, reset, alpha, relu, save_membrane, impl,
+):  # fmt: skip
+    shape, stride = saved.shape, saved.stride()
+    grads = _fake_backward(*[None] * 2, saved, mem, beta, threshold, dinput, need_mem, need_beta, need_threshold)
+    if saved.numel():
+        whole = dmem is not None and dmem.dim() == len(shape)
+        _kernels(impl).backward(
+            _laid_out(dspk, shape, stride, dinput.dtype),
+            _laid_out(dmem, *((shape, stride) if whole else (shape[1:], stride[1:])), beta.dtype),
+            _flat(saved), _laid_out(mem, shape[1:], stride[1:], beta.dtype), beta.detach(), threshold.detach(),
+            _flat(dinput), *(_flat(grad) if grad.numel() else None for grad in grads), num_steps=num_steps,
+            beta_inner=beta_inner, threshold_inner=threshold_inner, surrogate=surrogate, p0=p0, p1=p1, reset=reset,
+            relu=relu, save_membrane=save_membrane, alpha=alpha,
+        )  # fmt: skip
+    return grads
+
+
+def _fake_backward(dspk, dmem, saved, mem, beta, threshold, dinput, need_mem, need_beta, need_threshold, *options):
+    return tuple(
+        torch.empty_strided(
+            saved.shape[1:] if need else (0,),
+            saved.stride()[1:] if need else (1,),
+            dtype=beta.dtype,
+            device=beta.device,
+        )
+        for need in (need_mem, need_beta, need_threshold)
+    )
+
+
+_LIB.impl("lif", _forward, "CompositeExplicitAutograd")
+_LIB.impl("lif_backward", _run_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("snntorch_bpsta::lif", _fake_forward, lib=_LIB)
+torch.library.register_fake("snntorch_bpsta::lif_backward", _fake_backward, lib=_LIB)
+
+
+def _setup_context(ctx, inputs, output):
+    (
+        input_, mem, beta, threshold, num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha, relu, save,
+        record_mem, impl,
+    ) = inputs  # fmt: skip
+    _, record, saved = output
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(saved)
+    ctx.shape, ctx.stride, ctx.dtype = input_.shape, input_.stride(), input_.dtype
+    ctx.mem_dtype = None if mem is None else mem.dtype
+    ctx.options = (
+        num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha, relu, save == "membrane", impl,
+    )  # fmt: skip
+    ctx.record = _saves_record(input_.dtype, save, record_mem)
+    ctx.packed = save == "compact"
+    if ctx.packed:
+        ctx.steps = saved.shape, saved.stride()
+        saved = _packing.pack_code(saved, relu)
+    else:
+        saved = (record if ctx.record else saved,)
+    ctx.save_for_backward(mem, beta, threshold, *saved)
+
+
+def _backward(ctx, dspk, dmem, _):
+    with torch.no_grad():
+        grads = _gradients(ctx, dspk, dmem)
+    return _differentiable_once(grads) if torch.is_grad_enabled() else grads
+
+
+def _gradients(ctx, dspk, dmem):
+    if not any(ctx.needs_input_grad) or (dspk is None and dmem is None):
+        return (None,) * 16
+    mem, beta, threshold, *saved = ctx.saved_tensors
+    num_steps, beta_inner, threshold_inner = ctx.options[:3]
+    saved = _packing.unpack_code(*saved, *ctx.steps) if ctx.packed else saved[0]
+    if _may_be_overwritten(ctx, saved):
+        dinput = saved.view(ctx.dtype)
+    else:
+        dinput = torch.empty_strided(ctx.shape, ctx.stride, dtype=ctx.dtype, device=saved.device)
+    _, need_mem, need_beta, need_threshold = ctx.needs_input_grad[:4]
+    dmem0, dbeta, dthreshold = torch.ops.snntorch_bpsta.lif_backward(
+        dspk, dmem, saved, mem, beta, threshold, dinput, need_mem, need_beta, need_threshold, *ctx.options
+    )
+    dbeta = _reduce(dbeta, len(beta), beta_inner) if need_beta else None
+    dthreshold = _reduce(dthreshold, len(threshold), threshold_inner) if need_threshold else None
+    dmem0 = dmem0.to(ctx.mem_dtype) if need_mem else None
+    return dinput, dmem0, dbeta, dthreshold, *(None,) * 12
+
+
+def _reduce(grad, channels, inner):
+    """Sum over the neurons, in memory order, that share one of the `channels` values of a parameter."""
+    grad = grad.as_strided((grad.numel(),), (1,))
+    return grad.view(grad.numel() // (channels * inner), channels, inner).sum((0, 2))
+
+
+def _may_be_overwritten(ctx, saved):
+    """Whether the gradient of the current may take the memory of `saved`: a tensor of ours, as large, needed no more."""
+    return (
+        type(saved) is torch.Tensor
+        and not torch.compiler.is_compiling()
+        and not ctx.record
+        and not _keep_graph()
+        and saved.shape == ctx.shape
+        and saved.stride() == ctx.stride
+        and saved.itemsize == ctx.dtype.itemsize
+    )
+
+
+class _Once(torch.autograd.Function):
+    """Hands gradients on, and refuses to be differentiated."""
+
+    @staticmethod
+    def forward(ctx, _, *grads):
+        return grads
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise NotImplementedError(
+            "the second derivative of lif_multistep was asked for, and its kernels have the first one only: "
+            "use impl='reference'"
+        )
+
+
+def _differentiable_once(grads):
+    """Under ``create_graph=True``: the same gradients, that raise when differentiated and are not wrong in silence."""
+    places = [i for i, grad in enumerate(grads) if grad is not None]
+    if not places:
+        return grads
+    marked = _Once.apply(torch.ones((), requires_grad=True), *(grads[i] for i in places))
+    return tuple(marked[places.index(i)] if i in places else None for i in range(len(grads)))
+
+
+torch.library.register_autograd("snntorch_bpsta::lif", _backward, setup_context=_setup_context, lib=_LIB)
+lif = torch.ops.snntorch_bpsta.lif.default
+
+
+class _InPlace(torch.autograd.Function):
+    """``lif`` whose spikes overwrite the current. torch.library has no autograd for an operator that does."""
+
+    @staticmethod
+    def forward(ctx, base, *options):
+        *options, shape = options
+        steps = base.detach().view(shape)
+        _, mem, saved = _forward(steps, *options, spk=steps)
+        ctx.mark_dirty(base)
+        _setup_context(ctx, (steps, *options), (None, mem, saved))
+        ctx.base_shape = base.shape
+        return base, mem, saved
+
+    @staticmethod
+    def backward(ctx, dspk, dmem, _):
+        dinput, *others = _backward(ctx, None if dspk is None else dspk.reshape(ctx.shape), dmem, None)
+        return None if dinput is None else dinput.view(ctx.base_shape), *others, None
+
+
+lif_in_place = _InPlace.apply

@@ -66,7 +66,7 @@ def check_current(input_, num_dims, expected):
         raise TypeError(f"input_ must be a floating-point tensor (a current), got {input_.dtype}; use input_.float()")
     if input_.dim() < num_dims:
         raise ValueError(f"input_ must have shape {expected}, got {tuple(input_.shape)}")
-    if torch.is_anomaly_enabled() and input_.isnan().any():
+    if not torch.compiler.is_compiling() and torch.is_anomaly_enabled() and input_.isnan().any():
         raise ValueError(
             f"input_ holds {int(input_.isnan().sum())} NaN (checked because torch.autograd.set_detect_anomaly is on): "
             "look for a diverged weight or a division by zero in the layer before the neuron"

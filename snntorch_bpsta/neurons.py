@@ -146,7 +146,7 @@ class Leaky(snntorch.Leaky):
             return self._all_steps(input_, mem, **options)
         if options:
             raise TypeError(f"{', '.join(options)}: options of all steps in one call, which multistep=True asks for")
-        if torch.is_anomaly_enabled():
+        if not torch.compiler.is_compiling() and torch.is_anomaly_enabled():
             check_current(input_, 0, "[B, *]")
         if not (self.spatial_adj or self.temporal_alpha):
             return super().forward(input_, mem)

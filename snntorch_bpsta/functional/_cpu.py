@@ -81,8 +81,8 @@ def _fill_kernel(row, values, inner, begin):
 
 @_jit
 def lif_fwd_kernel(
-    input_, mem, spk, record, saved, words, beta, beta_inner, threshold, threshold_inner, surrogate, p0, p1, reset, relu,
-    keep, num_steps, begin, end,
+    input_, mem, spk, record, saved, words, beta, beta_inner, threshold, threshold_inner, factor, surrogate, p0, p1, reset,
+    relu, keep, num_steps, begin, end,
 ):  # fmt: skip
     """Neurons from `begin` to `end`. `input_`, `spk`, `record` and `saved` are flat [T, N]; `input_` is [N] for a constant
     current. `mem`, [N], is the membrane before the first step, overwritten by the last one. `words` is `saved` as
@@ -113,7 +113,7 @@ def lif_fwd_kernel(
                     v = b0 * (kept * u[i]) + x[i]
                     fired = v - th0 > zero
                     u[i] = v
-                    o[i] = one if fired else zero
+                    o[i] = factor if fired else zero
                     q = one / (v if fired else th0)
                     w[i] = -q if fired else zero
             else:
@@ -129,7 +129,7 @@ def lif_fwd_kernel(
                     for i in range(n):
                         u[i] = b[i] * u[i] + x[i]
                 for i in range(n):  # Eq. 3
-                    o[i] = one if u[i] - th[i] > zero else zero
+                    o[i] = factor if u[i] - th[i] > zero else zero
                 if len(record):
                     record[now : now + n] = u
                 if keep == 3:
@@ -152,11 +152,11 @@ def lif_fwd_kernel(
 
 
 @_jit
-def _dthreshold_kernel(dth, s, du, b, alpha, reset, g, saved, words, th, now, keep):
+def _dthreshold_kernel(dth, s, du, b, alpha, reset, factor, g, saved, words, th, now, keep):
     """Adds a step's part of the threshold's gradient: the spike, wherever it is used, is a function of u - threshold."""
     zero = b.dtype.type(0)
     for i in range(len(dth)):
-        dth[i] -= s[i] * g[i] + b[i] * alpha * s[i] * du[i]
+        dth[i] -= s[i] * (factor * g[i]) + b[i] * alpha * s[i] * du[i]
     if reset == 1:
         for i in range(len(dth)):
             fired = saved[now + i] - th[i] > zero if keep == 3 else words[now + i] < 0
@@ -165,12 +165,12 @@ def _dthreshold_kernel(dth, s, du, b, alpha, reset, g, saved, words, th, now, ke
 
 @_jit
 def lif_bwd_kernel(
-    dspk, dmem, saved, words, mem, beta, beta_inner, threshold, threshold_inner, dinput, dmem0, dbeta, dthreshold,
-    surrogate, p0, p1, reset, relu, keep, alpha, num_steps, begin, end,
+    dspk, dmem, saved, words, magnitude, mem, beta, beta_inner, threshold, threshold_inner, dinput, dmem0, dbeta, dthreshold,
+    factor, surrogate, p0, p1, reset, relu, keep, alpha, num_steps, begin, end,
 ):  # fmt: skip
     """The recursion of Eq. 6-10 for the neurons from `begin` to `end`. `dmem` is empty, the gradient of the last membrane
     [N], or of all [T, N]; `mem` the membrane before the first step. Fills `dinput` ([T, N], or [N] for a constant
-    current: the sum) and, where not empty, `dmem0`, `dbeta` and `dthreshold`, [N]."""
+    current: the sum) and, where not empty, `dmem0`, `dbeta` and `dthreshold`, [N]. `magnitude` masks a word's |s|."""
     one, zero = beta.dtype.type(1), beta.dtype.type(0)
     cut = one if reset == 0 else zero  # only reset-to-zero cuts the path through time at a spike
     size = len(mem)
@@ -197,13 +197,13 @@ def lif_bwd_kernel(
             g, out = dspk[now : now + n], dinput[now : now + n]
             if keep == 1:
                 w, word = saved[now : now + n], words[now : now + n]
-                for i in range(n):
-                    s[i] = abs(w[i])
+                for i in range(n):  # without the lowest bit of the word, which alone is a denormal number, and slow
+                    s[i] = abs(w[i]) if word[i] & magnitude else zero
                     kept[i] = one - cut if word[i] < 0 else one
             elif keep == 2:
                 word, s_word = words[now : now + n], s_words[:n]
                 for i in range(n):
-                    s_word[i] = (np.int32(word[i]) & 0x7FFF) << 16
+                    s_word[i] = np.int32(word[i] & magnitude) << 16
                     kept[i] = one - cut if word[i] < 0 else one
             else:
                 u = saved[now : now + n]
@@ -211,13 +211,13 @@ def lif_bwd_kernel(
                 for i in range(n):
                     kept[i] = one - cut if u[i] - th[i] > zero else one
             if len(dthreshold):
-                _dthreshold_kernel(dth, s, du, b, alpha, reset, g, saved, words, th, now, keep)
+                _dthreshold_kernel(dth, s, du, b, alpha, reset, factor, g, saved, words, th, now, keep)
             if scalar:
                 for i in range(n):
-                    du[i] = s[i] * g[i] + b0 * (kept[i] + alpha * s[i]) * du[i]
+                    du[i] = s[i] * (factor * g[i]) + b0 * (kept[i] + alpha * s[i]) * du[i]
             else:
                 for i in range(n):
-                    du[i] = s[i] * g[i] + b[i] * (kept[i] + alpha * s[i]) * du[i]
+                    du[i] = s[i] * (factor * g[i]) + b[i] * (kept[i] + alpha * s[i]) * du[i]
             if dmem_step or (len(dmem) and t == num_steps - 1):
                 m = dmem[t * dmem_step + lo : t * dmem_step + lo + n]
                 for i in range(n):
@@ -288,8 +288,8 @@ def _arrays(saved, save_membrane, like):
 
 
 def forward(
-    input_, mem, beta, threshold, spk, record, saved, *, num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset,
-    relu, save_membrane,
+    input_, mem, beta, threshold, factor, spk, record, saved, *, num_steps, beta_inner, threshold_inner, surrogate, p0,
+    p1, reset, relu, save_membrane,
 ):  # fmt: skip
     """See ``_ops.py``. Half precision is computed in float32, in a copy."""
     half = input_.dtype != mem.dtype
@@ -305,7 +305,8 @@ def forward(
         lif_fwd_kernel, num_steps, mem.numel(),
         (
             input_.numpy(), mem.numpy(), out.numpy(), rec.numpy(), saved, words, beta.numpy(), beta_inner,
-            threshold.numpy(), threshold_inner, surrogate, number(p0), number(p1), reset, relu, keep, num_steps,
+            threshold.numpy(), threshold_inner, number(factor.item()), surrogate, number(p0), number(p1), reset, relu, keep,
+            num_steps,
         ),
     )  # fmt: skip
     if half:
@@ -315,8 +316,8 @@ def forward(
 
 
 def backward(
-    dspk, dmem, saved, mem, beta, threshold, dinput, dmem0, dbeta, dthreshold, *, num_steps, beta_inner, threshold_inner,
-    surrogate, p0, p1, reset, relu, save_membrane, alpha,
+    dspk, dmem, saved, mem, beta, threshold, factor, dinput, dmem0, dbeta, dthreshold, *, num_steps, beta_inner,
+    threshold_inner, surrogate, p0, p1, reset, relu, save_membrane, alpha,
 ):  # fmt: skip
     """See ``_ops.py``."""
     number = beta.dtype
@@ -329,14 +330,15 @@ def backward(
     if half:  # `dspk` is a copy, to be written over
         out = dspk if dinput.numel() == dspk.numel() else torch.empty_like(dinput, dtype=number)
     saved, words, keep = _arrays(saved, save_membrane, nothing)
+    magnitude = words.dtype.type(np.iinfo(words.dtype).max - relu)
     scalar = nothing.numpy().dtype.type
     optional = [(nothing if x is None else x).numpy() for x in (dmem0, dbeta, dthreshold)]
     _run(
         lif_bwd_kernel, num_steps, mem.numel(),
         (
-            dspk.numpy(), dmem.numpy(), saved, words, mem.numpy(), beta.numpy(), beta_inner, threshold.numpy(),
-            threshold_inner, out.numpy(), *optional, surrogate, scalar(p0), scalar(p1), reset, relu, keep, scalar(alpha),
-            num_steps,
+            dspk.numpy(), dmem.numpy(), saved, words, magnitude, mem.numpy(), beta.numpy(), beta_inner, threshold.numpy(),
+            threshold_inner, out.numpy(), *optional, scalar(factor.item()), surrogate, scalar(p0), scalar(p1), reset,
+            relu, keep, scalar(alpha), num_steps,
         ),
     )  # fmt: skip
     if half:

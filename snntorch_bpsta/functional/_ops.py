@@ -6,17 +6,18 @@ without one takes its inputs as they come, and this one returns the dtype of the
 with the state in float32. ``_cpu.py`` and ``_triton.py`` do the work; both have this interface, all tensors flat and in
 memory order, N neurons in a step, "compute" the dtype of the state (float32, or float64 for a float64 current):
 
-``forward(input_, mem, beta, threshold, spk, record, saved, *, ...)`` reads the current [T*N] ([N] if it is constant),
-updates `mem` [N] from the membrane before the first step to the last one, and fills the spikes, `record` (None or the
-membrane of every step) and `saved`. A parameter [C] has the value ``p[(neuron // inner) % C]``.
+``forward(input_, mem, beta, threshold, factor, spk, record, saved, *, ...)`` reads the current [T*N] ([N] if it is
+constant), updates `mem` [N] from the membrane before the first step to the last one, and fills the spikes, each of the
+value `factor` [1], `record` (None or the membrane of every step) and `saved`. A parameter [C] has the value
+``p[(neuron // inner) % C]``.
 
 `saved` is None, the membrane [T*N] in the compute dtype (`save_membrane`), or the *code*, in the compute dtype or
 bfloat16: |s|, the surrogate's derivative, with the sign bit where the neuron fired, and with relu the lowest bit where the
 input was positive. For BPSA that is w = 1/u or 0 of Eq. 9: nothing else is kept for backward.
 
-``backward(dspk, dmem, saved, mem, beta, threshold, dinput, dmem0, dbeta, dthreshold, *, ...)`` fills the gradients; those
-of the parameters are per neuron, for the caller to reduce, which makes them deterministic. `dinput` may be the memory of
-`saved`, the spikes that of the current.
+``backward(dspk, dmem, saved, mem, beta, threshold, factor, dinput, dmem0, dbeta, dthreshold, *, ...)`` fills the
+gradients; those of the parameters are per neuron, for the caller to reduce, which makes them deterministic. `dinput` may be
+the memory of `saved` (`reuse`: nobody else holds it), the spikes that of the current.
 """
 
 from math import prod
@@ -28,17 +29,18 @@ from . import _packing
 RESETS = {"zero": 0, "subtract": 1, "none": 2}
 _keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
+_NEURON = (
+    "int num_steps, int beta_inner, int threshold_inner, int surrogate, float p0, float p1, int reset, float alpha"
+)
 _LIB = torch.library.Library("snntorch_bpsta", "DEF")
 _LIB.define(
-    "lif(Tensor input, Tensor? mem, Tensor beta, Tensor threshold, int num_steps, int beta_inner, int threshold_inner, "
-    "int surrogate, float p0, float p1, int reset, float alpha, bool relu, str save, bool record_mem, str impl) "
-    "-> (Tensor, Tensor, Tensor)"
+    f"lif(Tensor input, Tensor? mem, Tensor beta, Tensor threshold, Tensor factor, {_NEURON}, bool relu, str save, "
+    "bool record_mem, bool reuse, str impl) -> (Tensor, Tensor, Tensor)"
 )
 _LIB.define(
-    "lif_backward(Tensor? dspk, Tensor? dmem, Tensor saved, Tensor? mem, Tensor beta, Tensor threshold, Tensor(a!) dinput, "
-    "bool need_mem, bool need_beta, bool need_threshold, int num_steps, int beta_inner, int threshold_inner, "
-    "int surrogate, float p0, float p1, int reset, float alpha, bool relu, bool save_membrane, str impl) "
-    "-> (Tensor, Tensor, Tensor)"
+    "lif_backward(Tensor? dspk, Tensor? dmem, Tensor saved, Tensor? mem, Tensor beta, Tensor threshold, Tensor factor, "
+    f"Tensor(a!) dinput, bool need_mem, bool need_beta, bool need_threshold, {_NEURON}, bool relu, bool save_membrane, "
+    "str impl) -> (Tensor, Tensor, Tensor)"
 )
 
 
@@ -98,8 +100,8 @@ def _saves_record(dtype, save, record_mem):
 
 
 def _forward(
-    input_, mem, beta, threshold, num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha, relu, save,
-    record_mem, impl, spk=None,
+    input_, mem, beta, threshold, factor, num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha, relu,
+    save, record_mem, reuse, impl, spk=None,
 ):  # fmt: skip
     out, saved = _allocate(input_, num_steps, save, record_mem)
     if spk is None:
@@ -112,10 +114,10 @@ def _forward(
         state.copy_(mem)
     if state.numel():
         _kernels(impl).forward(
-            _flat(input_), _flat(state), beta.detach(), threshold.detach(), _flat(spk), _flat(out) if record_mem else None,
-            _flat(saved) if saved.numel() else None, num_steps=num_steps, beta_inner=beta_inner,
-            threshold_inner=threshold_inner, surrogate=surrogate, p0=p0, p1=p1, reset=reset, relu=relu,
-            save_membrane=save == "membrane",
+            _flat(input_), _flat(state), beta.detach(), threshold.detach(), factor, _flat(spk),
+            _flat(out) if record_mem else None, _flat(saved) if saved.numel() else None, num_steps=num_steps,
+            beta_inner=beta_inner, threshold_inner=threshold_inner, surrogate=surrogate, p0=p0, p1=p1, reset=reset,
+            relu=relu, save_membrane=save == "membrane",
         )  # fmt: skip
     if not (last or record_mem):
         out.copy_(state)
@@ -123,24 +125,26 @@ def _forward(
 
 
 def _fake_forward(
-    input_, mem, beta, threshold, num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha, relu, save,
-    record_mem, impl,
+    input_, mem, beta, threshold, factor, num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha, relu,
+    save, record_mem, reuse, impl,
 ):  # fmt: skip
     return _steps_like(input_, num_steps, input_.dtype), *_allocate(input_, num_steps, save, record_mem)
 
 
 def _run_backward(
-    dspk, dmem, saved, mem, beta, threshold, dinput, need_mem, need_beta, need_threshold, num_steps, beta_inner,
+    dspk, dmem, saved, mem, beta, threshold, factor, dinput, need_mem, need_beta, need_threshold, num_steps, beta_inner,
     threshold_inner, surrogate, p0, p1, reset, alpha, relu, save_membrane, impl,
 ):  # fmt: skip
     shape, stride = saved.shape, saved.stride()
-    grads = _fake_backward(*[None] * 2, saved, mem, beta, threshold, dinput, need_mem, need_beta, need_threshold)
+    grads = _fake_backward(
+        *[None] * 2, saved, mem, beta, threshold, factor, dinput, need_mem, need_beta, need_threshold
+    )
     if saved.numel():
         whole = dmem is not None and dmem.dim() == len(shape)
         _kernels(impl).backward(
             _laid_out(dspk, shape, stride, dinput.dtype),
             _laid_out(dmem, *((shape, stride) if whole else (shape[1:], stride[1:])), beta.dtype),
-            _flat(saved), _laid_out(mem, shape[1:], stride[1:], beta.dtype), beta.detach(), threshold.detach(),
+            _flat(saved), _laid_out(mem, shape[1:], stride[1:], beta.dtype), beta.detach(), threshold.detach(), factor,
             _flat(dinput), *(_flat(grad) if grad.numel() else None for grad in grads), num_steps=num_steps,
             beta_inner=beta_inner, threshold_inner=threshold_inner, surrogate=surrogate, p0=p0, p1=p1, reset=reset,
             relu=relu, save_membrane=save_membrane, alpha=alpha,
@@ -148,7 +152,9 @@ def _run_backward(
     return grads
 
 
-def _fake_backward(dspk, dmem, saved, mem, beta, threshold, dinput, need_mem, need_beta, need_threshold, *options):
+def _fake_backward(
+    dspk, dmem, saved, mem, beta, threshold, factor, dinput, need_mem, need_beta, need_threshold, *options
+):
     return tuple(
         torch.empty_strided(
             saved.shape[1:] if need else (0,),
@@ -168,8 +174,8 @@ torch.library.register_fake("snntorch_bpsta::lif_backward", _fake_backward, lib=
 
 def _setup_context(ctx, inputs, output):
     (
-        input_, mem, beta, threshold, num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha, relu, save,
-        record_mem, impl,
+        input_, mem, beta, threshold, factor, num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha,
+        relu, save, record_mem, reuse, impl,
     ) = inputs  # fmt: skip
     _, record, saved = output
     ctx.set_materialize_grads(False)
@@ -180,13 +186,14 @@ def _setup_context(ctx, inputs, output):
         num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha, relu, save == "membrane", impl,
     )  # fmt: skip
     ctx.record = _saves_record(input_.dtype, save, record_mem)
+    ctx.reuse = reuse and not ctx.record
     ctx.packed = save == "compact"
     if ctx.packed:
         ctx.steps = saved.shape, saved.stride()
         saved = _packing.pack_code(saved, relu)
     else:
         saved = (record if ctx.record else saved,)
-    ctx.save_for_backward(mem, beta, threshold, *saved)
+    ctx.save_for_backward(mem, beta, threshold, factor, *saved)
 
 
 def _backward(ctx, dspk, dmem, _):
@@ -197,8 +204,8 @@ def _backward(ctx, dspk, dmem, _):
 
 def _gradients(ctx, dspk, dmem):
     if not any(ctx.needs_input_grad) or (dspk is None and dmem is None):
-        return (None,) * 16
-    mem, beta, threshold, *saved = ctx.saved_tensors
+        return (None,) * 18
+    mem, beta, threshold, factor, *saved = ctx.saved_tensors
     num_steps, beta_inner, threshold_inner = ctx.options[:3]
     saved = _packing.unpack_code(*saved, *ctx.steps) if ctx.packed else saved[0]
     if _may_be_overwritten(ctx, saved):
@@ -207,12 +214,12 @@ def _gradients(ctx, dspk, dmem):
         dinput = torch.empty_strided(ctx.shape, ctx.stride, dtype=ctx.dtype, device=saved.device)
     _, need_mem, need_beta, need_threshold = ctx.needs_input_grad[:4]
     dmem0, dbeta, dthreshold = torch.ops.snntorch_bpsta.lif_backward(
-        dspk, dmem, saved, mem, beta, threshold, dinput, need_mem, need_beta, need_threshold, *ctx.options
+        dspk, dmem, saved, mem, beta, threshold, factor, dinput, need_mem, need_beta, need_threshold, *ctx.options
     )
     dbeta = _reduce(dbeta, len(beta), beta_inner) if need_beta else None
     dthreshold = _reduce(dthreshold, len(threshold), threshold_inner) if need_threshold else None
     dmem0 = dmem0.to(ctx.mem_dtype) if need_mem else None
-    return dinput, dmem0, dbeta, dthreshold, *(None,) * 12
+    return dinput, dmem0, dbeta, dthreshold, *(None,) * 14
 
 
 def _reduce(grad, channels, inner):
@@ -222,11 +229,11 @@ def _reduce(grad, channels, inner):
 
 
 def _may_be_overwritten(ctx, saved):
-    """Whether the gradient of the current may take the memory of `saved`: a tensor of ours, as large, needed no more."""
+    """Whether the gradient of the current may take the memory of `saved`: as large, ours, and needed no more."""
     return (
         type(saved) is torch.Tensor
         and not torch.compiler.is_compiling()
-        and not ctx.record
+        and ctx.reuse
         and not _keep_graph()
         and saved.shape == ctx.shape
         and saved.stride() == ctx.stride

@@ -2,7 +2,7 @@
 
 import os
 from enum import Enum
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from typing import NamedTuple
 
@@ -42,6 +42,10 @@ class LIFOutput(NamedTuple):
 
 DEFAULT_SPIKE_GRAD = surrogate.ArcTangent()
 SPATIAL = (surrogate.SPATIAL_ADJUSTMENT, 0.0, 0.0)
+try:
+    _TRITON = tuple(map(int, version("triton").split(".")[:2])) >= (3, 4)  # with torch >= 2.8
+except PackageNotFoundError:
+    _TRITON = False
 SAVES = (None, "float32", "bfloat16", "compact")
 
 
@@ -96,8 +100,8 @@ def _kernels_of(input_):
 def _not_covered(kernels, input_, mem, beta, threshold, spike_grad, spatial_adj, save):
     """What these kernels lack for these arguments, or None."""
     if kernels == "triton":
-        if find_spec("triton") is None:
-            return "this machine: Triton is not installed"
+        if not _TRITON:
+            return "this machine: no Triton >= 3.4 is installed"
         if not (input_.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
             return f"the device {input_.device}"
     elif input_.device.type not in ("cpu", "meta"):
@@ -106,7 +110,8 @@ def _not_covered(kernels, input_, mem, beta, threshold, spike_grad, spatial_adj,
         return f"{input_.dtype}"
     if not torch.is_autocast_enabled(input_.device.type):  # there the kernels keep the input's type
         for name, value in (("mem", mem), ("beta", beta), ("threshold", threshold)):
-            if isinstance(value, torch.Tensor) and torch.result_type(input_, value) != input_.dtype:
+            wide = isinstance(value, torch.Tensor) and value.dim() > 0
+            if wide and torch.promote_types(input_.dtype, value.dtype) != input_.dtype:
                 return f"{name} of {value.dtype} with an input of {input_.dtype}"
     known = SPATIAL if spatial_adj else surrogate.kernel_surrogate(spike_grad or DEFAULT_SPIKE_GRAD, threshold)
     if known is None:
@@ -239,32 +244,38 @@ def lif_multistep(
         )  # fmt: skip
         mem = torch.stack(mem_rec) if record_mem else mem_rec[-1]
         return LIFOutput(spk.to(mem.dtype), mem)
+    # One number without a gradient is what the kernels write where a neuron fires; other factors take a pass of their own.
+    inside = graded_spikes_factor.numel() == 1 and not graded_spikes_factor.requires_grad
+    factor = graded_spikes_factor.reshape(1) if inside else input_.new_ones(1)
     spk, mem = _run_kernels(
-        input_, mem, beta.clamp(0, 1), threshold, _ops.RESETS[reset_mechanism], known, temporal_alpha, record_mem,
+        input_, mem, beta.clamp(0, 1), threshold, factor, _ops.RESETS[reset_mechanism], known, temporal_alpha, record_mem,
         num_steps or input_.shape[0], relu, inplace, save, impl,
     )  # fmt: skip
-    return LIFOutput(_graded(spk, graded_spikes_factor), mem)
+    return LIFOutput(spk if inside else spk * graded_spikes_factor, mem)
 
 
-def _run_kernels(input_, mem, beta, threshold, reset, known, alpha, record_mem, num_steps, relu, inplace, save, impl):
+def _run_kernels(
+    input_, mem, beta, threshold, factor, reset, known, alpha, record_mem, num_steps, relu, inplace, save, impl
+):
     """Choose what to keep for backward, bring everything into the form of ``_ops.py``, and run it."""
+    state, step_shape = _ops.compute_dtype(input_.dtype), input_.shape[1:]
     if not torch.is_grad_enabled() or not any(
         x is not None and x.requires_grad for x in (input_, mem, beta, threshold)
     ):
         save = "none"
-    elif beta.requires_grad or known[0] == surrogate.TRIANGULAR or (record_mem and input_.dtype.itemsize >= 4):
+    elif beta.requires_grad or known[0] == surrogate.TRIANGULAR or (record_mem and input_.dtype == state):
         save = "membrane"
         if relu:  # a word that holds the membrane has no bit to spare
             input_, relu, inplace = input_.relu(), False, False
     elif save is None:
-        save = "bfloat16" if input_.dtype.itemsize < 4 else "float32"
-    step_shape, state = input_.shape[1:], _ops.compute_dtype(input_.dtype)
+        save = "float32" if input_.dtype == state else "bfloat16"
     beta, beta_inner = _flat_parameter(beta, step_shape, state)
     threshold, threshold_inner = _flat_parameter(threshold, step_shape, state)
     if not _dense(input_, any_order=len(beta) == len(threshold) == 1):
         input_ = input_.contiguous()
     options = (
-        mem, beta, threshold, num_steps, beta_inner, threshold_inner, *known, reset, alpha, relu, save, record_mem, impl,
+        mem, beta, threshold, factor.to(state), num_steps, beta_inner, threshold_inner, *known, reset, alpha, relu, save,
+        record_mem, True, impl,
     )  # fmt: skip
     base = _whole_base(input_) if inplace and num_steps == input_.shape[0] else None
     if base is None:
@@ -306,11 +317,6 @@ def _whole_base(input_):
         return base
     folded = base.shape[1:] == input_.shape[2:] and base.stride()[1:] == input_.stride()[2:]
     return base if folded or base is input_ else None
-
-
-def _graded(spk, factor):
-    """`spk` scaled by `factor`, with no pass over memory where that is the number 1."""
-    return spk if not factor.requires_grad and factor.dim() == 0 and factor == 1 else spk * factor
 
 
 def _as_parameter(name, value, input_):

@@ -16,7 +16,7 @@ from .neurons import Leaky
 __all__ = ["ConvBlock", "DirectEncoding", "Leaky", "MultiStep", "NeuronDropout", "Voting", "functional", "surrogate"]
 __all__ += [name for name in public_names(_snntorch) if name not in __all__]
 
-_ON_FIRST_USE = ("data", "energy", "networks", "plots", "training")
+_ON_FIRST_USE = ("bench", "data", "energy", "networks", "plots", "training")
 
 install_finder()
 _from_host, __dir__ = fall_back_to(_snntorch, __name__)

@@ -21,6 +21,7 @@ ORDER = [
     "layers",
     "networks",
     "training",
+    "bench",
     "studies",
     "cli",
     "__main__",

@@ -1,0 +1,279 @@
+"""`bpsta bench`: tiny runs through the command line, and what makes its figures honest."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from snntorch_bpsta import functional
+from snntorch_bpsta.bench import QUESTIONS, children, nets, peers, questions, timing
+from snntorch_bpsta.cli import main
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    """An empty working directory, one line per error, and the threads as they were."""
+    monkeypatch.delenv("BPSTA_TRACEBACK", raising=False)
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def bench(*argv):
+    """The exit code, and of each CSV file the first row of each competitor."""
+    try:
+        code = main(["bench", *argv, "--quick", "--device", "cpu", "--out", "out", "--skip", "torch.compile"])
+    except SystemExit as end:
+        code = end.code
+    rows = {}
+    for question in QUESTIONS:
+        try:
+            with open(f"out/{question}-cpu.csv", newline="") as file:
+                rows[question] = {row["competitor"]: row for row in reversed(list(csv.DictReader(file)))}
+        except FileNotFoundError:
+            pass
+    return code, rows
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    """No peer but snnTorch."""
+    find = peers.importlib.util.find_spec
+    gone = ("spikingjelly", "norse", "sinabs", "tether")
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None if name in gone else find(name))
+
+
+def test_layer(capsys, nothing_installed):
+    code, rows = bench("layer")
+    assert code == 0
+    rows = rows["layer"]
+    for name in ("bpsta", "snntorch loop", "bpsta, options off", questions.FLOOR):
+        row = rows[name]
+        assert 0 < float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"])
+        assert row["device"] and row["threads"] == "1" and row["torch"] == torch.__version__.split("+")[0]
+        assert row["spikingjelly"] and row["date"].endswith("UTC") and row["busy"] in ("True", "False")
+    assert float(rows["snntorch loop"]["faster"]) == 1 == float(rows[questions.FLOOR]["of_floor"])
+    assert float(rows["bpsta"]["spikes_differ"]) == 0 and float(rows["bpsta"]["gradient_error"]) < 1e-5
+    assert not [name for name, row in rows.items() if "failed" in row["note"]]
+    for name in ("spikingjelly torch", "norse LIFBox, Lift", "sinabs LIF", "tetherpy LIF"):
+        assert rows[name]["note"] == "not installed" and rows[name]["p50_ms"] == ""
+    out = capsys.readouterr().out
+    assert out.startswith("layer: ") and "not installed" in out and "snntorch 1" in out and "load " in out
+
+
+@pytest.mark.parametrize("what", ["spikes", "gradient"])
+def test_ours_when_wrong_gets_no_speed(what, monkeypatch, capsys, nothing_installed):
+    right = functional.lif_multistep
+
+    def wrong(x, *args, impl="auto", **options):
+        out = right(x, *args, impl=impl, **options)
+        if impl == "reference":
+            return out
+        spk = out.spk.clone()
+        if what == "spikes":
+            spk[-1, -1, -1] = 1 - spk[-1, -1, -1]
+        else:
+            spk = spk.detach() + 1.001 * (spk - spk.detach())
+        return out._replace(spk=spk)
+
+    monkeypatch.setattr(functional, "lif_multistep", wrong)
+    code, rows = bench("layer")
+    assert code == 2
+    row = rows["layer"]["bpsta"]
+    assert row["note"].startswith("WRONG") and what in row["note"] and row["p50_ms"] == row["faster"] == ""
+    assert rows["layer"]["snntorch loop"]["p50_ms"]
+    error = capsys.readouterr().err
+    assert error.startswith("bpsta: error: ") and error.count("\n") == 1 and what in error
+
+
+def test_light_questions(nothing_installed):
+    code, rows = bench("fused", "network", "time", "neurons", "step")
+    assert code == 0
+    assert list(rows) == ["fused", "network", "time", "neurons", "step"]
+    assert float(rows["fused"]["bpsta, relu and in place"]["spikes_differ"]) == 0
+    assert float(rows["network"][nets.OURS]["spikes_differ"]) == 0 < float(rows["network"][nets.OURS]["rate"])
+    assert float(rows["network"][nets.BOUND]["of_floor"]) == 1
+    assert rows["network"]["spikingjelly, its best"]["note"] == "not installed"
+    assert float(rows["time"]["bpsta"]["ns_per_neuron_step"]) > 0 < float(rows["neurons"]["bpsta"]["p50_ms"])
+    assert float(rows["step"]["host"]["of_host"]) == 1 < float(rows["step"]["bpsta, options on"]["of_host"])
+
+
+def test_memory(monkeypatch, nothing_installed):
+    monkeypatch.setattr(nets, "MIDDLE", nets.MIDDLE[:1])
+    code, rows = bench("memory")
+    rows = rows["memory"]
+    assert code == 0
+    assert float(rows["bpsta"]["saved_bytes"]) < 4.1 < 7 < float(rows["snntorch loop"]["saved_bytes"])
+    assert float(rows["bpsta, save bfloat16"]["saved_bytes"]) < 2.1
+    assert float(rows["bpsta, save compact"]["saved_bytes"]) < 0.8
+    with open("out/memory-cpu.csv", newline="") as file:
+        assert float(list(csv.DictReader(file))[-1]["of_baseline"]) == 1
+    assert rows["norse LIFBox, Lift"]["note"] == "not installed"
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from /proc")
+@pytest.mark.parametrize("variant", nets.MIDDLE)
+def test_peak(variant):
+    low, high = (children.peak(variant, "cpu", 1, batch, 2, 1 / 32) for batch in (2, 64))
+    assert high > low + 2**20
+
+
+def test_a_missing_library_of_figures_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, rows = bench("layer", "--plot")
+    assert code == 2 and not rows
+    assert "matplotlib is not installed: pip install" in capsys.readouterr().err
+
+
+def test_figures(nothing_installed):
+    pytest.importorskip("matplotlib")
+    assert bench("time", "step", "--plot")[0] == 0
+    for question in ("time", "step"):
+        with open(f"out/{question}-cpu.png", "rb") as file:
+            assert file.read(4) == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["nothing"], "nothing"),
+        ([], "question"),
+        (["layer", "--rounds", "0"], "--rounds must be >= 1"),
+        (["layer", "--threads", "0"], "--threads must be >= 1"),
+        (["layer", "--rounds", "many"], "many"),
+    ],
+    ids=str,
+)
+def test_errors_are_one_line(argv, words, capsys):
+    code, rows = bench(*argv)
+    error = capsys.readouterr().err
+    assert code == 2 and not rows
+    assert error.startswith("bpsta: error: ") and error.count("\n") == 1 and words in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none(capsys):
+    assert main(["bench", "layer", "--device", "cuda"]) == 2
+    assert "there is no CUDA device" in capsys.readouterr().err
+
+
+# --- the parts ----------------------------------------------------------------------------------
+
+
+def settings(**options):
+    return timing.Settings(device=torch.device("cpu"), **options)
+
+
+def test_everyone_runs_once_per_round_in_random_order():
+    calls = []
+    turns = {name: timing.Turn(lambda name=name: calls.append(name)) for name in "abcd"}
+    times = timing.measure(turns, settings(rounds=20, quick=True))
+    rounds = [calls[i : i + 4] for i in range(4 * timing.WARM_UPS, len(calls), 4)]
+    assert len(rounds) == 20 and all(sorted(turn) == list("abcd") for turn in rounds)
+    assert len({tuple(turn) for turn in rounds}) > 5
+    assert [len(own) for own in times.values()] == [20] * 4
+
+
+def test_the_slow_one_leaves_after_its_time():
+    turns = {"slow": timing.Turn(lambda: timing.time.sleep(0.02)), "fast": timing.Turn(lambda: None)}
+    times = timing.measure(turns, settings(rounds=30, seconds=0.05, quick=True))
+    assert len(times["slow"]) == timing.MIN_ROUNDS and len(times["fast"]) == 30
+    assert timing.ratio(times["slow"], times["fast"]) > 10
+
+
+def test_what_is_prepared_is_not_timed():
+    turn = timing.Turn(lambda argument: argument, lambda: timing.time.sleep(0.05))
+    assert turn.ms(torch.device("cpu")) < 25
+
+
+def test_figures_are_percentiles_and_medians_of_ratios_per_round():
+    times = {
+        "base": {0: 10.0, 1: 100.0, 2: 30.0},
+        "ours": {0: 1.0, 1: 50.0, 2: 10.0},
+        "floor": {0: 1.0, 1: 1.0, 2: 1.0},
+    }
+    columns = timing.figures(times, "base", "floor")["ours"]
+    assert columns["p50_ms"] == 10 and columns["faster"] == 3 and columns["of_floor"] == 10 and columns["rounds"] == 3
+    assert timing.percentiles([5.0]) == [5.0] * 3
+    assert timing.percentiles(range(11)) == [2, 5, 8]
+    assert timing.ratio({0: 1.0}, {1: 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    "run, total, without",
+    [
+        (lambda x: 2 * x, 0, 0),
+        (torch.exp, 4, 0),  # keeps its output
+        (lambda x: x * x, 0, 0),  # its input, which is not counted
+        (lambda x: (x + 1).square(), 4, 4),
+        (lambda x: x + (2 * x).exp().detach(), 0, 0),  # a node that is gone keeps nothing
+    ],
+    ids=["nothing", "output", "input", "between", "gone"],
+)
+def test_saved_bytes(run, total, without):
+    x = torch.rand(3, 5, requires_grad=True)
+    assert questions.saved_bytes(run, x) == (total * x.numel(), without * x.numel())
+
+
+def test_saved_bytes_of_a_python_node():
+    class Keeps(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.w, half = x + 1, x.to(torch.bfloat16)
+            ctx.save_for_backward(half)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    x = torch.rand(3, 5, requires_grad=True)
+    assert questions.saved_bytes(Keeps.apply, x) == (6 * 15, 6 * 15)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_the_current_makes_a_plausible_rate(relu):
+    x, _ = questions.current((16, 8, 500), torch.device("cpu"), relu)
+    assert 0.15 < peers.reference(peers.BASELINE, x, relu).mean() < 0.2
+
+
+def test_a_busy_machine_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(timing, "_load", lambda: 1.4)
+    report = timing.Report("layer", settings(out=tmp_path))
+    assert "WARNING" not in report.table()
+    monkeypatch.setattr(timing, "_load", lambda: 1.6)
+    report.add("case", "name", p50_ms=1.0)
+    assert "WARNING: the machine was busy (load above 1.5)" in report.table()
+
+
+def test_a_failing_peer_is_a_note():
+    notes = {}
+    with questions.noted(notes, "peer"):
+        raise RuntimeError("first line\nsecond")
+    assert notes == {"peer": "failed: RuntimeError: first line second"}
+
+
+def test_the_loop_of_middle_is_the_same_network():
+    torch.manual_seed(0)
+    net = nets.middle_network("bpsta", 1 / 32, 2)
+    loop = nets.middle_network("snntorch loop", 1 / 32, 2)
+    with torch.no_grad():
+        for mine, other in zip(loop.parameters(), net.parameters(), strict=True):
+            mine.copy_(other.mul_(2))
+    x = 3 * torch.rand(2, 3, 3, 32, 32)
+    spk = net.eval()(x)
+    assert torch.equal(spk, loop.eval()(x)) and spk.any()
+
+
+SCRIPTS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.sh"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_the_questions_of_a_script_exist(script):
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    asked = [line.split(" --")[0].split() for line in script.read_text().splitlines() if line.startswith("ask ")]
+    assert {word for line in asked for word in line[1:] if not word.isdigit()} == set(QUESTIONS)

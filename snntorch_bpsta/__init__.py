@@ -11,9 +11,11 @@ from . import functional, surrogate
 from ._host import fall_back_to, install_finder, public_names
 from ._version import __version__ as __version__
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
+from .memory import compress_spikes
 from .neurons import Leaky
 
-__all__ = ["ConvBlock", "DirectEncoding", "Leaky", "MultiStep", "NeuronDropout", "Voting", "functional", "surrogate"]
+__all__ = ["ConvBlock", "DirectEncoding", "Leaky", "MultiStep", "NeuronDropout", "Voting"]
+__all__ += ["compress_spikes", "functional", "surrogate"]
 __all__ += [name for name in public_names(_snntorch) if name not in __all__]
 
 _ON_FIRST_USE = ("bench", "data", "energy", "networks", "plots", "training")

@@ -75,11 +75,8 @@ def check_current(input_, num_dims, expected):
 
 def check_broadcast(name, value, shape):
     """Refuse a `value` (beta, threshold, ...) that does not broadcast to the shape of one step, ``[B, *]``."""
-    try:
-        fits = torch.broadcast_shapes(value.shape, shape) == torch.Size(shape)
-    except RuntimeError:
-        fits = False
-    if not fits:
+    own = value.shape
+    if len(own) > len(shape) or any(a not in (1, b) for a, b in zip(reversed(own), reversed(shape), strict=False)):
         message = f"{name} of shape {tuple(value.shape)} does not broadcast to one step of the input, {tuple(shape)}"
         if value.dim() == 1 and len(shape) > 2 and value.shape[0] == shape[1]:
             per_channel = (value.shape[0],) + (1,) * (len(shape) - 2)

@@ -15,6 +15,7 @@ ORDER = [
     "_host",
     "_validation",
     "surrogate",
+    "memory",
     "functional",
     "neurons",
     "conversion",
@@ -168,7 +169,7 @@ def test_no_eager_heavy_import(path):
     assert list(eager_heavy(*read(path))) == []
 
 
-LIGHT = {"", *BASE, "surrogate", "functional", "neurons", "conversion", "layers"}
+LIGHT = {"", *BASE, "surrogate", "memory", "functional", "neurons", "conversion", "layers"}
 
 
 def test_the_package_imports_its_heavy_parts_on_first_use():

@@ -257,6 +257,38 @@ def lif_bwd_kernel(
                 dthreshold[lo : lo + n] = dth
 
 
+@_jit
+def pack_kernel(words, fired, positive):
+    """The signs of `words` as bits of `fired` and, where not empty, their lowest bits as those of `positive`; the words with
+    the sign move to the front. Returns their number."""
+    count = 0
+    for byte in range(len(fired)):
+        signs, lowest = 0, 0
+        for bit in range(min(8, len(words) - 8 * byte)):
+            word = words[8 * byte + bit]
+            words[count] = word
+            sign = 1 if word < 0 else 0
+            count += sign
+            signs |= sign << bit
+            lowest |= (word & 1) << bit
+        fired[byte] = signs
+        if len(positive):
+            positive[byte] = lowest
+    return count
+
+
+@_jit
+def unpack_kernel(fired, positive, values, words):
+    """Fills `words` again; those without the sign have its lowest bit at most."""
+    count, last = 0, len(values) - 1
+    for byte in range(len(fired)):
+        for bit in range(min(8, len(words) - 8 * byte)):
+            sign = (fired[byte] >> bit) & 1
+            lowest = (positive[byte] >> bit) & 1 if len(positive) else 0
+            words[8 * byte + bit] = (values[min(count, last)] & -sign) | (lowest & (sign - 1))  # without a branch
+            count += sign
+
+
 @cache
 def _pool():
     return ThreadPoolExecutor(thread_name_prefix="snntorch_bpsta")

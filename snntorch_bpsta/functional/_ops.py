@@ -187,9 +187,9 @@ def _setup_context(ctx, inputs, output):
     )  # fmt: skip
     ctx.record = _saves_record(input_.dtype, save, record_mem)
     ctx.reuse = reuse and not ctx.record
-    ctx.packed = save == "compact"
+    ctx.packed = saved.stride() if save == "compact" else None
+    ctx.steps = (num_steps, *input_.shape[1:])
     if ctx.packed:
-        ctx.steps = saved.shape, saved.stride()
         saved = _packing.pack_code(saved, relu)
     else:
         saved = (record if ctx.record else saved,)
@@ -207,13 +207,14 @@ def _gradients(ctx, dspk, dmem):
         return (None,) * 18
     mem, beta, threshold, factor, *saved = ctx.saved_tensors
     num_steps, beta_inner, threshold_inner = ctx.options[:3]
-    saved = _packing.unpack_code(*saved, *ctx.steps) if ctx.packed else saved[0]
+    saved = _packing.unpack_code(*saved, ctx.steps, ctx.packed) if ctx.packed else saved[0]
     if _may_be_overwritten(ctx, saved):
         dinput = saved.view(ctx.dtype)
     else:
         dinput = torch.empty_strided(ctx.shape, ctx.stride, dtype=ctx.dtype, device=saved.device)
     _, need_mem, need_beta, need_threshold = ctx.needs_input_grad[:4]
-    dmem0, dbeta, dthreshold = torch.ops.snntorch_bpsta.lif_backward(
+    run = _run_backward if _is_eager(saved) else torch.ops.snntorch_bpsta.lif_backward.default
+    dmem0, dbeta, dthreshold = run(
         dspk, dmem, saved, mem, beta, threshold, factor, dinput, need_mem, need_beta, need_threshold, *ctx.options
     )
     dbeta = _reduce(dbeta, len(beta), beta_inner) if need_beta else None
@@ -231,9 +232,8 @@ def _reduce(grad, channels, inner):
 def _may_be_overwritten(ctx, saved):
     """Whether the gradient of the current may take the memory of `saved`: as large, ours, and needed no more."""
     return (
-        type(saved) is torch.Tensor
-        and not torch.compiler.is_compiling()
-        and ctx.reuse
+        ctx.reuse
+        and _is_eager(saved)
         and not _keep_graph()
         and saved.shape == ctx.shape
         and saved.stride() == ctx.stride
@@ -266,26 +266,54 @@ def _differentiable_once(grads):
 
 
 torch.library.register_autograd("snntorch_bpsta::lif", _backward, setup_context=_setup_context, lib=_LIB)
-lif = torch.ops.snntorch_bpsta.lif.default
 
 
-class _InPlace(torch.autograd.Function):
-    """``lif`` whose spikes overwrite the current. torch.library has no autograd for an operator that does."""
+class _Eager(torch.autograd.Function):
+    """The operator without the dispatcher, which takes longer than a small layer; and in place, for which torch.library
+    has no autograd: the spikes then take the memory of `base`, the current or what it is a view of."""
 
     @staticmethod
     def forward(ctx, base, *options):
-        *options, shape = options
+        *options, shape, inplace = options
         steps = base.detach().view(shape)
-        _, mem, saved = _forward(steps, *options, spk=steps)
-        ctx.mark_dirty(base)
-        _setup_context(ctx, (steps, *options), (None, mem, saved))
+        spk, mem, saved = _forward(steps, *options, spk=steps if inplace else None)
+        if inplace:
+            ctx.mark_dirty(base)
+            spk = base
+        _setup_context(ctx, (steps, *options), (spk, mem, saved))
         ctx.base_shape = base.shape
-        return base, mem, saved
+        return spk, mem, saved
 
     @staticmethod
     def backward(ctx, dspk, dmem, _):
-        dinput, *others = _backward(ctx, None if dspk is None else dspk.reshape(ctx.shape), dmem, None)
-        return None if dinput is None else dinput.view(ctx.base_shape), *others, None
+        dinput, *others = _backward(ctx, None if dspk is None else dspk.reshape(ctx.steps), dmem, None)
+        return None if dinput is None else dinput.view(ctx.base_shape), *others, None, None
 
 
-lif_in_place = _InPlace.apply
+def _is_eager(x):
+    """Whether `x` is a tensor with memory, and nobody watches what is done to it."""
+    plain = type(x) in (torch.Tensor, torch.nn.Parameter)
+    return plain and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack()
+
+
+def lif(input_, *options, inplace=False):
+    """Spikes and membrane, the arguments being those of the operator."""
+    if not _is_eager(input_):
+        return torch.ops.snntorch_bpsta.lif.default(input_, *options)[:2]
+    base = _whole_base(input_) if inplace else None
+    if base is None:
+        return _Eager.apply(input_, *options, input_.shape, False)[:2]
+    spk, mem, _ = _Eager.apply(base, *options, input_.shape, True)
+    return spk.view(input_.shape), mem
+
+
+def _whole_base(input_):
+    """The tensor that autograd lets us write the spikes into, if there is one: `input_`, or what it is a whole view of."""
+    base = input_ if input_._base is None else input_._base
+    whole = base.numel() == input_.numel() and base.data_ptr() == input_.data_ptr()
+    if not whole or (base.is_leaf and base.requires_grad and torch.is_grad_enabled()):
+        return None
+    if base.is_contiguous() and input_.is_contiguous():
+        return base
+    folded = base.shape[1:] == input_.shape[2:] and base.stride()[1:] == input_.stride()[2:]
+    return base if folded or base is input_ else None

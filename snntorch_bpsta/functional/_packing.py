@@ -2,22 +2,21 @@
 
 import torch
 
-
-def pack_bits(mask):
-    """A flat boolean tensor, eight elements to a byte."""
-    padded = torch.nn.functional.pad(mask, (0, -mask.numel() % 8)).view(-1, 8)
-    return (padded.to(torch.uint8) << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(1, dtype=torch.uint8)
-
-
-def unpack_bits(bits, size):
-    return ((bits[:, None] >> torch.arange(8, dtype=torch.uint8, device=bits.device)) & 1).view(-1)[:size].bool()
+from ..memory import pack_bits, unpack_bits
 
 
 def pack_code(saved, relu):
-    """bfloat16 `saved`, of BPSA, as the tensors that ``unpack_code`` takes. Neurons that did not fire have s = 0."""
+    """bfloat16 `saved`, of BPSA, as the tensors that ``unpack_code`` takes. Neurons that did not fire have s = 0. The
+    memory of `saved` is written over."""
     words = saved.as_strided((saved.numel(),), (1,)).view(torch.int16)
-    fired = words < 0
-    return pack_bits(fired), words[fired], *([pack_bits((words & 1).bool())] if relu else [])
+    if words.device.type != "cpu":
+        fired = words < 0
+        return pack_bits(fired), words[fired], *([pack_bits((words & 1).bool())] if relu else [])
+    from ._cpu import pack_kernel
+
+    fired, positive = (torch.empty(-(-len(words) // 8) * use, dtype=torch.uint8) for use in (True, relu))
+    count = pack_kernel(words.numpy(), fired.numpy(), positive.numpy())  # one more, so that there is always one to read
+    return fired, words[: count + 1].clone(), *([positive] if relu else [])
 
 
 def unpack_code(fired, values, *rest):
@@ -25,9 +24,13 @@ def unpack_code(fired, values, *rest):
     *positive, shape, stride = rest
     saved = torch.empty_strided(shape, stride, dtype=torch.bfloat16, device=values.device)
     words = saved.as_strided((saved.numel(),), (1,)).view(torch.int16)
-    if positive:
-        words.copy_(unpack_bits(positive[0], words.numel()))
-    else:
-        words.zero_()
-    words[unpack_bits(fired, words.numel())] = values
+    if words.device.type != "cpu":
+        flat = words.shape, words.stride(), torch.bool
+        words.copy_(unpack_bits(positive[0], *flat)) if positive else words.zero_()
+        words[unpack_bits(fired, *flat)] = values
+        return saved
+    from ._cpu import unpack_kernel
+
+    positive = positive[0] if positive else fired[:0]
+    unpack_kernel(fired.numpy(), positive.numpy(), values.numpy(), words.numpy())
     return saved

@@ -277,11 +277,7 @@ def _run_kernels(
         mem, beta, threshold, factor.to(state), num_steps, beta_inner, threshold_inner, *known, reset, alpha, relu, save,
         record_mem, True, impl,
     )  # fmt: skip
-    base = _whole_base(input_) if inplace and num_steps == input_.shape[0] else None
-    if base is None:
-        return _ops.lif(input_, *options)[:2]
-    spk, mem, _ = _ops.lif_in_place(base, *options, input_.shape)
-    return spk.view(input_.shape), mem
+    return _ops.lif(input_, *options, inplace=inplace and num_steps == input_.shape[0])
 
 
 def _flat_parameter(value, step_shape, dtype):
@@ -303,20 +299,6 @@ def _dense(input_, any_order):
     if not any_order or input_.dim() != 5 or input_.stride(0) != prod(input_.shape[1:]):
         return False
     return input_[0].is_contiguous(memory_format=torch.channels_last)
-
-
-def _whole_base(input_):
-    """The tensor that autograd lets us write the spikes into, if there is one: `input_`, or what it is a whole view of."""
-    if type(input_) is not torch.Tensor or torch.compiler.is_compiling():
-        return None
-    base = input_ if input_._base is None else input_._base
-    whole = base.numel() == input_.numel() and base.data_ptr() == input_.data_ptr()
-    if not whole or (base.is_leaf and base.requires_grad and torch.is_grad_enabled()):
-        return None
-    if base.is_contiguous() and input_.is_contiguous():
-        return base
-    folded = base.shape[1:] == input_.shape[2:] and base.stride()[1:] == input_.stride()[2:]
-    return base if folded or base is input_ else None
 
 
 def _as_parameter(name, value, input_):

@@ -37,8 +37,15 @@ def check_spatial_adj(spatial_adj, spike_grad=None):
 
 
 def check_threshold_positive(threshold, name="threshold"):
-    """Refuse a threshold (number or tensor) that is not > 0 everywhere: 1/u needs u > threshold > 0."""
-    lowest = threshold.detach().min().item() if isinstance(threshold, torch.Tensor) else threshold
+    """Refuse a threshold (number or tensor) that is not > 0 everywhere: 1/u needs u > threshold > 0. No look at values
+    while a CUDA graph is captured, or traced: there are none yet."""
+    if isinstance(threshold, torch.Tensor) and (
+        torch.compiler.is_compiling() or (threshold.is_cuda and torch.cuda.is_current_stream_capturing())
+    ):
+        return
+    lowest = threshold
+    if isinstance(threshold, torch.Tensor):
+        lowest = (threshold.detach().min() if threshold.dim() else threshold).item()
     if not lowest > 0:
         raise ValueError(
             f"spatial_adj needs {name} > 0, since its gradient is 1/u for a membrane u above {name}; got {lowest:g}. "

@@ -151,9 +151,11 @@ class Leaky(snntorch.Leaky):
         if not (self.spatial_adj or self.temporal_alpha):
             return super().forward(input_, mem)
         check_current(input_, 0, "[B, *]")
+        self._check_threshold()
+        if not self._steps_alone and not self.surrogate_disable and input_.dim():
+            return self._one_step(input_, mem)
         check_broadcast("beta", self.beta, input_.shape)
         check_broadcast("threshold", self.threshold, input_.shape)
-        self._check_threshold()
         if self.temporal_alpha:
             check_temporal_alpha(self.temporal_alpha, self.reset_mechanism, self.reset_delay)
             last = self.mem if mem is None else mem
@@ -161,6 +163,21 @@ class Leaky(snntorch.Leaky):
                 last = torch.zeros_like(input_)  # as the host does
             input_ = input_ + temporal_residual(last, self.beta, self.threshold, self.spike_grad, self.temporal_alpha)
         return super().forward(input_, mem)
+
+    def _one_step(self, input_, mem):
+        """A step by the kernels: a third of the host's operations on tensors, for an engine that is there anyway."""
+        if mem is None:
+            mem = self.mem
+        elif self.init_hidden:
+            raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
+        mem = mem if mem.shape == input_.shape else None  # as the host does
+        # Half precision in the host's rounding; a compiler fuses operations, and torch.func transforms them.
+        kernels = input_.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+        kernels = kernels and not torch._C._are_functorch_transforms_active()
+        spk, mem = self._run(input_.unsqueeze(0), mem, impl="auto" if kernels else "reference")
+        self._buffers["mem"] = mem  # what an assignment does, in a tenth of the time
+        spk = spk.squeeze(0)
+        return spk if self.init_hidden and not self.output else (spk, mem)
 
     def sequence(self, input_, mem=None, impl="auto", *, relu=False, num_steps=None):
         """All time steps in one call, equal to the loop over single steps; see :func:`functional.lif_multistep`.
@@ -190,7 +207,7 @@ class Leaky(snntorch.Leaky):
             mem = self.mem if self.mem.shape == input_.shape[1:] else None
         elif isinstance(mem, torch.Tensor) and mem.shape == (0,):
             mem = None
-        if self.inhibition or self.state_quant or not self.reset_delay:
+        if self._steps_alone:
             if impl not in ("auto", "reference"):
                 raise NotImplementedError(
                     f"impl={impl!r} does not cover inhibition, state_quant or reset_delay=False; use 'auto' or 'reference'"
@@ -202,27 +219,32 @@ class Leaky(snntorch.Leaky):
             spk_rec, mem = self._loop(input_, mem)
         else:
             self._check_threshold()
-            spike_grad = self.spike_grad
-            if spike_grad is host_spike_grad:
-                spike_grad = DEFAULT_SPIKE_GRAD  # the same function, known to the kernels
-            spk_rec, mem = lif_multistep(
-                input_,
-                mem,
-                beta=self.beta,
-                threshold=self.threshold,
-                reset_mechanism=self.reset_mechanism,
-                spike_grad=spike_grad,
-                temporal_alpha=self.temporal_alpha,
-                graded_spikes_factor=self.graded_spikes_factor,
-                num_steps=num_steps,
-                relu=relu,
-                inplace=self.inplace,
-                save=self.save,
-                impl=impl,
-            )
+            options = {"num_steps": num_steps, "relu": relu, "inplace": self.inplace, "save": self.save}
+            spk_rec, mem = self._run(input_, mem, impl=impl, **options)
         if self.init_hidden:
             self.mem = mem
         return spk_rec, mem
+
+    @property
+    def _steps_alone(self):
+        """Whether options of the host are on that work on one step only."""
+        return self.inhibition or self.state_quant or not self.reset_delay
+
+    def _run(self, input_, mem, **options):
+        spike_grad = self.spike_grad
+        if spike_grad is host_spike_grad:
+            spike_grad = DEFAULT_SPIKE_GRAD  # the same function, known to the kernels
+        return lif_multistep(
+            input_,
+            mem,
+            beta=self.beta,
+            threshold=self.threshold,
+            reset_mechanism=self.reset_mechanism,
+            spike_grad=spike_grad,
+            temporal_alpha=self.temporal_alpha,
+            graded_spikes_factor=self.graded_spikes_factor,
+            **options,
+        )
 
     def _loop(self, input_, mem):
         """The loop over single steps, for the host's options that work on one step only."""
@@ -263,7 +285,8 @@ class Leaky(snntorch.Leaky):
         state = (id(threshold), threshold._version) if watch else None
         if state is None or state != self._checked_threshold:
             check_threshold_positive(threshold)
-            self._checked_threshold = state
+            if state is not None:
+                self._checked_threshold = state
 
     def extra_repr(self):
         options = _OPTIONS | {"warm_up": None}

@@ -86,13 +86,17 @@ def loop(cur, mem, beta, threshold, w_spk, w_mem, record_mem=False, **options):
     return {"spk": spk.detach(), "mem": mem.detach()} | gradients
 
 
-def assert_equal(actual, expected, names=None):
+def assert_equal(actual, expected, names=None, exact=True):
+    """To the bit; gradients to rounding where not `exact` (a single step with options on is the kernels')."""
     if names is None:
         assert actual.keys() == expected.keys()
     for name in names or expected:
         a, b = actual[name], expected[name]
         assert a.dtype == b.dtype and a.shape == b.shape, name
-        assert torch.equal(a, b), f"{name} differs by up to {(a - b).abs().max().item():.3e}"
+        if exact or name in ("spk", "mem"):
+            assert torch.equal(a, b), f"{name} differs by up to {(a - b).abs().max().item():.3e}"
+        else:
+            assert_close(a, b, a.dtype, b.abs().max(), name)
 
 
 PARAMETERS = {
@@ -116,7 +120,7 @@ def test_is_the_step_loop_to_the_bit(option, reset, parameters, record_mem):
         w_mem = weights(*((num_steps, B, N) if record_mem else (B, N)), seed=3, dtype=dtype)
         args = (cur, mem, beta, threshold, w_spk, w_mem)
         options = OPTIONS[option] | dict(reset_mechanism=reset, record_mem=record_mem)
-        assert_equal(call(*args, **options), loop(*args, **options))
+        assert_equal(call(*args, **options), loop(*args, **options), exact=hosts)
 
 
 ORACLE = {
@@ -288,7 +292,8 @@ def test_shapes(option, shape):
     w_spk, w_mem = weights(*shape), weights(*shape[1:], seed=3)
     options = OPTIONS[option] | dict(reset_mechanism="zero")
     args = (cur, mem, torch.tensor(0.9), torch.tensor(0.5), w_spk, w_mem)
-    assert_equal(call(*args, **options), loop(*args, **options))
+    exact = option in ("off", "fast-sigmoid")
+    assert_equal(call(*args, **options), loop(*args, **options), exact=exact)
 
 
 @pytest.mark.parametrize("record_mem", [False, True], ids=["last", "record"])

@@ -10,6 +10,7 @@ import warnings
 import pytest
 import snntorch
 import torch
+from _tolerance import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from snntorch import surrogate as host_surrogate
@@ -98,8 +99,9 @@ def run(lif, cur, mem0="tensor", how="step", every_mem=True):
     return result
 
 
-def assert_same(ours, host, names=None, cast=False):
-    """Equal to the bit, and of one dtype; NaN equals NaN. With `cast`, dtypes may differ."""
+def assert_same(ours, host, names=None, cast=False, exact=True):
+    """Equal to the bit, and of one dtype; NaN equals NaN. With `cast`, dtypes may differ. Where not `exact`, gradients
+    are equal to rounding: a single step with options on is the kernels'."""
     if names is None:
         assert ours.keys() == host.keys()
     for name in names or host:
@@ -109,6 +111,9 @@ def assert_same(ours, host, names=None, cast=False):
             continue
         assert a.shape == b.shape, name
         assert cast or a.dtype == b.dtype, f"{name}: {a.dtype} against {b.dtype}"
+        if not exact and name.startswith("d"):
+            assert_close(a, b, a.dtype, b.abs().max(), name)
+            continue
         a, b = a.to(torch.float64), b.to(torch.float64)
         same = (a == b) | (a.isnan() & b.isnan())
         assert bool(same.all()), f"{name} differs by up to {(a - b).abs().max().item():.3e}"
@@ -381,7 +386,8 @@ def test_sequence_is_the_step_loop(kwargs):
     step = run(build(snn.Leaky, kwargs), cur, every_mem=False)
     sequence = run(build(snn.Leaky, kwargs), cur, how="sequence", every_mem=False)
     names = step.keys() - {"hidden"} | ({"hidden"} if kwargs["init_hidden"] else set())
-    assert_same(sequence, step, sorted(names))
+    options = kwargs.get("spatial_adj") or kwargs.get("temporal_alpha")
+    assert_same(sequence, step, sorted(names), exact=not options)
 
 
 @pytest.mark.parametrize("option", ["off", *OPTIONS])

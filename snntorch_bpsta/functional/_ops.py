@@ -72,8 +72,8 @@ def _step_like(input_, dtype):
 
 
 def _flat(x):
-    """All elements of `x` in memory order."""
-    return None if x is None else x.detach().as_strided((x.numel(),), (1,))
+    """All elements of `x` in memory order. (Called where no gradient is recorded.)"""
+    return None if x is None else x.as_strided((x.numel(),), (1,))
 
 
 def _laid_out(x, shape, stride, dtype):
@@ -135,39 +135,41 @@ def _run_backward(
     dspk, dmem, saved, mem, beta, threshold, factor, dinput, need_mem, need_beta, need_threshold, num_steps, beta_inner,
     threshold_inner, surrogate, p0, p1, reset, alpha, relu, save_membrane, impl,
 ):  # fmt: skip
+    """`dmem0`, `dbeta` and `dthreshold`, None where not needed."""
     shape, stride = saved.shape, saved.stride()
-    grads = _fake_backward(
-        *[None] * 2, saved, mem, beta, threshold, factor, dinput, need_mem, need_beta, need_threshold
-    )
+    grads = [
+        torch.empty_strided(shape[1:], stride[1:], dtype=beta.dtype, device=beta.device) if need else None
+        for need in (need_mem, need_beta, need_threshold)
+    ]
     if saved.numel():
         whole = dmem is not None and dmem.dim() == len(shape)
         _kernels(impl).backward(
             _laid_out(dspk, shape, stride, dinput.dtype),
             _laid_out(dmem, *((shape, stride) if whole else (shape[1:], stride[1:])), beta.dtype),
             _flat(saved), _laid_out(mem, shape[1:], stride[1:], beta.dtype), beta.detach(), threshold.detach(), factor,
-            _flat(dinput), *(_flat(grad) if grad.numel() else None for grad in grads), num_steps=num_steps,
-            beta_inner=beta_inner, threshold_inner=threshold_inner, surrogate=surrogate, p0=p0, p1=p1, reset=reset,
-            relu=relu, save_membrane=save_membrane, alpha=alpha,
+            _flat(dinput), *(_flat(grad) for grad in grads), num_steps=num_steps, beta_inner=beta_inner,
+            threshold_inner=threshold_inner, surrogate=surrogate, p0=p0, p1=p1, reset=reset, relu=relu,
+            save_membrane=save_membrane, alpha=alpha,
         )  # fmt: skip
     return grads
 
 
-def _fake_backward(
-    dspk, dmem, saved, mem, beta, threshold, factor, dinput, need_mem, need_beta, need_threshold, *options
-):
+def _backward_operator(*arguments):
+    """``_run_backward`` as an operator has to return tensors."""
+    return tuple(arguments[4].new_empty(0) if grad is None else grad for grad in _run_backward(*arguments))
+
+
+def _fake_backward(dspk, dmem, saved, mem, beta, threshold, factor, dinput, *options):
     return tuple(
-        torch.empty_strided(
-            saved.shape[1:] if need else (0,),
-            saved.stride()[1:] if need else (1,),
-            dtype=beta.dtype,
-            device=beta.device,
-        )
-        for need in (need_mem, need_beta, need_threshold)
+        torch.empty_strided(saved.shape[1:], saved.stride()[1:], dtype=beta.dtype, device=beta.device)
+        if need
+        else beta.new_empty(0)
+        for need in options[:3]
     )
 
 
 _LIB.impl("lif", _forward, "CompositeExplicitAutograd")
-_LIB.impl("lif_backward", _run_backward, "CompositeExplicitAutograd")
+_LIB.impl("lif_backward", _backward_operator, "CompositeExplicitAutograd")
 torch.library.register_fake("snntorch_bpsta::lif", _fake_forward, lib=_LIB)
 torch.library.register_fake("snntorch_bpsta::lif_backward", _fake_backward, lib=_LIB)
 

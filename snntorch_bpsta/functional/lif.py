@@ -31,6 +31,8 @@ class Impl(str, Enum):
     CPU = "cpu"
     TRITON = "triton"
 
+    __str__ = str.__str__
+
 
 class LIFOutput(NamedTuple):
     """What :func:`lif_multistep` returns: the spikes ``[T, B, *]`` and the membrane (``[B, *]``, or ``[T, B, *]`` with
@@ -46,6 +48,7 @@ try:
     _TRITON = tuple(map(int, version("triton").split(".")[:2])) >= (3, 4)  # with torch >= 2.8
 except PackageNotFoundError:
     _TRITON = False
+IMPLS = tuple(str(member) for member in Impl)
 SAVES = (None, "float32", "bfloat16", "compact")
 
 
@@ -81,23 +84,29 @@ def which_impl(
         ValueError: `impl` is no member of :class:`Impl`.
         NotImplementedError: `impl` names an implementation that does not cover these arguments; the message says why.
     """
-    check_choice("impl", impl, [member.value for member in Impl])
-    if impl == Impl.REFERENCE:
+    known = _known_surrogate(spike_grad, spatial_adj, threshold)
+    return _choose(input_, mem, beta, threshold, known, spike_grad, save, impl)
+
+
+def _known_surrogate(spike_grad, spatial_adj, threshold):
+    """The surrogate as the kernels number it, or None."""
+    return SPATIAL if spatial_adj else surrogate.kernel_surrogate(spike_grad or DEFAULT_SPIKE_GRAD, threshold)
+
+
+def _choose(input_, mem, beta, threshold, known, spike_grad, save, impl):
+    check_choice("impl", impl, IMPLS)
+    if impl == "reference":
         return "reference"
-    kernels = _kernels_of(input_) if impl == Impl.AUTO else Impl(impl).value
-    reason = _not_covered(kernels, input_, mem, beta, threshold, spike_grad, spatial_adj, save)
-    if impl == Impl.AUTO:
-        return "reference" if reason else kernels
+    kernels = impl if impl != "auto" else "triton" if input_.is_cuda else "cpu"
+    reason = _not_covered(kernels, input_, mem, beta, threshold, known, spike_grad, save)
+    if impl == "auto":
+        return "reference" if reason else str(kernels)
     if reason:
-        raise NotImplementedError(f"impl={kernels!r} does not cover {reason}; use 'auto' or 'reference'")
-    return kernels
+        raise NotImplementedError(f"impl={str(kernels)!r} does not cover {reason}; use 'auto' or 'reference'")
+    return str(kernels)
 
 
-def _kernels_of(input_):
-    return "triton" if input_.is_cuda else "cpu"
-
-
-def _not_covered(kernels, input_, mem, beta, threshold, spike_grad, spatial_adj, save):
+def _not_covered(kernels, input_, mem, beta, threshold, known, spike_grad, save):
     """What these kernels lack for these arguments, or None."""
     if kernels == "triton":
         if not _TRITON:
@@ -113,7 +122,6 @@ def _not_covered(kernels, input_, mem, beta, threshold, spike_grad, spatial_adj,
             wide = isinstance(value, torch.Tensor) and value.dim() > 0
             if wide and torch.promote_types(input_.dtype, value.dtype) != input_.dtype:
                 return f"{name} of {value.dtype} with an input of {input_.dtype}"
-    known = SPATIAL if spatial_adj else surrogate.kernel_surrogate(spike_grad or DEFAULT_SPIKE_GRAD, threshold)
     if known is None:
         return f"the surrogate {spike_grad}"
     if save == "compact" and known != SPATIAL:
@@ -224,12 +232,11 @@ def lif_multistep(
     temporal_alpha = check_temporal_alpha(temporal_alpha, reset_mechanism)
     if mem is not None:
         check_mem(mem, step_shape)
-    options = {"spike_grad": spike_grad, "spatial_adj": spatial_adj, "save": save}
-    impl = which_impl(input_, mem, beta=beta, threshold=threshold, impl=impl, **options)
-    known = SPATIAL if spatial_adj else surrogate.kernel_surrogate(spike_grad or DEFAULT_SPIKE_GRAD, threshold)
+    known = _known_surrogate(spike_grad, spatial_adj, threshold)
+    impl = _choose(input_, mem, beta, threshold, known, spike_grad, save, impl)
     beta, threshold = _as_parameter("beta", beta, input_), _as_parameter("threshold", threshold, input_)
     graded_spikes_factor = _as_parameter("graded_spikes_factor", graded_spikes_factor, input_)
-    if spatial_adj and not torch.compiler.is_compiling():
+    if spatial_adj:
         check_threshold_positive(threshold)
     if impl == "reference":
         if spatial_adj:

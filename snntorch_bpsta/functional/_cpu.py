@@ -70,6 +70,9 @@ def _derivative_kernel(surrogate, p0, p1, u, threshold, s):
 @_jit
 def _fill_kernel(row, values, inner, begin):
     """`row`: what neurons from `begin` on have of a parameter, ``values[(neuron // inner) % len(values)]``."""
+    if len(values) == 1:
+        row[:] = values[0]
+        return
     c, r = (begin // inner) % len(values), begin % inner
     for i in range(len(row)):
         row[i] = values[c]
@@ -82,11 +85,12 @@ def _fill_kernel(row, values, inner, begin):
 @_jit
 def lif_fwd_kernel(
     input_, mem, spk, record, saved, words, beta, beta_inner, threshold, threshold_inner, factor, surrogate, p0, p1, reset,
-    relu, keep, num_steps, begin, end,
+    relu, keep, from_zero, num_steps, begin, end,
 ):  # fmt: skip
     """Neurons from `begin` to `end`. `input_`, `spk`, `record` and `saved` are flat [T, N]; `input_` is [N] for a constant
-    current. `mem`, [N], is the membrane before the first step, overwritten by the last one. `words` is `saved` as
-    integers. `keep` says what goes into it: 0 nothing, 1 the code, 2 the code in bfloat16, 3 the membrane."""
+    current. `mem`, [N], is the membrane before the first step (`from_zero`: to be set to zeros), overwritten by the last
+    one. `words` is `saved` as integers. `keep` says what goes into it: 0 nothing, 1 the code, 2 the code in bfloat16, 3 the
+    membrane."""
     one, zero = input_.dtype.type(1), input_.dtype.type(0)
     size = len(mem)
     step = size if len(input_) == len(spk) else 0
@@ -101,6 +105,8 @@ def lif_fwd_kernel(
         b, th, x, s, u = rows[0, :n], rows[1, :n], rows[2, :n], rows[3, :n], mem[lo : lo + n]
         _fill_kernel(b, beta, beta_inner, lo)
         _fill_kernel(th, threshold, threshold_inner, lo)
+        if from_zero:
+            u[:] = zero
         for t in range(num_steps):
             cur, now = input_[t * step + lo : t * step + lo + n], t * size + lo
             o = spk[now : now + n]
@@ -169,11 +175,12 @@ def lif_bwd_kernel(
     factor, surrogate, p0, p1, reset, relu, keep, alpha, num_steps, begin, end,
 ):  # fmt: skip
     """The recursion of Eq. 6-10 for the neurons from `begin` to `end`. `dmem` is empty, the gradient of the last membrane
-    [N], or of all [T, N]; `mem` the membrane before the first step. Fills `dinput` ([T, N], or [N] for a constant
-    current: the sum) and, where not empty, `dmem0`, `dbeta` and `dthreshold`, [N]. `magnitude` masks a word's |s|."""
+    [N], or of all [T, N]; `mem` the membrane before the first step, empty for zeros. Fills `dinput` ([T, N], or [N] for a
+    constant current: the sum) and, where not empty, `dmem0`, `dbeta` and `dthreshold`, [N]. `magnitude` masks a word's
+    |s|."""
     one, zero = beta.dtype.type(1), beta.dtype.type(0)
     cut = one if reset == 0 else zero  # only reset-to-zero cuts the path through time at a spike
-    size = len(mem)
+    size = len(words) // num_steps
     dmem_step = size if len(dmem) == num_steps * size else 0
     constant = len(dinput) == size and num_steps > 1
     per_neuron = len(dbeta) + len(dthreshold) > 0
@@ -189,9 +196,10 @@ def lif_bwd_kernel(
         _fill_kernel(b, beta, beta_inner, lo)
         _fill_kernel(th, threshold, threshold_inner, lo)
         du[:] = zero
-        db[:] = zero
-        dth[:] = zero
-        total[:] = zero
+        if constant or per_neuron:
+            db[:] = zero
+            dth[:] = zero
+            total[:] = zero
         for t in range(num_steps - 1, -1, -1):
             now = t * size + lo
             g, out = dspk[now : now + n], dinput[now : now + n]
@@ -223,10 +231,11 @@ def lif_bwd_kernel(
                 for i in range(n):
                     du[i] += m[i]
             if len(dbeta):
-                last = saved[now - size : now - size + n] if t else mem[lo : lo + n]
-                for i in range(n):
-                    left = one - cut if last[i] - th[i] > zero else one
-                    db[i] += left * last[i] * du[i]
+                if t or len(mem):
+                    last = saved[now - size : now - size + n] if t else mem[lo : lo + n]
+                    for i in range(n):
+                        left = one - cut if last[i] - th[i] > zero else one
+                        db[i] += left * last[i] * du[i]
             if constant:
                 word = words[now : now + n]
                 for i in range(n):
@@ -243,7 +252,9 @@ def lif_bwd_kernel(
         if constant:
             dinput[lo : lo + n] = total
         if per_neuron or len(dmem0):  # the membrane before the first step resets it and carries a residual into it
-            u = mem[lo : lo + n]
+            u = mem[lo : lo + n] if len(mem) else total
+            if not len(mem):
+                u[:] = zero
             _derivative_kernel(surrogate, p0, p1, u, th, s)
             for i in range(n):
                 fired = one if u[i] - th[i] > zero else zero
@@ -320,8 +331,8 @@ def _arrays(saved, save_membrane, like):
 
 
 def forward(
-    input_, mem, beta, threshold, factor, spk, record, saved, *, num_steps, beta_inner, threshold_inner, surrogate, p0,
-    p1, reset, relu, save_membrane,
+    input_, mem, beta, threshold, factor, spk, record, saved, *, num_steps, beta_inner, threshold_inner,
+    surrogate, p0, p1, reset, relu, save_membrane, from_zero=False,
 ):  # fmt: skip
     """See ``_ops.py``. Half precision is computed in float32, in a copy."""
     half = input_.dtype != mem.dtype
@@ -338,7 +349,7 @@ def forward(
         (
             input_.numpy(), mem.numpy(), out.numpy(), rec.numpy(), saved, words, beta.numpy(), beta_inner,
             threshold.numpy(), threshold_inner, number(factor.item()), surrogate, number(p0), number(p1), reset, relu, keep,
-            num_steps,
+            from_zero, num_steps,
         ),
     )  # fmt: skip
     if half:
@@ -357,7 +368,7 @@ def backward(
     half = dinput.dtype != number
     dspk = torch.zeros_like(saved, dtype=number) if dspk is None else dspk.to(number)
     dmem = nothing if dmem is None else dmem.to(number)
-    mem = torch.zeros(saved.numel() // num_steps, dtype=number) if mem is None else mem
+    num_neurons, mem = saved.numel() // num_steps, nothing if mem is None else mem
     out = dinput
     if half:  # `dspk` is a copy, to be written over
         out = dspk if dinput.numel() == dspk.numel() else torch.empty_like(dinput, dtype=number)
@@ -366,7 +377,7 @@ def backward(
     scalar = nothing.numpy().dtype.type
     optional = [(nothing if x is None else x).numpy() for x in (dmem0, dbeta, dthreshold)]
     _run(
-        lif_bwd_kernel, num_steps, mem.numel(),
+        lif_bwd_kernel, num_steps, num_neurons,
         (
             dspk.numpy(), dmem.numpy(), saved, words, magnitude, mem.numpy(), beta.numpy(), beta_inner, threshold.numpy(),
             threshold_inner, out.numpy(), *optional, scalar(factor.item()), surrogate, scalar(p0), scalar(p1), reset,

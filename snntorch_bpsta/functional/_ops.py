@@ -7,9 +7,9 @@ with the state in float32. ``_cpu.py`` and ``_triton.py`` do the work; both have
 memory order, N neurons in a step, "compute" the dtype of the state (float32, or float64 for a float64 current):
 
 ``forward(input_, mem, beta, threshold, factor, spk, record, saved, *, ...)`` reads the current [T*N] ([N] if it is
-constant), updates `mem` [N] from the membrane before the first step to the last one, and fills the spikes, each of the
-value `factor` [1], `record` (None or the membrane of every step) and `saved`. A parameter [C] has the value
-``p[(neuron // inner) % C]``.
+constant), updates `mem` [N] from the membrane before the first step (`from_zero`: from zeros, whatever is there) to the
+last one, and fills the spikes, each of the value `factor` [1], `record` (None or the membrane of every step) and `saved`.
+A parameter [C] has the value ``p[(neuron // inner) % C]``.
 
 `saved` is None, the membrane [T*N] in the compute dtype (`save_membrane`), or the *code*, in the compute dtype or
 bfloat16: |s|, the surrogate's derivative, with the sign bit where the neuron fired, and with relu the lowest bit where the
@@ -108,16 +108,14 @@ def _forward(
         spk = _steps_like(input_, num_steps, input_.dtype)
     last = not record_mem and out.dtype == compute_dtype(input_.dtype)
     state = out if last else _step_like(input_, compute_dtype(input_.dtype))
-    if mem is None:
-        state.zero_()
-    else:
+    if mem is not None:
         state.copy_(mem)
     if state.numel():
         _kernels(impl).forward(
             _flat(input_), _flat(state), beta.detach(), threshold.detach(), factor, _flat(spk),
             _flat(out) if record_mem else None, _flat(saved) if saved.numel() else None, num_steps=num_steps,
-            beta_inner=beta_inner, threshold_inner=threshold_inner, surrogate=surrogate, p0=p0, p1=p1, reset=reset,
-            relu=relu, save_membrane=save == "membrane",
+            from_zero=mem is None, beta_inner=beta_inner, threshold_inner=threshold_inner, surrogate=surrogate, p0=p0, p1=p1,
+            reset=reset, relu=relu, save_membrane=save == "membrane",
         )  # fmt: skip
     if not (last or record_mem):
         out.copy_(state)

@@ -137,13 +137,14 @@ def lif_fwd_kernel(
     num_steps, num_neurons, stride, beta_inner, beta_size, threshold_inner, threshold_size, size_class,
     p0: tl.float64, p1: tl.float64,
     SURROGATE: tl.constexpr, RESET: tl.constexpr, RELU: tl.constexpr, MEMBRANE: tl.constexpr,
-    SCALAR_BETA: tl.constexpr, SCALAR_THRESHOLD: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    SCALAR_BETA: tl.constexpr, SCALAR_THRESHOLD: tl.constexpr, FROM_ZERO: tl.constexpr, BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = n < num_neurons
     lam = _parameter(beta, n, num_neurons, beta_inner, beta_size, SCALAR_BETA)
     th = _parameter(threshold, n, num_neurons, threshold_inner, threshold_size, SCALAR_THRESHOLD)
-    u = tl.load(mem + n, mask=inside, other=0.0)
+    u = tl.zeros((BLOCK,), beta.dtype.element_ty) if FROM_ZERO else tl.load(mem + n, mask=inside, other=0.0)
     spike = tl.load(factor).to(u.dtype)
     row = tl.full((), 0, tl.int64)
     row_ahead = row
@@ -287,13 +288,14 @@ def _launch(kernel, *tensors, beta, threshold, num_neurons, surrogate, reset, re
         )
 
 
-def forward(input_, mem, beta, threshold, factor, spk, record, saved, *, p0, p1, **options):
+def forward(input_, mem, beta, threshold, factor, spk, record, saved, *, p0, p1, from_zero=False, **options):
     """Write `spk`, `record` and `saved`, and the last membrane over `mem`. `spk` may be the memory of `input_`."""
     num_neurons = mem.numel()
     _launch(
         lif_fwd_kernel, input_, mem, spk, record, saved, beta, threshold, factor,
         beta=beta, threshold=threshold, num_neurons=num_neurons, p0=float(p0), p1=float(p1),
         stride=num_neurons if input_.numel() == spk.numel() else 0,  # 0: the same current at every step
+        FROM_ZERO=from_zero,
         enable_fp_fusion=False,  # a fused multiply-add rounds once where the reference rounds twice
         **options,
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """Checks at the door. Every message says what was expected and what came, and what to do."""
 
-import math
 from numbers import Real
 
 import torch
@@ -10,7 +9,7 @@ def check_temporal_alpha(alpha, reset_mechanism="zero", reset_delay=True):
     """Return `alpha` as a float in [0, 1]; refuse it where the reset path it mends does not exist."""
     if isinstance(alpha, bool) or not isinstance(alpha, Real):
         raise TypeError(f"temporal_alpha must be a number in [0, 1], got {type(alpha).__name__}")
-    if not math.isfinite(alpha) or not 0 <= alpha <= 1:
+    if not 0 <= alpha <= 1:
         raise ValueError(f"temporal_alpha must be a finite number in [0, 1], got {alpha}")
     if alpha and reset_mechanism == "none":
         raise ValueError(

@@ -75,9 +75,12 @@ class MultiStep(nn.Sequential):
         return x.transpose(0, 1) if self.batch_first else x
 
     def _run(self, layers, x, without=()):
+        spare = isinstance(layers, ConvBlock)  # its batch norm does not need its output, which the spikes may overwrite
         layers = [layer for layer in layers if not isinstance(layer, without)]
         while layers:
             fused, options = _into_neuron(layers, x)
+            if spare and options:
+                options["inplace"] = True
             layer, layers = layers[fused], layers[fused + 1 :]
             x = layer(x, multistep=True, **options)[0] if options else self._run_layer(layer, x, without)
         return x
@@ -167,8 +170,6 @@ class ConvBlock(nn.Sequential):
     """
 
     def __init__(self, in_channels, out_channels, neuron, num_steps=None):
-        if hasattr(neuron, "inplace"):  # the batch norm in front does not need its output
-            neuron.inplace = True
         super().__init__(
             nn.Conv2d(in_channels, out_channels, 3, padding=1),
             nn.BatchNorm2d(out_channels),

@@ -199,7 +199,7 @@ class Leaky(snntorch.Leaky):
         """
         return self(input_, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
 
-    def _all_steps(self, input_, mem, impl="auto", relu=False, num_steps=None):
+    def _all_steps(self, input_, mem, impl="auto", relu=False, num_steps=None, inplace=False):
         check_current(input_, 2, "[T, B, *]")
         if self.init_hidden:
             if mem is not None:
@@ -219,7 +219,7 @@ class Leaky(snntorch.Leaky):
             spk_rec, mem = self._loop(input_, mem)
         else:
             self._check_threshold()
-            options = {"num_steps": num_steps, "relu": relu, "inplace": self.inplace, "save": self.save}
+            options = {"num_steps": num_steps, "relu": relu, "inplace": self.inplace or inplace, "save": self.save}
             spk_rec, mem = self._run(input_, mem, impl=impl, **options)
         if self.init_hidden:
             self.mem = mem
@@ -262,7 +262,7 @@ class Leaky(snntorch.Leaky):
             self.mem = torch.zeros(0, device=mem.device)
         return torch.stack(spk_rec), mem
 
-    def _identity(self, input_, mem, multistep, impl="auto", relu=False, num_steps=None):
+    def _identity(self, input_, mem, multistep, impl="auto", relu=False, num_steps=None, inplace=False):
         """The "identity" warm-up: the current is the output, and the membrane stays as it is."""
         if relu:
             input_ = input_.relu()

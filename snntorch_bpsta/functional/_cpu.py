@@ -96,7 +96,7 @@ def lif_fwd_kernel(
     step = size if len(input_) == len(spk) else 0
     lowest = zero if relu else input_.dtype.type(-np.inf)
     scalar = len(beta) == 1 and len(threshold) == 1
-    paper = surrogate == 0 and keep == 1 and scalar
+    paper = surrogate == 0 and keep == 1 and scalar and len(record) == 0
     b0, th0 = beta[0], threshold[0]
     rows = np.empty((4, BLOCK), input_.dtype)
     s_words = rows[3].view(np.int32)  # for bfloat16, which goes with float32 only
@@ -154,7 +154,7 @@ def lif_fwd_kernel(
             if relu and (keep == 1 or keep == 2):
                 word = words[now : now + n]
                 for i in range(n):
-                    word[i] = (word[i] & -2) | (1 if x[i] > zero else 0)
+                    word[i] = (word[i] & -2) | (0 if x[i] <= zero else 1)
 
 
 @_jit

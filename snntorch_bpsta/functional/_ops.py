@@ -13,7 +13,7 @@ A parameter [C] has the value ``p[(neuron // inner) % C]``.
 
 `saved` is None, the membrane [T*N] in the compute dtype (`save_membrane`), or the *code*, in the compute dtype or
 bfloat16: |s|, the surrogate's derivative, with the sign bit where the neuron fired, and with relu the lowest bit where the
-input was positive. For BPSA that is w = 1/u or 0 of Eq. 9: nothing else is kept for backward.
+input was positive (or NaN). For BPSA that is w = 1/u or 0 of Eq. 9: nothing else is kept for backward.
 
 ``backward(dspk, dmem, saved, mem, beta, threshold, factor, dinput, dmem0, dbeta, dthreshold, *, ...)`` fills the
 gradients; those of the parameters are per neuron, for the caller to reduce, which makes them deterministic. `dinput` may be
@@ -30,7 +30,7 @@ RESETS = {"zero": 0, "subtract": 1, "none": 2}
 _keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 _NEURON = (
-    "int num_steps, int beta_inner, int threshold_inner, int surrogate, float p0, float p1, int reset, float alpha"
+    "SymInt num_steps, SymInt beta_inner, SymInt threshold_inner, int surrogate, float p0, float p1, int reset, float alpha"
 )
 _LIB = torch.library.Library("snntorch_bpsta", "DEF")
 _LIB.define(
@@ -197,9 +197,12 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, dspk, dmem, _):
-    with torch.no_grad():
-        grads = _gradients(ctx, dspk, dmem)
-    return _differentiable_once(grads) if torch.is_grad_enabled() else grads
+    if torch.is_grad_enabled():  # the engine runs the nodes between two tensors: an error further on could be passed by
+        raise NotImplementedError(
+            "create_graph=True asks for a second derivative of lif_multistep, and its kernels have the first one only: "
+            "use impl='reference'"
+        )
+    return _gradients(ctx, dspk, dmem)
 
 
 def _gradients(ctx, dspk, dmem):
@@ -239,30 +242,6 @@ def _may_be_overwritten(ctx, saved):
         and saved.stride() == ctx.stride
         and saved.itemsize == ctx.dtype.itemsize
     )
-
-
-class _Once(torch.autograd.Function):
-    """Hands gradients on, and refuses to be differentiated."""
-
-    @staticmethod
-    def forward(ctx, _, *grads):
-        return grads
-
-    @staticmethod
-    def backward(ctx, *_):
-        raise NotImplementedError(
-            "the second derivative of lif_multistep was asked for, and its kernels have the first one only: "
-            "use impl='reference'"
-        )
-
-
-def _differentiable_once(grads):
-    """Under ``create_graph=True``: the same gradients, that raise when differentiated and are not wrong in silence."""
-    places = [i for i, grad in enumerate(grads) if grad is not None]
-    if not places:
-        return grads
-    marked = _Once.apply(torch.ones((), requires_grad=True), *(grads[i] for i in places))
-    return tuple(marked[places.index(i)] if i in places else None for i in range(len(grads)))
 
 
 torch.library.register_autograd("snntorch_bpsta::lif", _backward, setup_context=_setup_context, lib=_LIB)

@@ -111,13 +111,13 @@ def _bits(x):
 
 
 @triton.jit
-def _encode(s, fired, positive, RELU: tl.constexpr):
+def _encode(s, fired, negative, RELU: tl.constexpr):
     """The code of |s| and the flags."""
     bits = _bits(s)
     sign: tl.constexpr = bits.dtype.primitive_bitwidth - 1
     bits = (bits & ((1 << sign) - 1)) | (fired.to(bits.dtype) << sign)
     if RELU:
-        bits = (bits & -2) | positive.to(bits.dtype)
+        bits = (bits & -2) | (1 - negative.to(bits.dtype))
     return bits.to(s.dtype, bitcast=True)
 
 
@@ -144,7 +144,10 @@ def lif_fwd_kernel(
     inside = n < num_neurons
     lam = _parameter(beta, n, num_neurons, beta_inner, beta_size, SCALAR_BETA)
     th = _parameter(threshold, n, num_neurons, threshold_inner, threshold_size, SCALAR_THRESHOLD)
-    u = tl.zeros((BLOCK,), beta.dtype.element_ty) if FROM_ZERO else tl.load(mem + n, mask=inside, other=0.0)
+    if FROM_ZERO:
+        u = tl.full((BLOCK,), 0.0, beta.dtype.element_ty)
+    else:
+        u = tl.load(mem + n, mask=inside, other=0.0)
     spike = tl.load(factor).to(u.dtype)
     row = tl.full((), 0, tl.int64)
     row_ahead = row
@@ -155,9 +158,9 @@ def lif_fwd_kernel(
         for k in tl.static_range(CHUNK):
             if t + k < num_steps:
                 x = currents[k].to(u.dtype)
-                positive = x > 0
+                negative = x <= 0
                 if RELU:
-                    x = tl.where(x <= 0, 0.0, x)  # NaN stays
+                    x = tl.where(negative, 0.0, x)  # NaN stays
                 o = (u - th > 0).to(u.dtype)
                 if RESET == _ZERO:  # Eq. 2
                     u = lam * ((1 - o) * u) + x
@@ -177,7 +180,7 @@ def lif_fwd_kernel(
                         s = _derivative(u, th, fired, p0, p1, SURROGATE)
                         if saved.dtype.element_ty == tl.bfloat16:
                             s = s.to(tl.float32).to(tl.bfloat16)  # there is no rounding from float64
-                        tl.store(saved + row + n, _encode(s, fired, positive, RELU), mask=inside)
+                        tl.store(saved + row + n, _encode(s, fired, negative, RELU), mask=inside)
             row += num_neurons
         currents = following
     tl.store(mem + n, u, mask=inside)

@@ -73,9 +73,9 @@ def which_impl(
     """Name the implementation that :func:`lif_multistep` runs for the same arguments.
 
     "auto" takes the kernels of the input's device, "triton" on CUDA (where Triton is installed) and "cpu" on the CPU, for
-    every floating-point type and every surrogate of snnTorch with a closed-form derivative; the reference elsewhere, and
-    for what promotes the input to another type (a `mem`, `beta` or `threshold` with dimensions of a wider type) outside of
-    autocast.
+    every floating-point type and every surrogate of snnTorch with a closed-form derivative; the reference elsewhere, and,
+    outside of autocast, for a `mem` of another type than the input's, or a `beta` or `threshold` with dimensions of a wider
+    one.
 
     Returns:
         str: "reference", "cpu" or "triton".
@@ -113,12 +113,16 @@ def _not_covered(kernels, input_, mem, beta, threshold, known, spike_grad, save)
             return "this machine: no Triton >= 3.4 is installed"
         if not (input_.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
             return f"the device {input_.device}"
-    elif input_.device.type not in ("cpu", "meta"):
+    elif input_.device.type != "cpu":
         return f"the device {input_.device}"
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return "the transforms of torch.func"
     if input_.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         return f"{input_.dtype}"
     if not torch.is_autocast_enabled(input_.device.type):  # there the kernels keep the input's type
-        for name, value in (("mem", mem), ("beta", beta), ("threshold", threshold)):
+        if mem is not None and mem.dtype != input_.dtype:
+            return f"mem of {mem.dtype} with an input of {input_.dtype}"
+        for name, value in (("beta", beta), ("threshold", threshold)):
             wide = isinstance(value, torch.Tensor) and value.dim() > 0
             if wide and torch.promote_types(input_.dtype, value.dtype) != input_.dtype:
                 return f"{name} of {value.dtype} with an input of {input_.dtype}"
@@ -258,7 +262,7 @@ def lif_multistep(
         input_, mem, beta.clamp(0, 1), threshold, factor, _ops.RESETS[reset_mechanism], known, temporal_alpha, record_mem,
         num_steps or input_.shape[0], relu, inplace, save, impl,
     )  # fmt: skip
-    return LIFOutput(spk if inside else spk * graded_spikes_factor, mem)
+    return LIFOutput(spk if inside else (spk * graded_spikes_factor).to(spk.dtype), mem)
 
 
 def _run_kernels(

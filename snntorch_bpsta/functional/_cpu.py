@@ -9,7 +9,9 @@ What is kept for backward, one word per neuron and step, is the *code* of ``_ops
 the spike in the sign bit and, under relu, "the input was positive" in the lowest bit; or the membrane itself.
 """
 
+import ctypes
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -19,6 +21,7 @@ import torch
 
 BLOCK = 2048  # neurons
 _MIN_PER_THREAD = 1 << 16  # neuron-steps below which one more thread costs more than it brings
+_LARGE, _PAGE = 1 << 22, 1 << 12  # bytes
 _WORDS = {torch.float32: torch.int32, torch.float64: torch.int64, torch.bfloat16: torch.int16}
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
@@ -301,6 +304,26 @@ def unpack_kernel(fired, positive, values, words):
 
 
 @cache
+def _madvise():
+    """The function of the C library, None where there is none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    return function
+
+
+def _use_huge_pages(*tensors):
+    """Ask the kernel for pages of 2 MiB behind large new tensors: with those of 4 KiB, the first touch of fresh memory takes
+    several times as long as the calculation. (PyTorch does so for all of its memory under THP_MEM_ALLOC_ENABLE=1.)"""
+    for tensor in tensors:
+        if tensor.nbytes >= _LARGE and _madvise():
+            begin = -(-tensor.data_ptr() // _PAGE) * _PAGE
+            size = (tensor.data_ptr() + tensor.nbytes - begin) // _PAGE * _PAGE
+            _madvise()(begin, size, 14)  # MADV_HUGEPAGE; advice, of which nothing depends
+
+
+@cache
 def _pool():
     return ThreadPoolExecutor(thread_name_prefix="snntorch_bpsta")
 
@@ -343,6 +366,7 @@ def forward(
     else:
         out, rec = spk, mem[:0] if record is None else record
     number = mem.numpy().dtype.type
+    _use_huge_pages(out, mem, rec, mem if saved is None else saved)
     saved, words, keep = _arrays(saved, save_membrane, mem)
     _run(
         lif_fwd_kernel, num_steps, mem.numel(),
@@ -372,6 +396,7 @@ def backward(
     out = dinput
     if half:  # `dspk` is a copy, to be written over
         out = dspk if dinput.numel() == dspk.numel() else torch.empty_like(dinput, dtype=number)
+    _use_huge_pages(out)
     saved, words, keep = _arrays(saved, save_membrane, nothing)
     magnitude = words.dtype.type(np.iinfo(words.dtype).max - relu)
     scalar = nothing.numpy().dtype.type

@@ -29,18 +29,16 @@ from . import _packing
 RESETS = {"zero": 0, "subtract": 1, "none": 2}
 _keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
-_NEURON = (
-    "SymInt num_steps, SymInt beta_inner, SymInt threshold_inner, int surrogate, float p0, float p1, int reset, float alpha"
-)
+_NEURON = "SymInt num_steps, SymInt beta_inner, SymInt threshold_inner, int surrogate, float p0, float p1, int reset"
 _LIB = torch.library.Library("snntorch_bpsta", "DEF")
 _LIB.define(
-    f"lif(Tensor input, Tensor? mem, Tensor beta, Tensor threshold, Tensor factor, {_NEURON}, bool relu, str save, "
-    "bool record_mem, bool reuse, str impl) -> (Tensor, Tensor, Tensor)"
+    f"lif(Tensor input, Tensor? mem, Tensor beta, Tensor threshold, Tensor factor, {_NEURON}, float alpha, bool relu, "
+    "str save, bool record_mem, bool reuse, str impl) -> (Tensor, Tensor, Tensor)"
 )
 _LIB.define(
     "lif_backward(Tensor? dspk, Tensor? dmem, Tensor saved, Tensor? mem, Tensor beta, Tensor threshold, Tensor factor, "
-    f"Tensor(a!) dinput, bool need_mem, bool need_beta, bool need_threshold, {_NEURON}, bool relu, bool save_membrane, "
-    "str impl) -> (Tensor, Tensor, Tensor)"
+    f"Tensor(a!) dinput, bool need_mem, bool need_beta, bool need_threshold, {_NEURON}, "
+    "float alpha, bool relu, bool save_membrane, str impl) -> (Tensor, Tensor, Tensor)"
 )
 
 

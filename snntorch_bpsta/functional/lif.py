@@ -161,8 +161,7 @@ def lif_multistep(
     r"""All time steps of a leaky integrate-and-fire layer, equal to the loop over ``Leaky.forward``.
 
     Spikes and membranes are the loop's to the bit with every implementation; gradients are with "reference", and agree to
-    rounding with the kernels, which sum in another order.
-
+    rounding with the kernels, which sum in another order. (In half precision the kernels hold the state in float32.)
 
     With :math:`\lambda` = `beta`, the "zero" reset of the paper and o the spikes,
 
@@ -203,8 +202,8 @@ def lif_multistep(
         impl: "auto", "reference", "cpu" or "triton".
 
     Returns:
-        LIFOutput: ``spk [T, B, *]`` and ``mem``. Membranes follow PyTorch's promotion of `input_` with `beta`; spikes
-        keep the membrane's dtype with our surrogates, and are float32 with the host's.
+        LIFOutput: ``spk [T, B, *]`` and ``mem``, both of the dtype of `input_`, or what `mem`, `beta` and `threshold` with
+        dimensions promote it to; under autocast the kernels keep that of `input_`.
 
     Raises:
         ValueError: a value out of range, a shape that does not fit, NaN under ``torch.autograd.detect_anomaly``.
@@ -280,27 +279,27 @@ def _run_kernels(
             input_, relu, inplace = input_.relu(), False, False
     elif save is None:
         save = "float32" if input_.dtype == state else "bfloat16"
-    beta, beta_inner = _flat_parameter(beta, step_shape, state)
-    threshold, threshold_inner = _flat_parameter(threshold, step_shape, state)
+    beta, beta_inner = _flat_parameter(beta.to(input_.device, state), step_shape)
+    threshold, threshold_inner = _flat_parameter(threshold.to(input_.device, state), step_shape)
     if not _dense(input_, any_order=len(beta) == len(threshold) == 1):
         input_ = input_.contiguous()
     options = (
-        mem, beta, threshold, factor.to(state), num_steps, beta_inner, threshold_inner, *known, reset, alpha, relu, save,
-        record_mem, True, impl,
+        mem, beta, threshold, factor.to(input_.device, state), num_steps, beta_inner, threshold_inner, *known, reset, alpha,
+        relu, save, record_mem, True, impl,
     )  # fmt: skip
     return _ops.lif(input_, *options, inplace=inplace and num_steps == input_.shape[0])
 
 
-def _flat_parameter(value, step_shape, dtype):
+def _flat_parameter(value, step_shape):
     """`value` as a vector p, and the number of neighbours that share an element: ``p[(neuron // inner) % len(p)]``."""
     own = (1,) * (len(step_shape) - value.dim()) + tuple(value.shape)
     wide = [dim for dim, size in enumerate(own) if size != 1]
     if not wide:
-        return value.reshape(1).to(dtype), 1
+        return value.reshape(1), 1
     first, last = wide[0], wide[-1] + 1
     if own[first:last] != tuple(step_shape[first:last]):
-        return value.expand(step_shape[first:]).reshape(-1).to(dtype), 1
-    return value.reshape(-1).to(dtype), prod(step_shape[last:])
+        return value.reshape(own[first:]).expand(step_shape[first:]).reshape(-1), 1
+    return value.reshape(-1), prod(step_shape[last:])
 
 
 def _dense(input_, any_order):

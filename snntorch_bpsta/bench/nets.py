@@ -114,11 +114,11 @@ def host_middle(width):
     return Loop(*layers)
 
 
-MIDDLE = ("snntorch loop", "bpsta", "bpsta, compress_spikes")
+MIDDLE = ("snntorch loop", "bpsta", "bpsta, compress_spikes", "bpsta, save bfloat16, compress_spikes")
 
 
 def middle_network(variant, width, num_steps):
-    net = middle(width=width, num_steps=num_steps)
+    net = middle(width=width, num_steps=num_steps, save="bfloat16" if "bfloat16" in variant else None)
     if variant != MIDDLE[0]:
         return net
     loop = host_middle(width)

@@ -88,16 +88,17 @@ def _fill_kernel(row, values, inner, begin):
 @_jit
 def lif_fwd_kernel(
     input_, mem, spk, record, saved, words, beta, beta_inner, threshold, threshold_inner, factor, surrogate, p0, p1, reset,
-    relu, keep, from_zero, num_steps, begin, end,
+    relu, keep, from_zero, overwrite, num_steps, begin, end,
 ):  # fmt: skip
     """Neurons from `begin` to `end`. `input_`, `spk`, `record` and `saved` are flat [T, N]; `input_` is [N] for a constant
     current. `mem`, [N], is the membrane before the first step (`from_zero`: to be set to zeros), overwritten by the last
-    one. `words` is `saved` as integers. `keep` says what goes into it: 0 nothing, 1 the code, 2 the code in bfloat16, 3 the
-    membrane."""
+    one. `overwrite`: `spk` is `input_`. `words` is `saved` as integers. `keep` says what goes into it: 0 nothing, 1 the
+    code, 2 the code in bfloat16, 3 the membrane."""
     one, zero = input_.dtype.type(1), input_.dtype.type(0)
     size = len(mem)
     step = size if len(input_) == len(spk) else 0
     lowest = zero if relu else input_.dtype.type(-np.inf)
+    copied = relu or overwrite
     scalar = len(beta) == 1 and len(threshold) == 1
     paper = surrogate == 0 and keep == 1 and scalar and len(record) == 0
     b0, th0 = beta[0], threshold[0]
@@ -113,8 +114,11 @@ def lif_fwd_kernel(
         for t in range(num_steps):
             cur, now = input_[t * step + lo : t * step + lo + n], t * size + lo
             o = spk[now : now + n]
-            for i in range(n):
-                x[i] = lowest if cur[i] <= lowest else cur[i]
+            if copied:
+                for i in range(n):
+                    x[i] = lowest if cur[i] <= lowest else cur[i]
+            else:
+                x = cur
             if paper and reset == 0:  # the whole step in one loop
                 w = saved[now : now + n]
                 for i in range(n):
@@ -175,12 +179,12 @@ def _dthreshold_kernel(dth, s, du, b, alpha, reset, factor, g, saved, words, th,
 @_jit
 def lif_bwd_kernel(
     dspk, dmem, saved, words, magnitude, mem, beta, beta_inner, threshold, threshold_inner, dinput, dmem0, dbeta, dthreshold,
-    factor, surrogate, p0, p1, reset, relu, keep, alpha, num_steps, begin, end,
+    factor, surrogate, p0, p1, reset, relu, keep, alpha, overwrite, num_steps, begin, end,
 ):  # fmt: skip
     """The recursion of Eq. 6-10 for the neurons from `begin` to `end`. `dmem` is empty, the gradient of the last membrane
     [N], or of all [T, N]; `mem` the membrane before the first step, empty for zeros. Fills `dinput` ([T, N], or [N] for a
     constant current: the sum) and, where not empty, `dmem0`, `dbeta` and `dthreshold`, [N]. `magnitude` masks a word's
-    |s|."""
+    |s|. `overwrite`: `dinput` is `saved`."""
     one, zero = beta.dtype.type(1), beta.dtype.type(0)
     cut = one if reset == 0 else zero  # only reset-to-zero cuts the path through time at a spike
     size = len(words) // num_steps
@@ -188,6 +192,7 @@ def lif_bwd_kernel(
     constant = len(dinput) == size and num_steps > 1
     per_neuron = len(dbeta) + len(dthreshold) > 0
     scalar = len(beta) == 1
+    plain = keep == 1 and scalar and not (constant or per_neuron)
     b0 = beta[0]
     rows = np.empty((8, BLOCK), beta.dtype)
     s_words = rows[3].view(np.int32)
@@ -206,6 +211,33 @@ def lif_bwd_kernel(
         for t in range(num_steps - 1, -1, -1):
             now = t * size + lo
             g, out = dspk[now : now + n], dinput[now : now + n]
+            from_mem = dmem_step or (len(dmem) and t == num_steps - 1)
+            if plain and not from_mem:  # the whole step in one loop
+                w, word = saved[now : now + n], words[now : now + n]
+                if relu:
+                    for i in range(n):
+                        s_i = abs(w[i]) if word[i] & magnitude else zero
+                        kept_i = one - cut if word[i] < 0 else one
+                        d = s_i * (factor * g[i]) + b0 * (kept_i + alpha * s_i) * du[i]
+                        du[i] = d
+                        s[i] = d if word[i] & 1 else zero
+                    for i in range(n):
+                        out[i] = s[i]
+                elif overwrite:
+                    for i in range(n):
+                        s_i = abs(w[i])
+                        kept_i = one - cut if math.copysign(one, w[i]) < zero else one
+                        d = s_i * (factor * g[i]) + b0 * (kept_i + alpha * s_i) * du[i]
+                        du[i] = d
+                        w[i] = d
+                else:
+                    for i in range(n):
+                        s_i = abs(w[i])
+                        kept_i = one - cut if math.copysign(one, w[i]) < zero else one
+                        d = s_i * (factor * g[i]) + b0 * (kept_i + alpha * s_i) * du[i]
+                        du[i] = d
+                        out[i] = d
+                continue
             if keep == 1:
                 w, word = saved[now : now + n], words[now : now + n]
                 for i in range(n):  # without the lowest bit of the word, which alone is a denormal number, and slow
@@ -229,7 +261,7 @@ def lif_bwd_kernel(
             else:
                 for i in range(n):
                     du[i] = s[i] * (factor * g[i]) + b[i] * (kept[i] + alpha * s[i]) * du[i]
-            if dmem_step or (len(dmem) and t == num_steps - 1):
+            if from_mem:
                 m = dmem[t * dmem_step + lo : t * dmem_step + lo + n]
                 for i in range(n):
                     du[i] += m[i]
@@ -373,7 +405,7 @@ def forward(
         (
             input_.numpy(), mem.numpy(), out.numpy(), rec.numpy(), saved, words, beta.numpy(), beta_inner,
             threshold.numpy(), threshold_inner, number(factor.item()), surrogate, number(p0), number(p1), reset, relu, keep,
-            from_zero, num_steps,
+            from_zero, input_.data_ptr() == out.data_ptr(), num_steps,
         ),
     )  # fmt: skip
     if half:
@@ -397,6 +429,7 @@ def backward(
     if half:  # `dspk` is a copy, to be written over
         out = dspk if dinput.numel() == dspk.numel() else torch.empty_like(dinput, dtype=number)
     _use_huge_pages(out)
+    saved_is_out = saved.data_ptr() == out.data_ptr()
     saved, words, keep = _arrays(saved, save_membrane, nothing)
     magnitude = words.dtype.type(np.iinfo(words.dtype).max - relu)
     scalar = nothing.numpy().dtype.type
@@ -406,7 +439,7 @@ def backward(
         (
             dspk.numpy(), dmem.numpy(), saved, words, magnitude, mem.numpy(), beta.numpy(), beta_inner, threshold.numpy(),
             threshold_inner, out.numpy(), *optional, scalar(factor.item()), surrogate, scalar(p0), scalar(p1), reset,
-            relu, keep, scalar(alpha), num_steps,
+            relu, keep, scalar(alpha), saved_is_out, num_steps,
         ),
     )  # fmt: skip
     if half:

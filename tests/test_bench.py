@@ -118,7 +118,7 @@ def test_memory(monkeypatch, nothing_installed):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read from /proc")
 @pytest.mark.parametrize("variant", nets.MIDDLE)
 def test_peak(variant):
-    low, high = (children.peak(variant, "cpu", 1, batch, 2, 1 / 32) for batch in (2, 64))
+    low, high = (children.peak(variant, "cpu", 1, batch, 2, 1 / 32) for batch in (2, 256))
     assert high > low + 2**20
 
 

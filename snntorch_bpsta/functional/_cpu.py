@@ -347,7 +347,7 @@ def _madvise():
 
 def _use_huge_pages(*tensors):
     """Ask the kernel for pages of 2 MiB behind large new tensors: with those of 4 KiB, the first touch of fresh memory takes
-    several times as long as the calculation. (PyTorch does so for all of its memory under THP_MEM_ALLOC_ENABLE=1.)"""
+    several times as long as the calculation."""
     for tensor in tensors:
         if tensor.nbytes >= _LARGE and _madvise():
             begin = -(-tensor.data_ptr() // _PAGE) * _PAGE

@@ -1,6 +1,7 @@
-"""What the tests of the data share."""
+"""What the tests share."""
 
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -14,3 +15,9 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.delenv("SNNTORCH_BPSTA_DATA", raising=False)
     monkeypatch.setenv("SNNTORCH_BPSTA_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Weights and inputs that a test draws are the same in every run."""
+    torch.manual_seed(0)

@@ -1,9 +1,10 @@
 """All time steps in one pass on the CPU: numba kernels with a hand-written backward.
 
 Blocks of contiguous neurons outside, time inside, so that the state of a block stays in cache. The inner loops are free
-of branches and index plain rows that do not overlap (input and output may be the same memory, so what is read goes
-through a row of its own first), which is what lets LLVM vectorise them. No fast-math: the spikes are the reference's to
-the bit. Threads are as many as torch's, each on its own range of neurons; the kernels release the GIL.
+of branches and index plain rows that do not overlap, which is what lets LLVM vectorise them: where input and output are
+the same memory, what is read goes through a row of its own first, or is written under the name it was read by. No
+fast-math: the spikes are the reference's to the bit. Threads are as many as torch's, each on its own range of neurons;
+the kernels release the GIL.
 
 What is kept for backward, one word per neuron and step, is the *code* of ``_ops.py``: the surrogate's derivative, with
 the spike in the sign bit and, under relu, "the input was positive" in the lowest bit; or the membrane itself.
@@ -223,7 +224,7 @@ def lif_bwd_kernel(
                         s[i] = d if word[i] & 1 else zero
                     for i in range(n):
                         out[i] = s[i]
-                elif overwrite:
+                elif overwrite:  # the loop below, for a `w` that is `out`
                     for i in range(n):
                         s_i = abs(w[i])
                         kept_i = one - cut if math.copysign(one, w[i]) < zero else one

@@ -183,14 +183,14 @@ def _setup_context(ctx, inputs, output):
     ctx.options = (
         num_steps, beta_inner, threshold_inner, surrogate, p0, p1, reset, alpha, relu, save == "membrane", impl,
     )  # fmt: skip
-    ctx.record = _saves_record(input_.dtype, save, record_mem)
-    ctx.reuse = reuse and not ctx.record
+    saves_record = _saves_record(input_.dtype, save, record_mem)
+    ctx.reuse = reuse and not saves_record
     ctx.packed = saved.stride() if save == "compact" else None
     ctx.steps = (num_steps, *input_.shape[1:])
     if ctx.packed:
         saved = _packing.pack_code(saved, relu)
     else:
-        saved = (record if ctx.record else saved,)
+        saved = (record if saves_record else saved,)
     ctx.save_for_backward(mem, beta, threshold, factor, *saved)
 
 
@@ -200,10 +200,6 @@ def _backward(ctx, dspk, dmem, _):
             "create_graph=True asks for a second derivative of lif_multistep, and its kernels have the first one only: "
             "use impl='reference'"
         )
-    return _gradients(ctx, dspk, dmem)
-
-
-def _gradients(ctx, dspk, dmem):
     if not any(ctx.needs_input_grad) or (dspk is None and dmem is None):
         return (None,) * 18
     mem, beta, threshold, factor, *saved = ctx.saved_tensors
@@ -227,7 +223,7 @@ def _gradients(ctx, dspk, dmem):
 def _reduce(grad, channels, inner):
     """Sum over the neurons, in memory order, that share one of the `channels` values of a parameter."""
     grad = grad.as_strided((grad.numel(),), (1,))
-    return grad.view(grad.numel() // (channels * inner), channels, inner).sum((0, 2))
+    return grad.view(grad.numel() // max(channels * inner, 1), channels, inner).sum((0, 2))
 
 
 def _may_be_overwritten(ctx, saved):

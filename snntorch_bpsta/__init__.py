@@ -5,23 +5,23 @@
 
 import importlib
 
-import snntorch as _snntorch
-
-from . import functional, surrogate
-from ._host import fall_back_to, install_finder, public_names
+from . import _host, functional, surrogate  # _host first: it answers where snntorch is missing, too old or too new
 from ._version import __version__ as __version__
+from .conversion import Conversion, convert, patched, reset, revert
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
 from .memory import compress_spikes
-from .neurons import Leaky
+from .neurons import Alpha, Lapicque, Leaky, RLeaky, RSynaptic, Synaptic
 
-__all__ = ["ConvBlock", "DirectEncoding", "Leaky", "MultiStep", "NeuronDropout", "Voting"]
+__all__ = ["Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic"]
+__all__ += ["ConvBlock", "DirectEncoding", "MultiStep", "NeuronDropout", "Voting"]
+__all__ += ["Conversion", "convert", "patched", "reset", "revert"]
 __all__ += ["compress_spikes", "functional", "surrogate"]
-__all__ += [name for name in public_names(_snntorch) if name not in __all__]
+__all__ += [name for name in _host.public_names(_host.snntorch) if name not in __all__]
 
 _ON_FIRST_USE = ("bench", "data", "energy", "networks", "plots", "training")
 
-install_finder()
-_from_host, __dir__ = fall_back_to(_snntorch, __name__)
+_host.install_finder()
+_from_host, __dir__ = _host.fall_back_to(_host.snntorch, __name__)
 
 
 def __getattr__(name):

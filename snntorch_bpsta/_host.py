@@ -4,10 +4,36 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import re
 import sys
 
 OURS = __package__
 HOST = "snntorch"
+OLDEST, BEYOND = (0, 9, 4), (2,)  # the range of setup.cfg
+
+
+def supported(version):
+    """Whether `version` of the host is in the range. One that does not begin with a number is let through."""
+    release = tuple(int(part) for part in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))
+    return not release or OLDEST <= release < BEYOND
+
+
+def import_host():
+    """The module snntorch; an ImportError that says what is needed where it is missing, too old or too new."""
+    wanted = f"snntorch>={'.'.join(map(str, OLDEST))},<{'.'.join(map(str, BEYOND))}"
+    try:
+        found = importlib.import_module(HOST)
+    except ModuleNotFoundError as error:
+        if error.name != HOST:
+            raise
+        raise ImportError(f"{OURS} needs {wanted}, which is not installed: pip install '{wanted}'") from None
+    version = str(getattr(found, "__version__", ""))
+    if not supported(version):
+        raise ImportError(f"{OURS} needs {wanted}, but snntorch {version} is installed: pip install '{wanted}'")
+    return found
+
+
+snntorch = import_host()
 
 
 class _HostFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

@@ -53,14 +53,14 @@ def check_threshold_positive(threshold, name="threshold"):
         )
 
 
-def check_learnable(name, value, learn):
+def check_learnable(name, value, learn, flag=None):
     """Refuse to learn an integer or boolean `value`, which cannot carry a gradient."""
     if learn and not torch.as_tensor(value).is_floating_point():
         if isinstance(value, torch.Tensor):
             got, instead = value.dtype, f"{name}.float()"
         else:
             got, instead = repr(value), f"{float(value)}"
-        raise ValueError(f"learn_{name}=True needs a floating-point {name}, got {got}: use {instead}")
+        raise ValueError(f"{flag or f'learn_{name}'}=True needs a floating-point {name}, got {got}: use {instead}")
 
 
 def check_current(input_, num_dims, expected):
@@ -90,12 +90,20 @@ def check_broadcast(name, value, shape):
         raise ValueError(message)
 
 
-def check_mem(mem, shape):
-    """Refuse an initial membrane whose shape is not that of one step."""
-    if not isinstance(mem, torch.Tensor):
-        raise TypeError(f"mem must be a tensor of shape {tuple(shape)} or None, got {type(mem).__name__}")
-    if mem.shape != torch.Size(shape):
-        raise ValueError(f"mem must have the shape of one step of the input, {tuple(shape)}, got {tuple(mem.shape)}")
+def check_state(name, state, shape):
+    """Refuse an initial state whose shape is not that of one step."""
+    if not isinstance(state, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor of shape {tuple(shape)} or None, got {type(state).__name__}")
+    if state.shape != torch.Size(shape):
+        raise ValueError(
+            f"{name} must have the shape of one step of the input, {tuple(shape)}, got {tuple(state.shape)}"
+        )
+
+
+def check_module(name, module):
+    """Refuse what is no module of PyTorch."""
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
 
 
 def check_choice(name, value, choices):

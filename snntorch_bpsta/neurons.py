@@ -11,39 +11,443 @@ from ._validation import (
     check_choice,
     check_current,
     check_learnable,
-    check_mem,
     check_positive_int,
     check_spatial_adj,
+    check_state,
     check_temporal_alpha,
     check_threshold_positive,
 )
 from .functional import lif_multistep
+from .functional._ops import STALE, keep_graph
 from .functional._reference import temporal_residual
-from .functional.lif import DEFAULT_SPIKE_GRAD, SAVES
-from .surrogate import Logistic, SpatialAdjustment
+from .functional.lif import DEFAULT_SPIKE_GRAD, IMPLS, SAVES
+from .surrogate import Logistic, SpatialAdjustment, as_portable, from_portable
 
 __getattr__, __dir__ = fall_back_to(snntorch.neurons, __name__)
 
-_OPTIONS = {"spatial_adj": False, "temporal_alpha": 0.0, "inplace": False, "save": None}
 WARM_UPS = (None, "identity", "surrogate")
 _WARM_UP_SURROGATE = Logistic()
-_host_default = snntorch.surrogate.atan()
+_STATE_FUNCTIONS = {"subtract": "_base_sub", "zero": "_base_zero", "none": "_base_int"}
+_OPTIONS = {"spatial_adj": False, "temporal_alpha": 0.0}
+_FUSED_OPTIONS = {"inplace": False, "save": None}
 
 
-def host_spike_grad(x):
-    """The host's default surrogate, as a function that can be pickled."""
-    return _host_default(x)
+class Adjusted:
+    """What the neurons of this package add to those of the host; goes before the host's class among the bases.
+
+    The step is the host's own: its equations (``_base_zero`` and the like), ``fire`` and ``mem_reset`` are called, not
+    copied. Around them: the residual of Eq. 10, all steps in one call, and states that are no buffers, follow
+    ``reset_mechanism``, and can be copied, pickled and shared out.
+    """
+
+    _host = None  # the class of the host
+    _states = ("mem",)  # what a step takes and leaves behind, as attributes, in the order of the host's arguments
+    _per_neuron = ("beta", "threshold")
+    _options = _OPTIONS
+    reset_delay = True
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "_host" in vars(cls):
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            options = [inspect.Parameter(name, keyword, default=off) for name, off in cls._options.items()]
+            cls.__signature__ = inspect.Signature([*inspect.signature(cls._host).parameters.values(), *options])
+        elif "__init__" in vars(cls):
+            cls.__signature__ = inspect.signature(cls.__init__.__get__(object()))
+
+    def __init__(self, *args, **kwargs):
+        options = {name: kwargs.pop(name, off) for name, off in self._options.items()}
+        given = inspect.signature(self._host).bind(*args, **kwargs)
+        given.apply_defaults()
+        given = given.arguments
+        self._check_learnable(given)
+        check_spatial_adj(options["spatial_adj"], given["spike_grad"])
+        options["temporal_alpha"] = self._check_options(
+            **{name: options[name] for name in _OPTIONS},
+            threshold=given["threshold"],
+            reset_mechanism=given["reset_mechanism"],
+            reset_delay=given.get("reset_delay", True),
+            surrogate_disable=given["surrogate_disable"],
+        )
+        if "save" in options:
+            check_choice("inplace", options["inplace"], (False, True))
+            check_choice("save", options["save"], SAVES)
+        super().__init__(*args, **kwargs)
+        if given["spike_grad"] is None and not self.surrogate_disable:
+            self.spike_grad = DEFAULT_SPIKE_GRAD
+        self._take_over(**options)
+
+    @classmethod
+    def _check_options(cls, spatial_adj, temporal_alpha, threshold, reset_mechanism, reset_delay, surrogate_disable):
+        """Refuse what these options cannot honour; return `temporal_alpha` as a float."""
+        if spatial_adj:
+            check_threshold_positive(threshold)
+        temporal_alpha = check_temporal_alpha(temporal_alpha, reset_mechanism, reset_delay)
+        if surrogate_disable and (spatial_adj or temporal_alpha):
+            raise ValueError(
+                "surrogate_disable=True switches every surrogate gradient off, spatial_adj and temporal_alpha with it: "
+                "drop it, or the two options"
+            )
+        return temporal_alpha
+
+    @staticmethod
+    def _check_learnable(given):
+        for name in ("alpha", "beta", "threshold"):
+            if name in given:
+                check_learnable(name, given[name], given[f"learn_{name}"])
+        if not given.get("all_to_all", True):
+            check_learnable("V", given["V"], given["learn_recurrent"], "learn_recurrent")
+
+    # --- becoming one of ours, and one of the host's again ---------------------------------------------
+
+    def _take_over(self, **options):
+        """Set up, in place, what the host's neuron has in another form."""
+        for name in self._states:
+            self._non_persistent_buffers_set.discard(name)
+            self.__dict__[name] = self._buffers.pop(name)
+        if "spike_grad" in self.__dict__:
+            self._spike_grad = self.__dict__.pop("spike_grad")
+        # A bound method, chosen once: it would outlive a change of the reset, act on the original of a replica, and
+        # hold the neuron in a cycle of references.
+        self.__dict__.pop("state_function", None)
+        self.warm_up = None
+        self._checked_threshold = None
+        self._graph = None
+        for name, off in self._options.items():
+            setattr(self, name, options.get(name, off))
+
+    def _hand_back(self):
+        """The opposite of :meth:`_take_over`; the class becomes the host's."""
+        states = {name: self.__dict__.pop(name) for name in self._states}
+        spike_grad = self.__dict__.pop("_spike_grad", None)
+        for name in ("warm_up", "_checked_threshold", "_graph", *self._options):
+            self.__dict__.pop(name, None)
+        self.__class__ = self._host
+        for name, state in states.items():
+            self.register_buffer(name, state, persistent=False)
+        if spike_grad is not None:
+            self.spike_grad = snntorch.surrogate.atan() if spike_grad == DEFAULT_SPIKE_GRAD else spike_grad
+        self.state_function = getattr(self, _STATE_FUNCTIONS[self.reset_mechanism])
+
+    @property
+    def spike_grad(self):
+        """The surrogate in force, that is the warm-up's, the spatial adjustment's, or the one the neuron was built with."""
+        if not self.surrogate_disable:
+            if self.warm_up == "surrogate":
+                return _WARM_UP_SURROGATE
+            if self.spatial_adj:
+                return SpatialAdjustment._unchecked(self.threshold)
+        return self._spike_grad
+
+    @spike_grad.setter
+    def spike_grad(self, spike_grad):
+        self._spike_grad = spike_grad
+
+    # --- one step ---------------------------------------------------------------------------------
+
+    def _call(self, input_, states, multistep, options):
+        """``forward``, with the `states` in a tuple."""
+        if self.warm_up is not None:
+            check_choice("warm_up", self.warm_up, WARM_UPS)
+            if self.warm_up == "identity":
+                return self._identity(input_, states, multistep, **options)
+        if multistep:
+            return self._all_steps(input_, states, **options)
+        if options:
+            raise TypeError(f"{', '.join(options)}: options of all steps in one call, which multistep=True asks for")
+        adjusted = self.spatial_adj or self.temporal_alpha
+        if adjusted or (not torch.compiler.is_compiling() and torch.is_anomaly_enabled()):
+            check_current(input_, 0, "[B, *]")
+        elif not isinstance(input_, torch.Tensor):
+            raise TypeError(f"input_ must be a tensor of shape [B, *], got {type(input_).__name__}")
+        if self.init_hidden and any(state is not None for state in states):
+            raise self._no_states_with_init_hidden()
+        fresh = self._begin(input_, states)
+        if adjusted and self._has_kernels() and not self._steps_alone and input_.dim():
+            self._check_threshold()
+            spk = self._kernel_step(input_)
+        else:
+            spk = self._step(input_)
+        if not torch.compiler.is_compiling() and fresh:
+            self._watch(spk, self.mem)
+        return spk if self.init_hidden and not self.output else (spk, *self._after())
+
+    def _begin(self, input_, states):
+        """Put the states to start from into the attributes: the given ones, else the hidden ones, zeros where the shape is
+        not that of a step, as the host does. Whether they begin a new graph."""
+        hidden = self.mem
+        for name, state in zip(self._states, states, strict=True):
+            if state is None:
+                state = getattr(self, name)
+            elif not isinstance(state, torch.Tensor):
+                raise TypeError(f"{name} must be a tensor or None, got {type(state).__name__}")
+            if state.shape != input_.shape:
+                state = torch.zeros_like(input_)
+            self._put(**{name: state})
+        if torch.compiler.is_compiling():
+            return True
+        goes_on = self.mem is hidden and hidden.grad_fn is not None
+        if goes_on and self._graph is not None and self._graph[0]:
+            for name in self._states:
+                state = getattr(self, name)
+                if state.grad_fn is not None and torch.is_grad_enabled():
+                    state = state.view_as(state)  # the state itself may live on elsewhere
+                    state.register_hook(_refuse_stale)
+                    self._put(**{name: state})
+        return not goes_on
+
+    def _watch(self, *outputs):
+        """Note when a backward pass frees the graph that these first outputs begin; see ``STALE``."""
+        if torch._C._are_functorch_transforms_active():
+            return
+        self._graph = graph = [False]
+
+        def note(grad):
+            graph[0] = graph[0] or not keep_graph()
+
+        for output in outputs:
+            if output.requires_grad:
+                output.register_hook(note)
+
+    def _step(self, input_):
+        """A step of the host's, from the states in the attributes, and back into them; returns the spikes."""
+        for name in self._per_neuron:
+            value = getattr(self, name)
+            if value.dim() and (self.spatial_adj or self.temporal_alpha or (value.dim() == 1 and input_.dim() > 2)):
+                check_broadcast(name, value, input_.shape)
+        self._check_threshold()
+        mem, dtype = self.mem, self._dtype(input_)
+        self.reset = self.mem_reset(mem)
+        if dtype is not None:
+            self.reset = self.reset.to(dtype)
+        states = getattr(self, _STATE_FUNCTIONS[self.reset_mechanism])(input_)
+        states = list(states) if isinstance(states, tuple) else [states]
+        if self.temporal_alpha:  # Eq. 10: behind the reset, which may wipe all that comes before it
+            check_temporal_alpha(self.temporal_alpha, self.reset_mechanism, self.reset_delay)
+            residual = temporal_residual(mem, self._decay(), self.threshold, self.spike_grad, self.temporal_alpha)
+            states[-1] = states[-1] + residual.to(states[-1].dtype)
+        if self.state_quant:
+            states = [self.state_quant(state) for state in states]
+        mem = states[-1]
+        spk = self.fire_inhibition(mem.size(0), mem) if self.inhibition else self.fire(mem)
+        if dtype is not None:
+            spk = spk.to(dtype)
+        if not self.reset_delay and self.reset_mechanism != "none":
+            again = spk / self.graded_spikes_factor - self.reset  # those that the delayed reset has not reset yet
+            states[-1] = mem - again * (self.threshold if self.reset_mechanism == "subtract" else mem)
+        self._put(**dict(zip((name for name in self._states if name != "spk"), states, strict=True)))
+        if "spk" in self._states:
+            self._put(spk=spk)
+        return spk
+
+    def _dtype(self, input_):
+        """What spikes are cast to, if to anything. The host's surrogates give float32, which the next layer of a network in
+        half or double precision refuses. Under autocast, and with the options off, we keep to the host."""
+        if input_.dtype == torch.float32 or not input_.is_floating_point():
+            return None
+        if torch.is_autocast_enabled(input_.device.type):
+            return None if self.spatial_adj or self.temporal_alpha else torch.float32
+        return input_.dtype
+
+    def _decay(self):
+        """lambda of Eq. 2, the factor from one membrane to the next."""
+        return self.beta.clamp(0, 1)
+
+    def _put(self, **states):
+        if torch.compiler.is_compiling():
+            for name, state in states.items():
+                setattr(self, name, state)
+        else:
+            self.__dict__.update(states)  # what an assignment does, in a tenth of the time
+
+    def _after(self):
+        """The states as a step returns them."""
+        return tuple(getattr(self, name) for name in self._states if name != "spk")
+
+    def _no_states_with_init_hidden(self):
+        names = ", ".join(f"`{name}`" for name in self._states)
+        return TypeError(
+            f"{names} should not be passed as an argument while `init_hidden=True`: the neuron has its own"
+        )
+
+    # --- all steps ----------------------------------------------------------------------------------
+
+    def _all_steps(self, input_, states, impl="auto", relu=False, num_steps=None, inplace=False):
+        check_current(input_, 2, "[T, B, *]")
+        check_choice("impl", impl, IMPLS)
+        if num_steps is not None:
+            check_positive_int("num_steps", num_steps)
+            if input_.shape[0] not in (1, num_steps):
+                raise ValueError(f"num_steps={num_steps} holds a current of one step, got shape {tuple(input_.shape)}")
+        if self.init_hidden:
+            if any(state is not None for state in states):
+                raise self._no_states_with_init_hidden()
+            states = [getattr(self, name) for name in self._states]
+            states = [state if state.shape == input_.shape[1:] else None for state in states]
+        else:
+            empty = (isinstance(state, torch.Tensor) and state.shape == (0,) for state in states)
+            states = [None if none else state for none, state in zip(empty, states, strict=True)]
+            for name, state in zip(self._states, states, strict=True):
+                if state is not None:
+                    check_state(name, state, input_.shape[1:])
+        if not self._has_kernels() or self._steps_alone:
+            if impl not in ("auto", "reference"):
+                raise NotImplementedError(
+                    f"impl={str(impl)!r} does not cover {self._why_no_kernels()}; use 'auto' or 'reference'"
+                )
+            if relu:
+                input_ = input_.relu()
+            if num_steps is not None:
+                input_ = input_.expand(num_steps, *input_.shape[1:])
+            return self._loop(input_, states)
+        self._check_threshold()
+        options = {"num_steps": num_steps, "relu": relu, "inplace": self.inplace or inplace, "save": self.save}
+        spk_rec, mem = self._run(input_, states[0], impl=impl, **options)
+        if self.init_hidden:
+            self._put(mem=mem)
+        return spk_rec, mem
+
+    def _loop(self, input_, states):
+        """The loop over single steps, where no kernel serves."""
+        check_positive_int("the number of time steps", input_.shape[0])
+        kept = {name: getattr(self, name) for name in self._states}
+        zeros = torch.zeros_like(input_[0])
+        states = [zeros if state is None else state for state in states]
+        spk_rec = []
+        for t, cur in enumerate(input_.unbind(0)):
+            fresh = self._begin(cur, states if t == 0 else (None,) * len(states))
+            spk_rec.append(self._step(cur))
+            if t == 0 and fresh and not torch.compiler.is_compiling():
+                self._watch(spk_rec[0], self.mem)
+        after = self._after()
+        if not self.init_hidden:
+            self._put(**kept)
+        return torch.stack(spk_rec), *after
+
+    def _has_kernels(self):
+        """Whether the kernels of ``functional`` compute this neuron."""
+        return False
+
+    @property
+    def _steps_alone(self):
+        """Whether options of the host are on that work on one step only."""
+        return self.inhibition or self.state_quant or not self.reset_delay
+
+    def _why_no_kernels(self):
+        if self._has_kernels():
+            return "inhibition, state_quant or reset_delay=False"
+        return type(self).__name__
+
+    def _identity(self, input_, states, multistep, impl="auto", relu=False, num_steps=None, inplace=False):
+        """The "identity" warm-up: the current is the output, and the states stay as they are."""
+        if relu:
+            input_ = input_.relu()
+        if num_steps is not None:
+            input_ = input_.expand(num_steps, *input_.shape[1:])
+        if not multistep and self.init_hidden and not self.output:
+            return input_
+        zeros = torch.zeros_like(input_[0] if multistep else input_)
+        states = zip(self._states, states, strict=True)
+        return input_, *(zeros if state is None else state for name, state in states if name != "spk")
+
+    def _check_threshold(self):
+        """A learnable threshold may drift to where 1/u has no meaning, long after the constructor looked at it."""
+        if not self.spatial_adj or torch.compiler.is_compiling():
+            return
+        threshold = self.threshold
+        # Looking at a value on the device waits for it, so a buffer there is looked at again only after something wrote to
+        # it, which its version counter tells. A fused optimiser writes without a trace: a learnable one is always looked at.
+        watch = not (threshold.requires_grad or threshold.device.type == "cpu" or threshold.is_inference())
+        state = (id(threshold), threshold._version) if watch else None
+        if state is None or state != self._checked_threshold:
+            check_threshold_positive(threshold)
+            if state is not None:
+                self._checked_threshold = state
+
+    # --- a good module ------------------------------------------------------------------------------
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.__dict__.update({name: fn(self.__dict__[name]) for name in self._states})
+        return self
+
+    def _replicate_for_data_parallel(self):
+        replica = super()._replicate_for_data_parallel()
+        replica.__dict__.update({name: torch.zeros(0) for name in self._states})
+        return replica
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
+        rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        value = state_dict.get(prefix + "reset_mechanism_val")
+        if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_meta:
+            resets = {number: reset for reset, number in self.reset_dict.items()}
+            if value.item() in resets:
+                self._reset_mechanism = resets[value.item()]
+            else:
+                error_msgs.append(f"{prefix}reset_mechanism_val must be one of {sorted(resets)}, got {value.item()}")
+
+    def __getstate__(self):
+        """For copies and pickle: hidden states without their graph, which autograd does not copy."""
+        state = self.__dict__ | {"_graph": None, "_checked_threshold": None}
+        state |= {name: tensor.detach() for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+        state["_buffers"] = {
+            name: buffer.detach() if buffer is not None and buffer.grad_fn is not None else buffer
+            for name, buffer in state["_buffers"].items()
+        }
+        if "_spike_grad" in state:
+            state["_spike_grad"] = as_portable(state["_spike_grad"])
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if "_spike_grad" in self.__dict__:
+            self._spike_grad = from_portable(self._spike_grad)
+        snntorch.SpikingNeuron.instances.append(self)
+
+    def extra_repr(self):
+        options = self._options | {"warm_up": None}
+        shown = (f"{name}={getattr(self, name)!r}" for name, off in options.items() if getattr(self, name) != off)
+        return ", ".join(shown)
 
 
-def _signature_with_options(host):
-    """The host's constructor signature with our keyword-only options behind it."""
-    parameters = list(inspect.signature(host).parameters.values())
-    for name, default in _OPTIONS.items():
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
-    return inspect.Signature(parameters)
+def _refuse_stale(grad):
+    raise RuntimeError(STALE)
 
 
-class Leaky(snntorch.Leaky):
+class _Fused(Adjusted):
+    """A neuron that the kernels of ``functional`` compute."""
+
+    _options = _OPTIONS | _FUSED_OPTIONS
+
+    def _has_kernels(self):
+        return True
+
+    def _run(self, input_, mem, **options):
+        return lif_multistep(
+            input_,
+            mem,
+            threshold=self.threshold,
+            reset_mechanism=self.reset_mechanism,
+            spike_grad=self.spike_grad,
+            temporal_alpha=self.temporal_alpha,
+            graded_spikes_factor=self.graded_spikes_factor,
+            **{"beta": self.beta} | options,
+        )
+
+    def _kernel_step(self, input_):
+        """A step by the kernels: a third of the host's operations on tensors, for an engine that is there anyway."""
+        # Half precision in the host's rounding; a compiler fuses operations, and torch.func transforms them.
+        kernels = input_.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+        kernels = kernels and not torch._C._are_functorch_transforms_active()
+        spk, mem = self._run(input_.unsqueeze(0), self.mem, impl="auto" if kernels else "reference")
+        self._put(mem=mem)
+        return spk.squeeze(0)
+
+
+class Leaky(_Fused, snntorch.Leaky):
     r"""``snntorch.Leaky`` with BPSA (`spatial_adj`) and BPTA (`temporal_alpha`) gradients, and all steps in one call.
 
     With both options off it is the host's neuron, outputs and gradients to the bit. With an option on, spikes and
@@ -72,6 +476,7 @@ class Leaky(snntorch.Leaky):
             loads strictly into ``snntorch.Leaky`` and back.
         warm_up: None; "identity" hands the input on as the output, so that the network trains as the artificial network
             it contains (the paper's released code); "surrogate" replaces the surrogate by a logistic one (TSSL-BP).
+        mem: the membrane after the last single step ``[B, *]``; no buffer, unlike the host's, so that DDP leaves it alone.
 
     Shape:
         - ``forward(input_, mem=None)``: one step, as the host's. ``[B, *]`` -> spk and mem ``[B, *]``.
@@ -91,93 +496,11 @@ class Leaky(snntorch.Leaky):
         Shen, Zhao, Zeng, Patterns 3(6), 2022, doi 10.1016/j.patter.2022.100522.
     """
 
-    __signature__ = _signature_with_options(snntorch.Leaky)
-
-    def __init__(self, *args, spatial_adj=False, temporal_alpha=0.0, inplace=False, save=None, **kwargs):
-        given = inspect.signature(snntorch.Leaky).bind(*args, **kwargs)
-        given.apply_defaults()
-        given = given.arguments
-        check_spatial_adj(spatial_adj, given["spike_grad"])
-        if spatial_adj:
-            check_threshold_positive(given["threshold"])
-        temporal_alpha = check_temporal_alpha(temporal_alpha, given["reset_mechanism"], given["reset_delay"])
-        if given["surrogate_disable"] and (spatial_adj or temporal_alpha):
-            raise ValueError(
-                "surrogate_disable=True switches every surrogate gradient off, spatial_adj and temporal_alpha with it: "
-                "drop it, or the two options"
-            )
-        check_choice("inplace", inplace, (False, True))
-        check_choice("save", save, SAVES)
-        check_learnable("beta", given["beta"], given["learn_beta"])
-        check_learnable("threshold", given["threshold"], given["learn_threshold"])
-        super().__init__(*args, **kwargs)
-        self.spatial_adj = spatial_adj
-        self.temporal_alpha = temporal_alpha
-        self.inplace = inplace
-        self.save = save
-        self.warm_up = None
-        if given["spike_grad"] is None and not self.surrogate_disable:
-            self._spike_grad = host_spike_grad
-        self._checked_threshold = None
-
-    @property
-    def spike_grad(self):
-        """The surrogate in force, that is the warm-up's, the spatial adjustment's, or the one the neuron was built with."""
-        if not self.surrogate_disable:
-            if self.warm_up == "surrogate":
-                return _WARM_UP_SURROGATE
-            if self.spatial_adj:
-                return SpatialAdjustment._unchecked(self.threshold)
-        spike_grad = self._spike_grad
-        # The same function, but its spikes keep the membrane's dtype; with the options off we keep to the host's float32.
-        return DEFAULT_SPIKE_GRAD if self.temporal_alpha and spike_grad is host_spike_grad else spike_grad
-
-    @spike_grad.setter
-    def spike_grad(self, spike_grad):
-        self._spike_grad = spike_grad
+    _host = snntorch.Leaky
 
     def forward(self, input_, mem=None, *, multistep=False, **options):
         """One step as ``snntorch.Leaky.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
-        if self.warm_up is not None:
-            check_choice("warm_up", self.warm_up, WARM_UPS)
-            if self.warm_up == "identity":
-                return self._identity(input_, mem, multistep, **options)
-        if multistep:
-            return self._all_steps(input_, mem, **options)
-        if options:
-            raise TypeError(f"{', '.join(options)}: options of all steps in one call, which multistep=True asks for")
-        if not torch.compiler.is_compiling() and torch.is_anomaly_enabled():
-            check_current(input_, 0, "[B, *]")
-        if not (self.spatial_adj or self.temporal_alpha):
-            return super().forward(input_, mem)
-        check_current(input_, 0, "[B, *]")
-        self._check_threshold()
-        if not self._steps_alone and not self.surrogate_disable and input_.dim():
-            return self._one_step(input_, mem)
-        check_broadcast("beta", self.beta, input_.shape)
-        check_broadcast("threshold", self.threshold, input_.shape)
-        if self.temporal_alpha:
-            check_temporal_alpha(self.temporal_alpha, self.reset_mechanism, self.reset_delay)
-            last = self.mem if mem is None else mem
-            if last.shape != input_.shape:
-                last = torch.zeros_like(input_)  # as the host does
-            input_ = input_ + temporal_residual(last, self.beta, self.threshold, self.spike_grad, self.temporal_alpha)
-        return super().forward(input_, mem)
-
-    def _one_step(self, input_, mem):
-        """A step by the kernels: a third of the host's operations on tensors, for an engine that is there anyway."""
-        if mem is None:
-            mem = self.mem
-        elif self.init_hidden:
-            raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
-        mem = mem if mem.shape == input_.shape else None  # as the host does
-        # Half precision in the host's rounding; a compiler fuses operations, and torch.func transforms them.
-        kernels = input_.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
-        kernels = kernels and not torch._C._are_functorch_transforms_active()
-        spk, mem = self._run(input_.unsqueeze(0), mem, impl="auto" if kernels else "reference")
-        self._buffers["mem"] = mem  # what an assignment does, in a tenth of the time
-        spk = spk.squeeze(0)
-        return spk if self.init_hidden and not self.output else (spk, mem)
+        return self._call(input_, (mem,), multistep, options)
 
     def sequence(self, input_, mem=None, impl="auto", *, relu=False, num_steps=None):
         """All time steps in one call, equal to the loop over single steps; see :func:`functional.lif_multistep`.
@@ -199,96 +522,235 @@ class Leaky(snntorch.Leaky):
         """
         return self(input_, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
 
-    def _all_steps(self, input_, mem, impl="auto", relu=False, num_steps=None, inplace=False):
-        check_current(input_, 2, "[T, B, *]")
-        if self.init_hidden:
-            if mem is not None:
-                raise TypeError("`mem` should not be passed as an argument while `init_hidden=True`")
-            mem = self.mem if self.mem.shape == input_.shape[1:] else None
-        elif isinstance(mem, torch.Tensor) and mem.shape == (0,):
-            mem = None
-        if self._steps_alone:
-            if impl not in ("auto", "reference"):
-                raise NotImplementedError(
-                    f"impl={impl!r} does not cover inhibition, state_quant or reset_delay=False; use 'auto' or 'reference'"
-                )
-            if relu:
-                input_ = input_.relu()
-            if num_steps is not None:
-                input_ = input_.expand(num_steps, *input_.shape[1:])
-            spk_rec, mem = self._loop(input_, mem)
-        else:
-            self._check_threshold()
-            options = {"num_steps": num_steps, "relu": relu, "inplace": self.inplace or inplace, "save": self.save}
-            spk_rec, mem = self._run(input_, mem, impl=impl, **options)
-        if self.init_hidden:
-            self.mem = mem
-        return spk_rec, mem
 
-    @property
-    def _steps_alone(self):
-        """Whether options of the host are on that work on one step only."""
-        return self.inhibition or self.state_quant or not self.reset_delay
+class Lapicque(_Fused, snntorch.Lapicque):
+    r"""``snntorch.Lapicque``, the RC circuit, with BPSA and BPTA gradients; see :class:`Leaky` for the options.
 
-    def _run(self, input_, mem, **options):
-        spike_grad = self.spike_grad
-        if spike_grad is host_spike_grad:
-            spike_grad = DEFAULT_SPIKE_GRAD  # the same function, known to the kernels
-        return lif_multistep(
-            input_,
-            mem,
-            beta=self.beta,
-            threshold=self.threshold,
-            reset_mechanism=self.reset_mechanism,
-            spike_grad=spike_grad,
-            temporal_alpha=self.temporal_alpha,
-            graded_spikes_factor=self.graded_spikes_factor,
-            **options,
-        )
+    The decay of its membrane is :math:`\lambda = 1 - \Delta t / (RC)`, which Eq. 10 takes. The reset to zero is the
+    host's: it wipes the new potential and with it the input of that step,
+    :math:`u[t+1] = (1 - o[t])\,(\lambda u[t] + I[t+1] \Delta t / C)`. The residual is added behind the reset.
 
-    def _loop(self, input_, mem):
-        """The loop over single steps, for the host's options that work on one step only."""
-        check_positive_int("the number of time steps", input_.shape[0])
-        if mem is None:
-            mem = torch.zeros_like(input_[0])
-        check_mem(mem, input_.shape[1:])
-        self.mem = mem
-        spk_rec = []
-        for cur in input_.unbind(0):
-            out = self.forward(cur)
-            spk_rec.append(out[0] if isinstance(out, tuple) else out)
-        mem = self.mem
-        if not self.init_hidden:
-            self.mem = torch.zeros(0, device=mem.device)
-        return torch.stack(spk_rec), mem
+    :meth:`sequence` runs on Leaky's kernels with ``reset_mechanism`` "subtract" (the default) or "none", on the loop with
+    "zero".
 
-    def _identity(self, input_, mem, multistep, impl="auto", relu=False, num_steps=None, inplace=False):
-        """The "identity" warm-up: the current is the output, and the membrane stays as it is."""
+    Args:
+        *args: those of ``snntorch.Lapicque``, in its order.
+        **kwargs: the same by name.
+        spatial_adj, temporal_alpha, inplace, save: as in :class:`Leaky`.
+
+    Shape:
+        as :class:`Leaky`.
+
+    Raises:
+        ValueError, TypeError: as :class:`Leaky`.
+
+    Example:
+        >>> import torch, snntorch_bpsta as snn
+        >>> lif = snn.Lapicque(R=5, C=1e-3, time_step=1e-3, threshold=0.5, spatial_adj=True, temporal_alpha=0.8)
+        >>> spk_rec, mem = lif.sequence(torch.rand(16, 8, 100))
+    """
+
+    _host = snntorch.Lapicque
+    _checked_decay = None
+
+    def forward(self, input_, mem=None, *, multistep=False, **options):
+        """One step as ``snntorch.Lapicque.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
+        return self._call(input_, (mem,), multistep, options)
+
+    def sequence(self, input_, mem=None, impl="auto", *, relu=False, num_steps=None):
+        """All time steps in one call; arguments and results are those of :meth:`Leaky.sequence`."""
+        return self(input_, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
+
+    def _decay(self):
+        return 1 - self.time_step / (self.R * self.C)
+
+    def _has_kernels(self):
+        """Theirs is Leaky's reset, which keeps the input, and a decay in [0, 1]."""
+        if self.reset_mechanism == "zero" or torch.compiler.is_compiling():
+            return False
+        circuit = (self.time_step, self.R, self.C)
+        state = tuple((id(value), 0 if value.is_inference() else value._version) for value in circuit)
+        if (
+            self._checked_decay is None or self._checked_decay[0] != state
+        ):  # one look at the values, which may be far away
+            decay = self._decay()
+            self._checked_decay = state, bool(((decay >= 0) & (decay <= 1)).all())
+        return self._checked_decay[1]
+
+    def _why_no_kernels(self):
+        if self.reset_mechanism == "zero":
+            return "Lapicque with reset_mechanism='zero', which wipes the input too"
+        return super()._why_no_kernels() if self._has_kernels() else "a decay 1 - time_step / (R * C) outside [0, 1]"
+
+    def _run(self, input_, mem, relu=False, inplace=False, **options):
         if relu:
             input_ = input_.relu()
-        if num_steps is not None:
-            input_ = input_.expand(num_steps, *input_.shape[1:])
-        if mem is None:
-            mem = torch.zeros_like(input_[0] if multistep else input_)
-        if multistep or self.output or not self.init_hidden:
-            return input_, mem
-        return input_
+        input_ = input_ * self.R * (1 / (self.R * self.C)) * self.time_step  # in the host's order
+        return super()._run(input_, mem, beta=self._decay(), inplace=True, **options)
 
-    def _check_threshold(self):
-        """A learnable threshold may drift to where 1/u has no meaning, long after the constructor looked at it."""
-        threshold = self.threshold
-        if not self.spatial_adj or torch.compiler.is_compiling():
-            return
-        # Looking at a value on the device waits for it, so a buffer there is looked at again only after something wrote to
-        # it, which its version counter tells. A fused optimiser writes without a trace: a learnable one is always looked at.
-        watch = not (threshold.requires_grad or threshold.device.type == "cpu" or threshold.is_inference())
-        state = (id(threshold), threshold._version) if watch else None
-        if state is None or state != self._checked_threshold:
-            check_threshold_positive(threshold)
-            if state is not None:
-                self._checked_threshold = state
 
-    def extra_repr(self):
-        options = _OPTIONS | {"warm_up": None}
-        shown = (f"{name}={getattr(self, name)!r}" for name, off in options.items() if getattr(self, name) != off)
-        return ", ".join(shown)
+class RLeaky(Adjusted, snntorch.RLeaky):
+    r"""``snntorch.RLeaky``, recurrent, with BPSA and BPTA gradients; see :class:`Leaky` for the options.
+
+    The membrane is :math:`u[t+1] = \lambda u[t] + I[t+1] + W o[t]`, less the reset: with "subtract" (the default) the
+    threshold, with "zero" the whole new potential, input and recurrence included (Leaky's keeps the input). The residual of
+    Eq. 10 is added behind the reset, so that it crosses it. The recurrence :math:`W o[t]` passes the gradient of the
+    spike as it does in the host, under the surrogate chosen, Eq. 9 with `spatial_adj`; the paper has no recurrent neuron.
+
+    Args:
+        *args: those of ``snntorch.RLeaky``, in its order.
+        **kwargs: the same by name.
+        spatial_adj, temporal_alpha: as in :class:`Leaky`.
+
+    Shape:
+        - ``forward(input_, spk=None, mem=None)``: one step. ``[B, *]`` -> spk and mem ``[B, *]``.
+        - ``sequence(input_, spk=None, mem=None)``: all steps, looped over. ``[T, B, *]`` -> spk ``[T, B, *]``, final mem.
+
+    Raises:
+        ValueError, TypeError: as :class:`Leaky`.
+
+    Example:
+        >>> import torch, snntorch_bpsta as snn
+        >>> lif = snn.RLeaky(beta=0.9, linear_features=100, spatial_adj=True, temporal_alpha=0.8)
+        >>> spk_rec, mem = lif.sequence(torch.rand(16, 8, 100))
+    """
+
+    _host = snntorch.RLeaky
+    _states = ("spk", "mem")
+
+    def forward(self, input_, spk=None, mem=None, *, multistep=False, **options):
+        """One step as ``snntorch.RLeaky.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
+        return self._call(input_, (spk, mem), multistep, options)
+
+    def sequence(self, input_, spk=None, mem=None, impl="auto", *, relu=False, num_steps=None):
+        """All time steps in one call, looped over: spikes ``[T, B, *]`` and the last mem. See :meth:`Leaky.sequence`."""
+        return self(input_, spk, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
+
+
+class Synaptic(Adjusted, snntorch.Synaptic):
+    r"""``snntorch.Synaptic``, with a synaptic current, and BPSA and BPTA gradients; see :class:`Leaky` for the options.
+
+    The current is :math:`i[t+1] = a\, i[t] + I[t+1]` with a the host's `alpha` (another one than `temporal_alpha`), the
+    membrane :math:`u[t+1] = \lambda u[t] + i[t+1]`, less the reset: with "subtract" (the default) the threshold, with "zero"
+    the whole new potential; the current is not reset. The residual of Eq. 10 is added to the membrane behind the reset; the
+    path through the current crosses a spike anyway and stays the host's.
+
+    Args:
+        *args: those of ``snntorch.Synaptic``, in its order.
+        **kwargs: the same by name.
+        spatial_adj, temporal_alpha: as in :class:`Leaky`.
+
+    Shape:
+        - ``forward(input_, syn=None, mem=None)``: one step. ``[B, *]`` -> spk, syn and mem ``[B, *]``.
+        - ``sequence(input_, syn=None, mem=None)``: all steps, looped over. ``[T, B, *]`` -> spk ``[T, B, *]``, syn, mem.
+
+    Raises:
+        ValueError, TypeError: as :class:`Leaky`.
+
+    Example:
+        >>> import torch, snntorch_bpsta as snn
+        >>> lif = snn.Synaptic(alpha=0.8, beta=0.9, spatial_adj=True, temporal_alpha=0.8)
+        >>> spk_rec, syn, mem = lif.sequence(torch.rand(16, 8, 100))
+    """
+
+    _host = snntorch.Synaptic
+    _states = ("syn", "mem")
+    _per_neuron = ("alpha", "beta", "threshold")
+
+    def forward(self, input_, syn=None, mem=None, *, multistep=False, **options):
+        """One step as ``snntorch.Synaptic.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
+        return self._call(input_, (syn, mem), multistep, options)
+
+    def sequence(self, input_, syn=None, mem=None, impl="auto", *, relu=False, num_steps=None):
+        """All time steps in one call, looped over: spikes ``[T, B, *]``, last syn and mem. See :meth:`Leaky.sequence`."""
+        return self(input_, syn, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
+
+
+class RSynaptic(Adjusted, snntorch.RSynaptic):
+    r"""``snntorch.RSynaptic``, recurrent and with a synaptic current, and BPSA and BPTA gradients.
+
+    :class:`Synaptic` with :math:`i[t+1] = a\, i[t] + I[t+1] + W o[t]`; resets, residual and recurrence are those of
+    :class:`Synaptic` and :class:`RLeaky`. ``reset_delay=False``, which fails in the host, works as in :class:`RLeaky`.
+
+    Args:
+        *args: those of ``snntorch.RSynaptic``, in its order.
+        **kwargs: the same by name.
+        spatial_adj, temporal_alpha: as in :class:`Leaky`.
+
+    Shape:
+        - ``forward(input_, spk=None, syn=None, mem=None)``: one step. ``[B, *]`` -> spk, syn and mem ``[B, *]``.
+        - ``sequence(input_, spk=None, syn=None, mem=None)``: all steps, looped over.
+
+    Raises:
+        ValueError, TypeError: as :class:`Leaky`.
+
+    Example:
+        >>> import torch, snntorch_bpsta as snn
+        >>> lif = snn.RSynaptic(alpha=0.8, beta=0.9, linear_features=100, spatial_adj=True, temporal_alpha=0.8)
+        >>> spk_rec, syn, mem = lif.sequence(torch.rand(16, 8, 100))
+    """
+
+    _host = snntorch.RSynaptic
+    _states = ("spk", "syn", "mem")
+    _per_neuron = ("alpha", "beta", "threshold")
+
+    def forward(self, input_, spk=None, syn=None, mem=None, *, multistep=False, **options):
+        """One step as ``snntorch.RSynaptic.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
+        return self._call(input_, (spk, syn, mem), multistep, options)
+
+    def sequence(self, input_, spk=None, syn=None, mem=None, impl="auto", *, relu=False, num_steps=None):
+        """All time steps in one call, looped over: spikes ``[T, B, *]``, last syn and mem. See :meth:`Leaky.sequence`."""
+        return self(input_, spk, syn, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
+
+
+class Alpha(Adjusted, snntorch.Alpha):
+    r"""``snntorch.Alpha``, the alpha-function membrane, with BPSA gradients; see :class:`Leaky` for `spatial_adj`.
+
+    Its membrane is :math:`\tau_\alpha` times the sum of an excitatory and an inhibitory current, which are its states.
+    :math:`u[t+1]` does not depend on :math:`u[t]`: there is no decay :math:`\lambda` for Eq. 10, the paper defines nothing
+    here, and `temporal_alpha` is refused.
+
+    Args:
+        *args: those of ``snntorch.Alpha``, in its order.
+        **kwargs: the same by name.
+        spatial_adj: as in :class:`Leaky`.
+        temporal_alpha: 0.
+
+    Shape:
+        - ``forward(input_, syn_exc=None, syn_inh=None, mem=None)``: one step. ``[B, *]`` -> spk and the three states.
+        - ``sequence(input_, syn_exc=None, syn_inh=None, mem=None)``: all steps, looped over.
+
+    Raises:
+        ValueError: a `temporal_alpha` other than 0; else as :class:`Leaky`.
+        TypeError: as :class:`Leaky`.
+
+    Example:
+        >>> import torch, snntorch_bpsta as snn
+        >>> lif = snn.Alpha(alpha=0.9, beta=0.8, threshold=0.2, spatial_adj=True)
+        >>> spk_rec, syn_exc, syn_inh, mem = lif.sequence(torch.rand(16, 8, 100))
+    """
+
+    _host = snntorch.Alpha
+    _states = ("syn_exc", "syn_inh", "mem")
+    _per_neuron = ("alpha", "beta", "threshold")
+
+    @classmethod
+    def _check_options(cls, spatial_adj, temporal_alpha, *args, **kwargs):
+        temporal_alpha = super()._check_options(spatial_adj, temporal_alpha, *args, **kwargs)
+        if temporal_alpha:
+            raise ValueError(
+                "temporal_alpha has no meaning for Alpha, whose membrane does not depend on that of the step before: use "
+                "temporal_alpha=0, or a Leaky, Lapicque or Synaptic neuron"
+            )
+        return temporal_alpha
+
+    def forward(self, input_, syn_exc=None, syn_inh=None, mem=None, *, multistep=False, **options):
+        """One step as ``snntorch.Alpha.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
+        return self._call(input_, (syn_exc, syn_inh, mem), multistep, options)
+
+    def sequence(self, input_, syn_exc=None, syn_inh=None, mem=None, impl="auto", *, relu=False, num_steps=None):
+        """All time steps in one call, looped over: spikes ``[T, B, *]`` and the last states. See :meth:`Leaky.sequence`."""
+        return self(input_, syn_exc, syn_inh, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
+
+
+FAMILY = (Leaky, RLeaky, Lapicque, Synaptic, RSynaptic, Alpha)

@@ -9,6 +9,7 @@ A surrogate here is an object ``spike_grad(x)`` of ``x = mem - threshold``, as s
 import inspect
 import math
 from numbers import Real
+from typing import NamedTuple
 
 import torch
 from snntorch import surrogate as _host_surrogate
@@ -55,6 +56,31 @@ def kernel_surrogate(spike_grad, threshold):
     if not all(isinstance(value, Real) for value in values):
         return None
     return _NUMBERS[name], *(float(value) for value in values), *(0.0,) * (2 - len(values))
+
+
+class _Portable(NamedTuple):
+    """One of the host's surrogates by its name and arguments, which pickle can carry; a closure it cannot."""
+
+    name: str
+    arguments: dict
+
+
+def as_portable(spike_grad):
+    """`spike_grad`, or its name and arguments if it is a closure of the host's."""
+    name, _, rest = getattr(spike_grad, "__qualname__", "").partition(".<locals>")
+    if not rest or spike_grad.__module__ != _host_surrogate.__name__:
+        return spike_grad
+    return _Portable(name, dict(inspect.getclosurevars(spike_grad).nonlocals))
+
+
+def from_portable(spike_grad):
+    """What :func:`as_portable` was given."""
+    if not isinstance(spike_grad, _Portable):
+        return spike_grad
+    factory = getattr(_host_surrogate, spike_grad.name)
+    arguments = spike_grad.arguments
+    # A single one goes by its place: custom_surrogate names its own differently inside.
+    return factory(*arguments.values()) if len(arguments) == 1 else factory(**arguments)
 
 
 class _Fire(torch.autograd.Function):

@@ -196,10 +196,26 @@ def test_options_off_shapes_and_starts(shape, mem0):
     )
 
 
-def test_options_off_in_double():
+def test_options_off_in_double_keeps_the_dtype():
+    """The host's values; its spikes, and the gradients through them, are float32."""
     kwargs = dict(beta=0.9, threshold=0.5, learn_beta=True)
     cur = currents(T, B, N, dtype=torch.float64)
-    assert_same(run(build(snn.Leaky, kwargs), cur), run(build(snntorch.Leaky, kwargs), cur))
+    ours, host = run(build(snn.Leaky, kwargs), cur), run(build(snntorch.Leaky, kwargs), cur)
+    assert_same(ours, host, VALUES, cast=True)
+    assert host["spk_rec"].dtype == torch.float32 and ours["spk_rec"].dtype == torch.float64
+    for name in ("dinput", "dmem0", "dbeta"):
+        assert_close(ours[name], host[name], torch.float32, host[name].abs().max(), name)
+
+
+@pytest.mark.parametrize("spike_grad", [None, host_surrogate.fast_sigmoid()], ids=["default", "closure"])
+def test_options_off_under_autocast_is_the_host(spike_grad):
+    """The host goes on in float32 there, from the second step on."""
+    kwargs = dict(beta=0.9, threshold=0.5, spike_grad=spike_grad, learn_beta=True)
+    cur = currents(T, B, N, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, host = (run(build(cls, kwargs), cur, mem0="none") for cls in (snn.Leaky, snntorch.Leaky))
+    assert host["mem"].dtype == torch.float32
+    assert_same(ours, host, VALUES)
 
 
 ODD_STEPS = {
@@ -475,7 +491,7 @@ def test_state_dict_loads_strictly_both_ways(name):
     ours, host = pair(name)
     assert ours.state_dict().keys() == host.state_dict().keys()
     assert [n for n, _ in ours.named_parameters()] == [n for n, _ in host.named_parameters()]
-    assert dict(ours.named_buffers()).keys() == dict(host.named_buffers()).keys()
+    assert dict(ours.named_buffers()).keys() == dict(host.named_buffers()).keys() - {"mem"}  # DDP broadcasts buffers
     ours(currents(B, N), torch.zeros(B, N))
     assert ours.state_dict().keys() == host.state_dict().keys(), "a forward pass left something behind"
 

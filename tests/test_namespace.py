@@ -13,7 +13,7 @@ import snntorch
 
 import snntorch_bpsta as snn
 
-OURS = {"Leaky", "surrogate", "functional"}
+OURS = {"Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic", "surrogate", "functional"}
 # The host's star imports leave its private module _neurons/neurons.py lying about as
 # `snntorch.neurons`. Ours is a module of that name too: its members are checked, not its identity.
 SHADOWED = {"neurons"}

@@ -27,7 +27,13 @@ import torch
 from . import _packing
 
 RESETS = {"zero": 0, "subtract": 1, "none": 2}
-_keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+STALE = (
+    "Trying to backward through the graph a second time: a neuron's state goes on from steps whose graph an earlier "
+    "backward() has freed. Between two sequences start anew with snn.reset(net), or with mem = neuron.reset_mem() where you "
+    "hold the states yourself; or keep the values and cut the graph with mem = mem.detach() (neuron.detach_hidden() where "
+    "init_hidden=True). If you mean to go through one graph twice, give the first backward() retain_graph=True"
+)
+keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 _NEURON = "SymInt num_steps, SymInt beta_inner, SymInt threshold_inner, int surrogate, float p0, float p1, int reset"
 _LIB = torch.library.Library("snntorch_bpsta", "DEF")
@@ -202,7 +208,10 @@ def _backward(ctx, dspk, dmem, _):
         )
     if not any(ctx.needs_input_grad) or (dspk is None and dmem is None):
         return (None,) * 18
-    mem, beta, threshold, factor, *saved = ctx.saved_tensors
+    try:
+        mem, beta, threshold, factor, *saved = ctx.saved_tensors
+    except RuntimeError as error:
+        raise RuntimeError(STALE) if "second time" in str(error) else error from None
     num_steps, beta_inner, threshold_inner = ctx.options[:3]
     saved = _packing.unpack_code(*saved, ctx.steps, ctx.packed) if ctx.packed else saved[0]
     if _may_be_overwritten(ctx, saved):
@@ -231,7 +240,7 @@ def _may_be_overwritten(ctx, saved):
     return (
         ctx.reuse
         and _is_eager(saved)
-        and not _keep_graph()
+        and not keep_graph()
         and saved.shape == ctx.shape
         and saved.stride() == ctx.stride
         and saved.itemsize == ctx.dtype.itemsize

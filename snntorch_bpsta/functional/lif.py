@@ -13,9 +13,9 @@ from .._validation import (
     check_broadcast,
     check_choice,
     check_current,
-    check_mem,
     check_positive_int,
     check_spatial_adj,
+    check_state,
     check_temporal_alpha,
     check_threshold_positive,
 )
@@ -234,7 +234,7 @@ def lif_multistep(
     check_spatial_adj(spatial_adj, spike_grad)
     temporal_alpha = check_temporal_alpha(temporal_alpha, reset_mechanism)
     if mem is not None:
-        check_mem(mem, step_shape)
+        check_state("mem", mem, step_shape)
     known = _known_surrogate(spike_grad, spatial_adj, threshold)
     impl = _choose(input_, mem, beta, threshold, known, spike_grad, save, impl)
     beta, threshold = _as_parameter("beta", beta, input_), _as_parameter("threshold", threshold, input_)

@@ -1,0 +1,225 @@
+"""Neurons of the host into ours and back, in place; and the hidden states of a net, reset."""
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Lock
+from typing import NamedTuple
+from warnings import warn
+
+import snntorch
+
+from ._validation import check_module, check_spatial_adj, check_temporal_alpha
+from .neurons import FAMILY, Adjusted
+
+__all__ = ["Conversion", "convert", "patched", "reset", "revert"]
+
+_OURS = {ours._host: ours for ours in FAMILY}
+# What a net may hold that spikes. (LeakyParallel takes all steps at once and is no SpikingNeuron.)
+_NEURONS = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
+
+
+class Conversion(NamedTuple):
+    """What :func:`convert` or :func:`revert` did, by the names of ``net.named_modules()`` ("" is the net itself).
+
+    Attributes:
+        changed: neurons that are different now.
+        unchanged: neurons that were as asked already.
+        refused: neurons that were left as they are, name -> reason.
+    """
+
+    changed: tuple
+    unchanged: tuple
+    refused: dict
+
+    def __str__(self):
+        lines = [f"changed: {', '.join(map(repr, self.changed)) or 'nothing'}"]
+        if self.unchanged:
+            lines.append(f"as asked already: {', '.join(map(repr, self.unchanged))}")
+        lines += [f"left as it is: {name!r}, {reason}" for name, reason in self.refused.items()]
+        return "\n".join(lines)
+
+
+def convert(net, *, spatial_adj=False, temporal_alpha=0.0, match=None):
+    """Turn snnTorch's neurons inside `net` into ours, in place: the same objects with another class.
+
+    Parameters, buffers, hidden states, hooks, the references that an optimiser holds, and snnTorch's list of neurons stay
+    as they are, and so do the spikes. Neurons that are ours already get the options set. A neuron's own `spike_grad` is set
+    aside while `spatial_adj` is on. What cannot be converted is left alone, reported, and warned of.
+
+    Args:
+        net: any module, a neuron itself too; also one that ``snntorch.import_nir`` built or a checkpoint was loaded into.
+        spatial_adj, temporal_alpha: the options of every neuron, see :class:`Leaky`.
+        match: function ``(name, neuron) -> bool`` that selects neurons; None takes all.
+
+    Returns:
+        Conversion: what was changed, and what could not be. The net is changed in place and not returned.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range. (A neuron that cannot take the options does not
+            raise.)
+
+    Example:
+        >>> import snntorch, snntorch_bpsta as snn
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), snntorch.Leaky(beta=0.9, init_hidden=True))
+        >>> print(snn.convert(net, spatial_adj=True, temporal_alpha=0.8))
+        changed: '1'
+        >>> net[1]
+        Leaky(spatial_adj=True, temporal_alpha=0.8)
+    """
+    check_spatial_adj(spatial_adj)
+    temporal_alpha = check_temporal_alpha(temporal_alpha)
+    return _each_neuron(net, match, lambda neuron: _convert(neuron, spatial_adj, temporal_alpha))
+
+
+def revert(net, *, match=None):
+    """Turn our neurons inside `net` back into snnTorch's, in place; the opposite of :func:`convert`.
+
+    Args:
+        net: any module, a neuron itself too.
+        match: function ``(name, neuron) -> bool`` that selects neurons; None takes all.
+
+    Returns:
+        Conversion: what was changed, and what could not be.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+    """
+    return _each_neuron(net, match, _revert)
+
+
+def _each_neuron(net, match, change):
+    """Call `change` on each neuron; it returns True (changed), False (as asked already) or the reason for a refusal."""
+    check_module("net", net)
+    if match is not None and not callable(match):
+        raise TypeError(f"match must be a function (name, neuron) -> bool or None, got {type(match).__name__}")
+    changed, unchanged, refused = [], [], {}
+    for name, neuron in net.named_modules():
+        if not isinstance(neuron, _NEURONS) or not (match is None or match(name, neuron)):
+            continue
+        result = change(neuron)
+        if isinstance(result, str):
+            refused[name] = result
+        else:
+            (changed if result else unchanged).append(name)
+    if refused:
+        text = "; ".join(f"{name!r}: {reason}" for name, reason in refused.items())
+        warn(f"neurons left as they are: {text}", stacklevel=3)
+    return Conversion(tuple(changed), tuple(unchanged), refused)
+
+
+def _convert(neuron, spatial_adj, temporal_alpha):
+    is_ours = isinstance(neuron, Adjusted)
+    ours = type(neuron) if is_ours else _OURS.get(type(neuron))
+    if ours is None:
+        if isinstance(neuron, tuple(_OURS)) and not type(neuron).__module__.startswith("snntorch."):
+            host = next(host for host in _OURS if isinstance(neuron, host))
+            return f"{type(neuron).__name__} is a class of its own: derive it from snntorch_bpsta.{host.__name__}"
+        return f"{type(neuron).__name__} has no counterpart here"
+    try:
+        temporal_alpha = ours._check_options(
+            spatial_adj,
+            temporal_alpha,
+            neuron.threshold,
+            neuron.reset_mechanism,
+            getattr(neuron, "reset_delay", True),
+            neuron.surrogate_disable,
+        )
+    except ValueError as error:
+        return str(error)
+    if is_ours:
+        if (neuron.spatial_adj, neuron.temporal_alpha) == (spatial_adj, temporal_alpha):
+            return False
+        neuron.spatial_adj, neuron.temporal_alpha = spatial_adj, temporal_alpha
+        return True
+    neuron.__class__ = ours
+    neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha)
+    return True
+
+
+def _revert(neuron):
+    if not isinstance(neuron, Adjusted):
+        return False
+    if type(neuron) not in FAMILY:
+        return f"{type(neuron).__name__} is a class of its own, derived from ours"
+    neuron._hand_back()
+    return True
+
+
+_options = ContextVar("snntorch_bpsta.patched", default=None)
+_lock, _depth, _originals = Lock(), 0, {}
+
+
+@contextmanager
+def patched(*, spatial_adj=False, temporal_alpha=0.0):
+    """Neurons that code inside the block builds by snnTorch's own classes come out as ours, for code you cannot change.
+
+    ``snntorch.Leaky(...)`` and its five sisters are converted as they are built, see :func:`convert`; one that cannot be is
+    left as it is, with a warning. Classes and names of snnTorch stay what they are, so ``isinstance`` goes on working, and
+    neurons built before or in other threads are not touched. Blocks may be nested; the inner options hold. Also a
+    decorator.
+
+    Args:
+        spatial_adj, temporal_alpha: see :class:`Leaky`.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range.
+
+    Example:
+        >>> import snntorch, snntorch_bpsta as snn
+        >>> with snn.patched(spatial_adj=True):
+        ...     lif = snntorch.Leaky(beta=0.9)
+        >>> type(lif) is snn.Leaky
+        True
+    """
+    global _depth
+    check_spatial_adj(spatial_adj)
+    temporal_alpha = check_temporal_alpha(temporal_alpha)
+    with _lock:
+        if _depth == 0:
+            for host in _OURS:
+                _originals[host] = host.__init__
+                host.__init__ = _converting(host, host.__init__)
+        _depth += 1
+    token = _options.set((spatial_adj, temporal_alpha))
+    try:
+        yield
+    finally:
+        _options.reset(token)
+        with _lock:
+            _depth -= 1
+            if _depth == 0:
+                for host, original in _originals.items():
+                    host.__init__ = original
+                _originals.clear()
+
+
+def _converting(host, original):
+    def __init__(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        options = _options.get()
+        if options is not None and type(self) is host:
+            refused = _convert(self, *options)
+            if isinstance(refused, str):
+                warn(f"snntorch.{host.__name__} is not patched: {refused}", stacklevel=2)
+
+    __init__.__wrapped__ = original
+    return __init__
+
+
+def reset(net):
+    """Set the hidden states of every spiking neuron inside `net` to zero and cut them from their graph.
+
+    At any depth, ours and snnTorch's, in copies too, and of this net only. (``snntorch.utils.reset`` looks one level deep,
+    and then resets the neurons of all nets.)
+
+    Args:
+        net: any module.
+
+    Raises:
+        TypeError: `net` is no module.
+    """
+    check_module("net", net)
+    for module in net.modules():
+        if isinstance(module, snntorch.SpikingNeuron) and hasattr(module, "reset_mem"):
+            module.reset_mem()

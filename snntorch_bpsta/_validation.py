@@ -1,8 +1,17 @@
 """Checks at the door. Every message says what was expected and what came, and what to do."""
 
+import math
 from numbers import Real
 
 import torch
+
+_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_REAL = (*_FLOATING, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _described(tensor):
+    """What sets a tensor apart from the usual one, for a message."""
+    return f"{tensor.dtype}" if tensor.layout is torch.strided else f"{tensor.dtype}, {tensor.layout}"
 
 
 def check_temporal_alpha(alpha, reset_mechanism="zero", reset_delay=True):
@@ -24,10 +33,16 @@ def check_temporal_alpha(alpha, reset_mechanism="zero", reset_delay=True):
     return float(alpha)
 
 
+def check_flags(**flags):
+    """Refuse what is neither True nor False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+
+
 def check_spatial_adj(spatial_adj, spike_grad=None):
     """Refuse a `spatial_adj` that is no bool, or that stands beside another surrogate."""
-    if not isinstance(spatial_adj, bool):
-        raise TypeError(f"spatial_adj must be True or False, got {type(spatial_adj).__name__}")
+    check_flags(spatial_adj=spatial_adj)
     if spatial_adj and spike_grad is not None:
         raise ValueError(
             "spatial_adj=True is a surrogate gradient itself (1/u where the neuron fired) and spike_grad was given as "
@@ -35,16 +50,51 @@ def check_spatial_adj(spatial_adj, spike_grad=None):
         )
 
 
+def check_number(name, value, expected, lowest=None, above=None):
+    """Return `value` as a float; refuse what is no finite number, or one below `lowest`, or not above `above`."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number) or (lowest is not None and number < lowest) or (above is not None and number <= above):
+        raise ValueError(f"{name} must be {expected}, got {value}")
+    return number
+
+
+def as_parameter(name, value, device=None):
+    """`value`, a parameter of a neuron (beta, threshold, ...), as a tensor; refuse what is no real number or numbers."""
+    if not isinstance(value, torch.Tensor):
+        try:
+            tensor = torch.as_tensor(value, device=device)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}") from error
+    else:
+        tensor = value
+    if tensor.dtype not in _REAL or tensor.layout is not torch.strided:
+        raise TypeError(f"{name} must be a real number or a dense tensor of them, got {_described(tensor)}")
+    return tensor
+
+
+def check_surrogate(name, spike_grad):
+    """Refuse a surrogate that is neither None nor a function."""
+    if spike_grad is not None and not callable(spike_grad):
+        raise TypeError(f"{name} must be a function of mem - threshold or None, got {type(spike_grad).__name__}")
+
+
 def check_threshold_positive(threshold, name="threshold"):
     """Refuse a threshold (number or tensor) that is not > 0 everywhere: 1/u needs u > threshold > 0. No look at values
-    while a CUDA graph is captured, or traced: there are none yet."""
-    if isinstance(threshold, torch.Tensor) and (
-        torch.compiler.is_compiling() or (threshold.is_cuda and torch.cuda.is_current_stream_capturing())
+    while a CUDA graph is captured, or traced, or on the device "meta": there are none yet."""
+    threshold = as_parameter(name, threshold)
+    if (
+        torch.compiler.is_compiling()
+        or threshold.is_meta
+        or threshold.numel() == 0
+        or (threshold.is_cuda and torch.cuda.is_current_stream_capturing())
     ):
         return
-    lowest = threshold
-    if isinstance(threshold, torch.Tensor):
-        lowest = (threshold.detach().min() if threshold.dim() else threshold).item()
+    lowest = (threshold.detach().min() if threshold.dim() else threshold).item()
     if not lowest > 0:
         raise ValueError(
             f"spatial_adj needs {name} > 0, since its gradient is 1/u for a membrane u above {name}; got {lowest:g}. "
@@ -55,7 +105,7 @@ def check_threshold_positive(threshold, name="threshold"):
 
 def check_learnable(name, value, learn, flag=None):
     """Refuse to learn an integer or boolean `value`, which cannot carry a gradient."""
-    if learn and not torch.as_tensor(value).is_floating_point():
+    if learn and (isinstance(value, bool) or not as_parameter(name, value).is_floating_point()):
         if isinstance(value, torch.Tensor):
             got, instead = value.dtype, f"{name}.float()"
         else:
@@ -68,8 +118,10 @@ def check_current(input_, num_dims, expected):
     with autograd's anomaly detection on, also one that holds NaN."""
     if not isinstance(input_, torch.Tensor):
         raise TypeError(f"input_ must be a tensor of shape {expected}, got {type(input_).__name__}")
-    if not input_.is_floating_point():
-        raise TypeError(f"input_ must be a floating-point tensor (a current), got {input_.dtype}; use input_.float()")
+    if input_.dtype not in _FLOATING or input_.layout is not torch.strided:
+        raise TypeError(
+            f"input_ must be a dense floating-point tensor (a current), got {_described(input_)}; use input_.float()"
+        )
     if input_.dim() < num_dims:
         raise ValueError(f"input_ must have shape {expected}, got {tuple(input_.shape)}")
     if not torch.compiler.is_compiling() and torch.is_anomaly_enabled() and input_.isnan().any():
@@ -91,13 +143,21 @@ def check_broadcast(name, value, shape):
 
 
 def check_state(name, state, shape):
-    """Refuse an initial state whose shape is not that of one step."""
+    """Refuse an initial state that is no real tensor of the shape of one step."""
     if not isinstance(state, torch.Tensor):
         raise TypeError(f"{name} must be a tensor of shape {tuple(shape)} or None, got {type(state).__name__}")
+    if state.dtype not in _REAL or state.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor of real numbers, got {_described(state)}")
     if state.shape != torch.Size(shape):
         raise ValueError(
             f"{name} must have the shape of one step of the input, {tuple(shape)}, got {tuple(state.shape)}"
         )
+
+
+def check_device(name, value, device):
+    """Refuse a `value` on another device than the input's, unless it is one number."""
+    if value.device != device and (value.dim() or value.is_meta):
+        raise ValueError(f"{name} must be on the device of input_, {device}, got {value.device}")
 
 
 def check_module(name, module):
@@ -108,7 +168,8 @@ def check_module(name, module):
 
 def check_choice(name, value, choices):
     """Refuse a `value` outside `choices`."""
-    if value not in choices:
+    # Tensors and arrays are compared element by element.
+    if not (value is None or isinstance(value, (str, int))) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 

@@ -90,14 +90,28 @@ def _train(arguments):
 
 
 def _evaluate(arguments):
-    from .training.lightning import evaluate
+    if arguments.neurobench is None:
+        from .training.lightning import evaluate
+    else:
+        from .training.neurobench import evaluate
 
-    _print_result(
-        evaluate(
-            arguments.checkpoint, data_root=arguments.data_root, download=arguments.download,
-            accelerator=arguments.accelerator, test_limit=arguments.test_limit,
-        )
+    row = evaluate(
+        arguments.checkpoint, data_root=arguments.data_root, download=arguments.download,
+        accelerator=arguments.accelerator, test_limit=arguments.test_limit,
     )  # fmt: skip
+    _print_result(row)
+    if arguments.neurobench is not None:
+        from .training.lightning import write_json
+
+        out = Path(arguments.neurobench or arguments.checkpoint.with_name("neurobench.json"))
+        write_json(out, row)
+        for name, value in row["neurobench"]["metrics"].items():
+            values = value.items() if isinstance(value, dict) else [("", value)]
+            print(
+                f"  {name:22} "
+                + ", ".join(f"{part} {number:g}".strip() for part, number in values if number is not None)
+            )
+        print(f"NeuroBench's report: {out}")
 
 
 def _print_result(row):
@@ -213,6 +227,11 @@ def _parser(with_recipes):
     )
     evaluate.add_argument("checkpoint", type=Path, help="OUT/last.ckpt of bpsta train")
     evaluate.add_argument("--test-limit", type=int, default=0, help="measure on this many samples")
+    evaluate.add_argument(
+        "--neurobench", nargs="?", const="", metavar="JSON",
+        help="NeuroBench's metrics as well (extra neurobench), and all of it as JSON (default: neurobench.json beside the "
+        "checkpoint)",
+    )  # fmt: skip
     for command in (train, compare, evaluate):
         _add_run_options(command)
     return parser

@@ -21,7 +21,7 @@ from .functional import lif_multistep
 from .functional._ops import STALE, keep_graph
 from .functional._reference import temporal_residual
 from .functional.lif import DEFAULT_SPIKE_GRAD, IMPLS, SAVES
-from .surrogate import Logistic, SpatialAdjustment, as_portable, from_portable
+from .surrogate import Logistic, SpatialAdjustment, Surrogate, as_portable, from_portable
 
 __getattr__, __dir__ = fall_back_to(snntorch.neurons, __name__)
 
@@ -239,6 +239,14 @@ class Adjusted:
         if "spk" in self._states:
             self._put(spk=spk)
         return spk
+
+    def mem_reset(self, mem):
+        """The spikes of `mem`, detached."""
+        if isinstance(self.spike_grad, Surrogate):  # whose gradient nobody asks for
+            return (mem.detach() - self.threshold.detach() > 0).to(
+                mem.dtype if mem.is_floating_point() else torch.float32
+            )
+        return super().mem_reset(mem)
 
     def _dtype(self, input_):
         """What spikes are cast to, if to anything. The host's surrogates give float32, which the next layer of a network in

@@ -40,6 +40,15 @@ _NUMBERS = {name: number for number, name in enumerate(KERNELS)}
 SPATIAL_ADJUSTMENT, TRIANGULAR = _NUMBERS["spatial_adjustment"], _NUMBERS["triangular"]
 
 
+@torch.compiler.assume_constant_result  # torch.compile of some versions (2.13) cannot read a function's __qualname__
+def _host_closure(spike_grad):
+    """The name of the host's function that made the closure `spike_grad`, and what it holds; (None, None) if none did."""
+    name, _, rest = spike_grad.__qualname__.partition(".")
+    if rest != "<locals>.inner" or spike_grad.__module__ != _host_surrogate.__name__:
+        return None, None
+    return name, inspect.getclosurevars(spike_grad).nonlocals
+
+
 def kernel_surrogate(spike_grad, threshold):
     """(number, first parameter, second one) of a surrogate in ``KERNELS``, for a neuron of that `threshold`; else None."""
     if isinstance(spike_grad, Surrogate):
@@ -48,10 +57,9 @@ def kernel_surrogate(spike_grad, threshold):
             return None
         values = vars(spike_grad)
     else:
-        name, _, rest = getattr(spike_grad, "__qualname__", "").partition(".")
-        if name not in KERNELS or rest != "<locals>.inner" or spike_grad.__module__ != _host_surrogate.__name__:
+        name, values = _host_closure(spike_grad) if inspect.isfunction(spike_grad) else (None, None)
+        if name not in KERNELS:
             return None
-        values = inspect.getclosurevars(spike_grad).nonlocals
     values = [values[parameter] for parameter in KERNELS[name]]
     if not all(isinstance(value, Real) for value in values):
         return None
@@ -86,6 +94,21 @@ def from_portable(spike_grad):
 class _Fire(torch.autograd.Function):
     """Heaviside step of `x`; the backward multiplies by the derivative that the surrogate declares."""
 
+    @staticmethod
+    def forward(ctx, x, surrogate, *parameters):
+        ctx.surrogate = surrogate
+        ctx.save_for_backward(x, *parameters)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, dspk):
+        x, *parameters = ctx.saved_tensors
+        return ctx.surrogate._times_derivative(dspk, x, *parameters), None, *(None for _ in parameters)
+
+
+class _TransformableFire(_Fire):
+    """The same in the form that torch.func can transform, which takes four times as long to call."""
+
     generate_vmap_rule = True
 
     @staticmethod
@@ -97,10 +120,10 @@ class _Fire(torch.autograd.Function):
         x, ctx.surrogate, *parameters = inputs
         ctx.save_for_backward(x, *parameters)
 
-    @staticmethod
-    def backward(ctx, dspk):
-        x, *parameters = ctx.saved_tensors
-        return ctx.surrogate._times_derivative(dspk, x, *parameters), None, *(None for _ in parameters)
+
+def _fire(*arguments):
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return (_TransformableFire if transformed else _Fire).apply(*arguments)
 
 
 class Surrogate:
@@ -113,7 +136,7 @@ class Surrogate:
     kernel = None
 
     def __call__(self, x):
-        return _Fire.apply(x, self)
+        return _fire(x, self)
 
     def derivative(self, x):
         """d spike / d mem at ``x = mem - threshold``; same shape and dtype as `x`."""
@@ -156,14 +179,14 @@ class SpatialAdjustment(Surrogate):
 
     def __call__(self, x):
         if isinstance(self.threshold, torch.Tensor):
-            return _Fire.apply(x, self, self.threshold.detach())
-        return _Fire.apply(x, self)
+            return _fire(x, self, self.threshold.detach())
+        return _fire(x, self)
 
     def fits(self, threshold):
         """Whether this is the adjustment of a neuron of that `threshold`."""
         if isinstance(threshold, torch.Tensor) or isinstance(self.threshold, torch.Tensor):
             return self.threshold is threshold
-        return self.threshold == threshold
+        return isinstance(threshold, Real) and self.threshold == threshold
 
     def derivative(self, x):
         return self._times_derivative(torch.ones_like(x), x)

@@ -219,7 +219,8 @@ def _backward(ctx, dspk, dmem, _):
     else:
         dinput = torch.empty_strided(ctx.shape, ctx.stride, dtype=ctx.dtype, device=saved.device)
     _, need_mem, need_beta, need_threshold = ctx.needs_input_grad[:4]
-    run = _run_backward if _is_eager(saved) else torch.ops.snntorch_bpsta.lif_backward.default
+    eager = _is_eager(saved) and not _is_negated(dspk, dmem, mem, threshold)
+    run = _run_backward if eager else torch.ops.snntorch_bpsta.lif_backward.default
     dmem0, dbeta, dthreshold = run(
         dspk, dmem, saved, mem, beta, threshold, factor, dinput, need_mem, need_beta, need_threshold, *ctx.options
     )
@@ -278,9 +279,14 @@ def _is_eager(x):
     return plain and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack()
 
 
+def _is_negated(*tensors):
+    """Whether one is a view whose memory holds the negative of its elements. The dispatcher resolves such for an operator."""
+    return any(x is not None and x.is_neg() for x in tensors)
+
+
 def lif(input_, *options, inplace=False):
     """Spikes and membrane, the arguments being those of the operator."""
-    if not _is_eager(input_):
+    if not _is_eager(input_) or _is_negated(input_, *options[:4]):
         return torch.ops.snntorch_bpsta.lif.default(input_, *options)[:2]
     base = _whole_base(input_) if inplace else None
     if base is None:

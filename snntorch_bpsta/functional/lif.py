@@ -10,12 +10,16 @@ import torch
 
 from .. import surrogate
 from .._validation import (
+    as_parameter,
     check_broadcast,
     check_choice,
     check_current,
+    check_device,
+    check_flags,
     check_positive_int,
     check_spatial_adj,
     check_state,
+    check_surrogate,
     check_temporal_alpha,
     check_threshold_positive,
 )
@@ -84,17 +88,50 @@ def which_impl(
         ValueError: `impl` is no member of :class:`Impl`.
         NotImplementedError: `impl` names an implementation that does not cover these arguments; the message says why.
     """
-    known = _known_surrogate(spike_grad, spatial_adj, threshold)
-    return _choose(input_, mem, beta, threshold, known, spike_grad, save, impl)
+    return _checked(
+        input_, mem, beta, threshold, reset_mechanism, spike_grad, spatial_adj, temporal_alpha, graded_spikes_factor,
+        record_mem, num_steps, relu, inplace, save, impl,
+    )[0]  # fmt: skip
 
 
-def _known_surrogate(spike_grad, spatial_adj, threshold):
-    """The surrogate as the kernels number it, or None."""
-    return SPATIAL if spatial_adj else surrogate.kernel_surrogate(spike_grad or DEFAULT_SPIKE_GRAD, threshold)
+def _checked(
+    input_, mem, beta, threshold, reset_mechanism, spike_grad, spatial_adj, temporal_alpha, graded_spikes_factor, record_mem,
+    num_steps, relu, inplace, save, impl,
+):  # fmt: skip
+    """The checks at the door. Returns the implementation, the surrogate as the kernels number it (or None), alpha as a
+    number, and beta, threshold and factor as tensors."""
+    check_current(input_, 2, "[T, B, *]")
+    if input_.shape[0] == 0:
+        raise ValueError(f"input_ must hold at least one time step, got shape {tuple(input_.shape)}")
+    check_flags(record_mem=record_mem, relu=relu, inplace=inplace)
+    if num_steps is not None:
+        check_positive_int("num_steps", num_steps)
+        if input_.shape[0] not in (1, num_steps):
+            raise ValueError(f"num_steps={num_steps} holds a current of one step, got shape {tuple(input_.shape)}")
+    check_choice("reset_mechanism", reset_mechanism, ("subtract", "zero", "none"))
+    check_choice("save", save, SAVES)
+    check_choice("impl", impl, IMPLS)
+    check_surrogate("spike_grad", spike_grad)
+    check_spatial_adj(spatial_adj, spike_grad)
+    temporal_alpha = check_temporal_alpha(temporal_alpha, reset_mechanism)
+    if mem is not None:
+        check_state("mem", mem, input_.shape[1:])
+        check_device("mem", mem, input_.device)
+    values = {"beta": beta, "threshold": threshold, "graded_spikes_factor": graded_spikes_factor}
+    for name, value in values.items():
+        values[name] = value = as_parameter(name, value, input_.device)
+        check_broadcast(name, value, input_.shape[1:])
+        check_device(name, value, input_.device)
+    if spatial_adj:
+        check_threshold_positive(values["threshold"])
+        known = SPATIAL
+    else:
+        known = surrogate.kernel_surrogate(DEFAULT_SPIKE_GRAD if spike_grad is None else spike_grad, threshold)
+    impl = _choose(input_, mem, values["beta"], values["threshold"], known, spike_grad, save, impl)
+    return impl, known, temporal_alpha, *values.values()
 
 
 def _choose(input_, mem, beta, threshold, known, spike_grad, save, impl):
-    check_choice("impl", impl, IMPLS)
     if impl == "reference":
         return "reference"
     kernels = impl if impl != "auto" else "triton" if input_.is_cuda else "cpu"
@@ -221,36 +258,20 @@ def lif_multistep(
     References:
         Shen, Zhao, Zeng, Patterns 3(6), 2022, Eq. 2, 9 and 10.
     """
-    check_current(input_, 2, "[T, B, *]")
-    if input_.shape[0] == 0:
-        raise ValueError(f"input_ must hold at least one time step, got shape {tuple(input_.shape)}")
-    if num_steps is not None:
-        check_positive_int("num_steps", num_steps)
-        if input_.shape[0] not in (1, num_steps):
-            raise ValueError(f"num_steps={num_steps} holds a current of one step, got shape {tuple(input_.shape)}")
-    step_shape = input_.shape[1:]
-    check_choice("reset_mechanism", reset_mechanism, ("subtract", "zero", "none"))
-    check_choice("save", save, SAVES)
-    check_spatial_adj(spatial_adj, spike_grad)
-    temporal_alpha = check_temporal_alpha(temporal_alpha, reset_mechanism)
-    if mem is not None:
-        check_state("mem", mem, step_shape)
-    known = _known_surrogate(spike_grad, spatial_adj, threshold)
-    impl = _choose(input_, mem, beta, threshold, known, spike_grad, save, impl)
-    beta, threshold = _as_parameter("beta", beta, input_), _as_parameter("threshold", threshold, input_)
-    graded_spikes_factor = _as_parameter("graded_spikes_factor", graded_spikes_factor, input_)
-    if spatial_adj:
-        check_threshold_positive(threshold)
+    impl, known, temporal_alpha, beta, threshold, graded_spikes_factor = _checked(
+        input_, mem, beta, threshold, reset_mechanism, spike_grad, spatial_adj, temporal_alpha, graded_spikes_factor,
+        record_mem, num_steps, relu, inplace, save, impl,
+    )  # fmt: skip
     if impl == "reference":
         if spatial_adj:
             spike_grad = surrogate.SpatialAdjustment._unchecked(threshold)
         if relu:
             input_ = input_.relu()
         if num_steps is not None:
-            input_ = input_.expand(num_steps, *step_shape)
+            input_ = input_.expand(num_steps, *input_.shape[1:])
         spk, mem_rec = lif_reference(
             input_, torch.zeros_like(input_[0]) if mem is None else mem, beta, threshold, reset_mechanism,
-            spike_grad or DEFAULT_SPIKE_GRAD, temporal_alpha, graded_spikes_factor,
+            DEFAULT_SPIKE_GRAD if spike_grad is None else spike_grad, temporal_alpha, graded_spikes_factor,
         )  # fmt: skip
         mem = torch.stack(mem_rec) if record_mem else mem_rec[-1]
         return LIFOutput(spk.to(mem.dtype), mem)
@@ -309,14 +330,3 @@ def _dense(input_, any_order):
     if not any_order or input_.dim() != 5 or input_.stride(0) != prod(input_.shape[1:]):
         return False
     return input_[0].is_contiguous(memory_format=torch.channels_last)
-
-
-def _as_parameter(name, value, input_):
-    """`value` as a tensor that broadcasts to one step of `input_`."""
-    if not isinstance(value, torch.Tensor):
-        try:
-            value = torch.as_tensor(value, device=input_.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}") from error
-    check_broadcast(name, value, input_.shape[1:])
-    return value

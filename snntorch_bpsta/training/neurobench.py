@@ -1,0 +1,199 @@
+"""NeuroBench's metrics of the networks of this package. Needs the extra `neurobench`."""
+
+import io
+from contextlib import redirect_stdout
+
+import snntorch
+import torch
+from torch import nn
+
+from ..conversion import reset
+from ..layers import _WHOLE_SEQUENCE, DirectEncoding, MultiStep, NeuronDropout
+from ..networks import SpikingNetwork
+from .recipes import Recipe
+
+__all__ = ["evaluate", "measure", "multistep_model"]
+
+_NOT_BY_STEPS = (snntorch.SpikingNeuron, nn.RNNBase, *_WHOLE_SEQUENCE)  # inside a module that is no container
+
+
+def need():
+    """The library, or an error that says how to get it."""
+    try:
+        import neurobench.benchmarks
+
+        return neurobench
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error.name} is not installed: pip install 'snntorch-bpsta[neurobench]'") from error
+
+
+def multistep_model(net):
+    """A NeuroBench model of a :class:`~snntorch_bpsta.MultiStep` network.
+
+    NeuroBench's own ``SNNTorchModel`` calls a net once for each step; a MultiStep network takes all steps in one call. This
+    model takes its layers one step at a time, so that every hook of NeuroBench sees what it sees of a step net, and the
+    numbers are those of ``SNNTorchModel`` for a step net of the same layers, with two exceptions. Only spiking neurons
+    count as activations; ``SNNTorchModel`` counts the ReLU in front of a neuron too, whose output is a current. And the
+    layers in front of a :class:`~snntorch_bpsta.DirectEncoding` run once for each image, as they do in the network.
+
+    Args:
+        net: the network; it is put into eval mode.
+
+    Returns:
+        neurobench.models.NeuroBenchModel: takes ``[B, T, *]`` (a network of Table 1 images ``[B, C, H, W]`` too) and returns
+        ``[B, T, classes]``.
+
+    Raises:
+        TypeError: `net` is no MultiStep.
+        NotImplementedError: a layer that takes only whole sequences (when it is called).
+        ImportError: NeuroBench is not installed.
+    """
+    if not isinstance(net, MultiStep):
+        raise TypeError(f"net must be a MultiStep network, got {type(net).__name__}; for others see SNNTorchModel")
+    base = need().models.NeuroBenchModel
+
+    class MultiStepModel(base):
+        def __init__(self):
+            super().__init__()
+            self.net = net.eval()
+            self.activation_modules = [snntorch.SpikingNeuron]
+
+        def __net__(self):
+            return self.net
+
+        def __call__(self, batch):
+            table_1 = isinstance(net, SpikingNetwork)
+            image = table_1 and batch.dim() == 4
+            input_ = (batch.unsqueeze(1) if image else batch).transpose(0, 1)
+            # As in the network: event frames bring their own T, also where that is 1.
+            return _step_by_step(net, input_, encode=image or not table_1).transpose(0, 1)
+
+        def activation_layers(self):
+            """With the whole names: NeuroBench's own end at the last dot, and layers of one name become one."""
+            return [{"layer_name": name, "layer": neuron} for name, neuron in _neurons(net)]
+
+    return MultiStepModel()
+
+
+def _neurons(net):
+    return [(name, each) for name, each in net.named_modules() if isinstance(each, snntorch.SpikingNeuron)]
+
+
+def _step_by_step(net, input_, encode):
+    """``net(input_)`` one step after the other: ``[T, B, *]`` -> ``[T, B, *]``."""
+    layers, steps = list(_flat(net)), list(input_.unbind(0))
+    encoding = next((i for i, layer in enumerate(layers) if isinstance(layer, DirectEncoding)), None)
+    if len(steps) == 1 and encode and encoding is not None:
+        (x,) = steps
+        for layer in layers[:encoding]:
+            x = _step(layer, x, 0)
+        steps, layers = [x] * layers[encoding].num_steps, layers[encoding + 1 :]
+    reset(net)
+    outputs = []
+    for t, x in enumerate(steps):
+        for layer in layers:
+            x = _step(layer, x, t)
+        outputs.append(x)
+    reset(net)
+    return torch.stack(outputs)
+
+
+def _flat(net):
+    for layer in net:
+        if isinstance(layer, MultiStep) or type(layer).forward is nn.Sequential.forward:
+            yield from _flat(layer)
+        else:
+            yield layer
+
+
+def _step(layer, x, t):
+    if isinstance(layer, (DirectEncoding, NeuronDropout)):  # of one step, and without effect in eval mode
+        return x
+    if isinstance(layer, nn.ModuleList):
+        return layer[t](x)
+    if isinstance(layer, snntorch.SpikingNeuron):
+        out = layer(x)
+        return out[0] if isinstance(out, tuple) else out
+    if getattr(layer, "time_major", False) or any(isinstance(each, _NOT_BY_STEPS) for each in layer.modules()):
+        raise NotImplementedError(f"{type(layer).__name__} takes whole sequences, and NeuroBench counts step by step")
+    return layer(x)
+
+
+def measure(net, loader, device=None):
+    """Run NeuroBench's benchmark on a network.
+
+    Args:
+        net: a :class:`~snntorch_bpsta.MultiStep` network whose output ``[T, B, classes]`` is averaged over T to classify.
+        loader: of batches ``[B, T, *]`` (a network of Table 1: images ``[B, C, H, W]`` too) and class numbers.
+        device: where to run; None for where `net` is.
+
+    Returns:
+        dict: the metrics by NeuroBench's names. Of the net: ParameterCount, Footprint (bytes), ConnectionSparsity. Over
+        the data: ClassificationAccuracy, ActivationSparsity (1 - firing rate), and per sample SynapticOperations,
+        MembraneUpdates and NeuronOperations (None where NeuroBench has no costs for the class or the reset of a neuron).
+
+    Raises:
+        TypeError, NotImplementedError, ImportError: see :func:`multistep_model`.
+        RuntimeError: a metric failed.
+    """
+    model = multistep_model(net)
+    from neurobench.benchmarks import Benchmark
+    from neurobench.metrics import static, workload
+    from neurobench.metrics.workload.neuron_operations import neuron_ops_reset_operations as costs
+
+    over_data = [
+        workload.ClassificationAccuracy, workload.ActivationSparsity, workload.SynapticOperations,
+        workload.MembraneUpdates,
+    ]  # fmt: skip
+    has_costs = all(each.reset_mechanism in costs.get(type(each).__name__, ()) for _, each in _neurons(net))
+    if has_costs:
+        over_data.append(workload.NeuronOperations)
+    of_net = [static.ParameterCount, static.Footprint, static.ConnectionSparsity]
+    benchmark = Benchmark(model, loader, [], [_classify], [of_net, over_data])
+    printed = io.StringIO()
+    try:
+        with torch.no_grad(), redirect_stdout(printed):
+            results = benchmark.run(device=device)
+    finally:
+        benchmark.workload_metric_manager.cleanup_hooks(model)
+    errors = [line for line in printed.getvalue().splitlines() if line.startswith("Error running")]
+    if errors:  # NeuroBench prints them and reports 0
+        raise RuntimeError(f"NeuroBench: {errors[0]}")
+    return dict(results) if has_costs else {**results, "NeuronOperations": None}
+
+
+def _classify(out):
+    """The paper's y (Eq. 5) is the mean over T."""
+    return out.transpose(0, 1).mean(0).argmax(-1)
+
+
+def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", test_limit=0):
+    """:func:`snntorch_bpsta.training.lightning.evaluate`, and NeuroBench's metrics on the same samples.
+
+    Args:
+        checkpoint, data_root, download, accelerator, test_limit: see there.
+
+    Returns:
+        dict: the row that ``evaluate`` gives; under ``neurobench`` the version, the number of samples and of steps, and the
+        metrics, see :func:`measure`; versions, device, commit and command.
+
+    Raises:
+        ImportError: NeuroBench is not installed.
+        FileNotFoundError, ValueError: see ``evaluate``.
+    """
+    version = need().__version__
+    from . import lightning
+
+    row = lightning.evaluate(
+        checkpoint, data_root=data_root, download=download, accelerator=accelerator, test_limit=test_limit
+    )
+    saved, recipe = lightning._load_checkpoint(checkpoint)
+    net = recipe.build_network()
+    net.load_state_dict({name.removeprefix("net."): value for name, value in saved["state_dict"].items()})
+    frames = lightning.Frames(Recipe(**row["recipe"]), row["seed"], data_root, download)
+    frames.setup("validate")
+    loader = frames.val_dataloader()
+    gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    metrics = measure(net, loader, "cuda" if gpu else "cpu")
+    report = {"version": version, "samples": len(loader.dataset), "num_steps": recipe.num_steps, "metrics": metrics}
+    return {**row, "neurobench": report, **lightning.environment()}

@@ -1,5 +1,8 @@
 """Sphinx configuration; warnings are errors (``make docs``)."""
 
+import json
+from pathlib import Path
+
 import snntorch_bpsta
 
 project = "snntorch-bpsta"
@@ -19,3 +22,61 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_custom_sections = ["Shape"]
 strip_signature_backslash = True  # or napoleon prints `input_` as `input`
+
+
+def compatibility(folder):
+    """The tables of compatibility.md, by the comment whose place each takes, from the test results in `folder`."""
+    files = sorted(Path(folder).glob("*.json"))
+    runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    runs = dict(
+        sorted(runs.items(), key=lambda run: [int(n) for n in run[1]["versions"]["torch"].split("+")[0].split(".")])
+    )
+    versions = list(dict.fromkeys(name for run in runs.values() for name in run["versions"]))
+    features = list(dict.fromkeys(name for run in runs.values() for name in run["features"]))
+    reasons = {}
+    for name, run in runs.items():
+        for row in run["features"].values():
+            for reason, count in row["reasons"].items():
+                by_run = reasons.setdefault(reason, dict.fromkeys(runs, 0))
+                by_run[name] += count
+
+    def table(corner, rows):
+        lines = [[corner, *runs], ["---"] * (len(runs) + 1), *rows]
+        return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+    def cell(row):
+        failed = [f"**{row['failed']} FAILED**"] if row["failed"] else []
+        passed = [str(row["passed"])] if row["passed"] else []
+        skipped = [f"{row['skipped']} skipped"] if row["skipped"] else []
+        return ", ".join(failed + passed + skipped) or "not run"
+
+    facts = [[name, *(run["versions"].get(name) or "not installed" for run in runs.values())] for name in versions]
+    facts += [[name, *(run[name] for run in runs.values())] for name in ("platform", "device", "date")]
+    facts += [["commit", *((run["commit"] or "unknown")[:10] for run in runs.values())]]
+    return {
+        "environments": table("", facts),
+        "features": table(
+            "",
+            [
+                [
+                    name,
+                    *(
+                        cell(run["features"].get(name, {"passed": 0, "skipped": 0, "failed": 0}))
+                        for run in runs.values()
+                    ),
+                ]
+                for name in features
+            ],
+        ),
+        "skipped": table("", [[reason, *counts.values()] for reason, counts in sorted(reasons.items())]),
+    }
+
+
+def fill_in(app, name, source):
+    if name == "compatibility":
+        for table, text in compatibility(Path(__file__).parent / "compatibility").items():
+            source[0] = source[0].replace(f"<!-- {table} -->", text)
+
+
+def setup(app):
+    app.connect("source-read", fill_in)

@@ -1,12 +1,16 @@
 """Checks at the door. Every message says what was expected and what came, and what to do."""
 
 import math
+import os
+from contextlib import contextmanager
 from numbers import Real
 
+import numpy as np
 import torch
 
-_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_REAL = (*_FLOATING, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+REAL = (*FLOATING, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_FLAGS = ("surrogate_disable", "init_hidden", "inhibition", "output", "reset_delay", "all_to_all", "state_quant")
 
 
 def _described(tensor):
@@ -50,15 +54,15 @@ def check_spatial_adj(spatial_adj, spike_grad=None):
         )
 
 
-def check_number(name, value, expected, lowest=None, above=None):
-    """Return `value` as a float; refuse what is no finite number, or one below `lowest`, or not above `above`."""
+def check_number(name, value, expected, lowest=-math.inf, highest=math.inf, above=-math.inf):
+    """Return `value` as a float; refuse what is no finite number, or one out of range."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number) or (lowest is not None and number < lowest) or (above is not None and number <= above):
+    if not (math.isfinite(number) and lowest <= number <= highest and number > above):
         raise ValueError(f"{name} must be {expected}, got {value}")
     return number
 
@@ -72,7 +76,7 @@ def as_parameter(name, value, device=None):
             raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}") from error
     else:
         tensor = value
-    if tensor.dtype not in _REAL or tensor.layout is not torch.strided:
+    if tensor.dtype not in REAL or tensor.layout is not torch.strided:
         raise TypeError(f"{name} must be a real number or a dense tensor of them, got {_described(tensor)}")
     return tensor
 
@@ -83,18 +87,40 @@ def check_surrogate(name, spike_grad):
         raise TypeError(f"{name} must be a function of mem - threshold or None, got {type(spike_grad).__name__}")
 
 
+def check_host_options(given):
+    """Refuse, of the host's arguments of a neuron (numbers aside), what it fails on in words of Python's or too late."""
+    check_surrogate("spike_grad", given["spike_grad"])
+    check_choice("reset_mechanism", given["reset_mechanism"], ("subtract", "zero", "none"))
+    for name in ("linear_features", "conv2d_channels"):
+        if given.get(name) is not None:
+            check_positive_int(name, given[name])
+    kernel_size = given.get("kernel_size")
+    for size in kernel_size if isinstance(kernel_size, (tuple, list)) and len(kernel_size) == 2 else [kernel_size]:
+        if size is not None:
+            check_positive_int("kernel_size", size)
+    for name, value in given.items():
+        if name == "state_quant" and callable(value):
+            continue
+        if name in _FLAGS or name.startswith("learn_"):
+            if not isinstance(value, (bool, int, np.bool_, type(None))):
+                expected = "a function or False" if name == "state_quant" else "True or False"
+                raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
+
+
 def check_threshold_positive(threshold, name="threshold"):
     """Refuse a threshold (number or tensor) that is not > 0 everywhere: 1/u needs u > threshold > 0. No look at values
     while a CUDA graph is captured, or traced, or on the device "meta": there are none yet."""
-    threshold = as_parameter(name, threshold)
-    if (
-        torch.compiler.is_compiling()
-        or threshold.is_meta
-        or threshold.numel() == 0
-        or (threshold.is_cuda and torch.cuda.is_current_stream_capturing())
-    ):
-        return
-    lowest = (threshold.detach().min() if threshold.dim() else threshold).item()
+    lowest = threshold
+    if isinstance(threshold, bool) or not isinstance(threshold, Real):
+        threshold = as_parameter(name, threshold)
+        if (
+            torch.compiler.is_compiling()
+            or threshold.is_meta
+            or threshold.numel() == 0
+            or (threshold.is_cuda and torch.cuda.is_current_stream_capturing())
+        ):
+            return
+        lowest = (threshold.detach().min() if threshold.dim() else threshold).item()
     if not lowest > 0:
         raise ValueError(
             f"spatial_adj needs {name} > 0, since its gradient is 1/u for a membrane u above {name}; got {lowest:g}. "
@@ -109,8 +135,19 @@ def check_learnable(name, value, learn, flag=None):
         if isinstance(value, torch.Tensor):
             got, instead = value.dtype, f"{name}.float()"
         else:
-            got, instead = repr(value), f"{float(value)}"
+            got, instead = repr(value), f"{float(value)}" if isinstance(value, Real) else "floats"
         raise ValueError(f"{flag or f'learn_{name}'}=True needs a floating-point {name}, got {got}: use {instead}")
+
+
+def check_tensor(name, value, num_dims, expected, dtypes=None):
+    """Refuse what is no tensor of at least `num_dims` dimensions (`expected` names them), or not one of these dtypes."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor of shape {expected}, got {type(value).__name__}")
+    if dtypes is not None and (value.dtype not in dtypes or value.layout is not torch.strided):
+        kind = "floating-point" if dtypes is FLOATING else "real"
+        raise TypeError(f"{name} must be a dense {kind} tensor, got {_described(value)}")
+    if value.dim() < num_dims:
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(value.shape)}")
 
 
 def check_current(input_, num_dims, expected):
@@ -118,7 +155,7 @@ def check_current(input_, num_dims, expected):
     with autograd's anomaly detection on, also one that holds NaN."""
     if not isinstance(input_, torch.Tensor):
         raise TypeError(f"input_ must be a tensor of shape {expected}, got {type(input_).__name__}")
-    if input_.dtype not in _FLOATING or input_.layout is not torch.strided:
+    if input_.dtype not in FLOATING or input_.layout is not torch.strided:
         raise TypeError(
             f"input_ must be a dense floating-point tensor (a current), got {_described(input_)}; use input_.float()"
         )
@@ -131,10 +168,16 @@ def check_current(input_, num_dims, expected):
         )
 
 
+def check_some_steps(input_, time=0, name="input_"):
+    """Refuse an input without a step in its dimension `time`."""
+    if input_.shape[time] == 0:
+        raise ValueError(f"{name} must hold at least one time step, got shape {tuple(input_.shape)}")
+
+
 def check_broadcast(name, value, shape):
     """Refuse a `value` (beta, threshold, ...) that does not broadcast to the shape of one step, ``[B, *]``."""
     own = value.shape
-    if len(own) > len(shape) or any(a not in (1, b) for a, b in zip(reversed(own), reversed(shape), strict=False)):
+    if len(own) > len(shape) or any(a not in (1, b) for a, b in zip(own, shape[len(shape) - len(own) :], strict=True)):
         message = f"{name} of shape {tuple(value.shape)} does not broadcast to one step of the input, {tuple(shape)}"
         if value.dim() == 1 and len(shape) > 2 and value.shape[0] == shape[1]:
             per_channel = (value.shape[0],) + (1,) * (len(shape) - 2)
@@ -146,7 +189,7 @@ def check_state(name, state, shape):
     """Refuse an initial state that is no real tensor of the shape of one step."""
     if not isinstance(state, torch.Tensor):
         raise TypeError(f"{name} must be a tensor of shape {tuple(shape)} or None, got {type(state).__name__}")
-    if state.dtype not in _REAL or state.layout is not torch.strided:
+    if state.dtype not in REAL or state.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor of real numbers, got {_described(state)}")
     if state.shape != torch.Size(shape):
         raise ValueError(
@@ -154,16 +197,37 @@ def check_state(name, state, shape):
         )
 
 
-def check_device(name, value, device):
+def check_device(name, value, device, of="input_"):
     """Refuse a `value` on another device than the input's, unless it is one number."""
     if value.device != device and (value.dim() or value.is_meta):
-        raise ValueError(f"{name} must be on the device of input_, {device}, got {value.device}")
+        raise ValueError(f"{name} must be on the device of {of}, {device}, got {value.device}")
+
+
+def check_instance(name, value, kind, expected):
+    """Refuse a `value` that is not of this kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
 
 
 def check_module(name, module):
     """Refuse what is no module of PyTorch."""
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
+    check_instance(name, module, torch.nn.Module, "a torch.nn.Module")
+
+
+def check_path(name, value):
+    """Refuse what is no path."""
+    check_instance(name, value, (str, os.PathLike), "a path")
+    if "\0" in str(value):
+        raise ValueError(f"{name} must be a path, got {value!r}")
+
+
+@contextmanager
+def reading(name, expected):
+    """Around code that takes `name`, data from outside, for what it should be."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be {expected}, and is not: {type(error).__name__}: {error}") from error
 
 
 def check_choice(name, value, choices):
@@ -173,9 +237,15 @@ def check_choice(name, value, choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
+def check_int(name, value, lowest, beyond=2**63):
+    """Refuse a `value` that is no integer in this range."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer >= {lowest}, got {type(value).__name__}")
+    if not lowest <= value < beyond:
+        upper = "" if value < lowest else f" and < {beyond}"
+        raise ValueError(f"{name} must be an integer >= {lowest}{upper}, got {value}")
+
+
 def check_positive_int(name, value):
     """Refuse a `value` that is no integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer >= 1, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value}")
+    check_int(name, value, 1)

@@ -146,7 +146,9 @@ def _revert(neuron):
     return True
 
 
-_options = ContextVar("snntorch_bpsta.patched", default=None)
+# The blocks of patched() that this context has entered. A generator may leave one out of turn, or in another context: so
+# each is a list of its options that is emptied when it is left.
+_blocks = ContextVar("snntorch_bpsta.patched", default=())
 _lock, _depth, _originals = Lock(), 0, {}
 
 
@@ -181,11 +183,12 @@ def patched(*, spatial_adj=False, temporal_alpha=0.0):
                 _originals[host] = host.__init__
                 host.__init__ = _converting(host, host.__init__)
         _depth += 1
-    token = _options.set((spatial_adj, temporal_alpha))
+    block = [(spatial_adj, temporal_alpha)]
+    _blocks.set((*filter(None, _blocks.get()), block))
     try:
         yield
     finally:
-        _options.reset(token)
+        block.clear()
         with _lock:
             _depth -= 1
             if _depth == 0:
@@ -197,9 +200,9 @@ def patched(*, spatial_adj=False, temporal_alpha=0.0):
 def _converting(host, original):
     def __init__(self, *args, **kwargs):
         original(self, *args, **kwargs)
-        options = _options.get()
-        if options is not None and type(self) is host:
-            refused = _convert(self, *options)
+        blocks = [block for block in _blocks.get() if block]
+        if blocks and type(self) is host:
+            refused = _convert(self, *blocks[-1][0])
             if isinstance(refused, str):
                 warn(f"snntorch.{host.__name__} is not patched: {refused}", stacklevel=2)
 

@@ -4,6 +4,8 @@ from contextlib import contextmanager
 
 import snntorch
 
+from ._validation import check_module, check_number
+
 # Energy of one operation in 45 nm CMOS at 0.9 V, in picojoule. M. Horowitz, "Computing's energy problem (and what we can
 # do about it)", ISSCC 2014: fp32 multiply 3.7 + fp32 add 0.9; int32 add 0.1.
 E_MAC_PJ = 4.6
@@ -27,14 +29,13 @@ def energy_ratio(firing_rate, num_steps, e_ac_pj=E_AC_PJ):
         float: the ratio; infinite for a network that never fires.
 
     Raises:
-        ValueError: `firing_rate` is negative or above 1, or `num_steps` < 1.
+        ValueError: `firing_rate` is negative or above 1, `num_steps` < 1, or `e_ac_pj` not > 0.
+        TypeError: one of them is no number.
     """
-    if not 0 <= firing_rate <= 1:
-        raise ValueError(f"firing_rate must be in [0, 1], got {firing_rate}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be >= 1, got {num_steps}")
-    spikes = firing_rate * num_steps
-    return E_MAC_PJ / (e_ac_pj * spikes) if spikes else float("inf")
+    firing_rate = check_number("firing_rate", firing_rate, "in [0, 1]", lowest=0, highest=1)
+    num_steps = check_number("num_steps", num_steps, ">= 1", lowest=1)
+    energy = check_number("e_ac_pj", e_ac_pj, "a finite number > 0", above=0) * firing_rate * num_steps
+    return E_MAC_PJ / energy if energy else float("inf")
 
 
 class FiringRates(dict):
@@ -65,6 +66,7 @@ def record_firing_rates(net):
         >>> len(firing.rates())
         5
     """
+    check_module("net", net)
     counts = FiringRates()
 
     def count(name):

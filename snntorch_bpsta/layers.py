@@ -6,7 +6,15 @@ import snntorch
 import torch
 from torch import nn
 
-from ._validation import check_current, check_positive_int
+from ._validation import (
+    FLOATING,
+    check_current,
+    check_flags,
+    check_module,
+    check_positive_int,
+    check_some_steps,
+    check_tensor,
+)
 
 # Modules of the host that take the whole [T, B, *] in one call and are not stepped.
 _WHOLE_SEQUENCE = tuple(
@@ -56,6 +64,10 @@ class MultiStep(nn.Sequential):
     time_major = True
 
     def __init__(self, *layers, batch_first=False, fold=True):
+        check_flags(batch_first=batch_first, fold=fold)
+        single = layers[0] if len(layers) == 1 else None
+        for layer in single.values() if isinstance(single, OrderedDict) else layers:
+            check_module("each of layers", layer)
         super().__init__(*layers)
         self.batch_first = batch_first
         self.fold = fold
@@ -69,8 +81,7 @@ class MultiStep(nn.Sequential):
     def forward(self, input_):
         check_current(input_, 2, "[B, T, *]" if self.batch_first else "[T, B, *]")
         x = input_.transpose(0, 1) if self.batch_first else input_
-        if x.shape[0] == 0:
-            raise ValueError(f"input_ must hold at least one time step, got shape {tuple(input_.shape)}")
+        check_some_steps(input_, time=1 if self.batch_first else 0)
         x = self._run(self, x)
         return x.transpose(0, 1) if self.batch_first else x
 
@@ -170,6 +181,9 @@ class ConvBlock(nn.Sequential):
     """
 
     def __init__(self, in_channels, out_channels, neuron, num_steps=None):
+        check_positive_int("in_channels", in_channels)
+        check_positive_int("out_channels", out_channels)
+        check_module("neuron", neuron)
         super().__init__(
             nn.Conv2d(in_channels, out_channels, 3, padding=1),
             nn.BatchNorm2d(out_channels),
@@ -200,9 +214,10 @@ class Voting(nn.Module):
         self.voters = voters
 
     def forward(self, x):
+        check_tensor("x", x, 1, "[..., classes * voters]", FLOATING)
         if x.shape[-1] % self.voters:
             raise ValueError(f"the last dimension must be a multiple of voters={self.voters}, got {tuple(x.shape)}")
-        return x.unflatten(-1, (-1, self.voters)).mean(-1)
+        return x.unflatten(-1, (x.shape[-1] // self.voters, self.voters)).mean(-1)
 
     def extra_repr(self):
         return f"voters={self.voters}"
@@ -229,7 +244,8 @@ class NeuronDropout(nn.Module):
         self.p = p
 
     def forward(self, x):
-        if not self.training or self.p == 0:
+        check_tensor("x", x, 2, "[T, B, *]", FLOATING)
+        if not self.training or self.p == 0 or len(x) == 0:
             return x
         return x * nn.functional.dropout(torch.ones_like(x[0]), self.p)
 
@@ -262,6 +278,7 @@ class DirectEncoding(nn.Module):
         self.warm_up = None
 
     def forward(self, x):
+        check_tensor("x", x, 1, "[1, B, *] or [T, B, *]")
         if x.shape[0] != 1 or self.warm_up == "identity":
             return x
         return x.expand(self.num_steps, *x.shape[1:])

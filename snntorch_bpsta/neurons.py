@@ -1,6 +1,7 @@
 """The host's neurons with gradients that cross spikes."""
 
 import inspect
+import weakref
 
 import snntorch
 import torch
@@ -92,7 +93,7 @@ class Adjusted:
 
     @staticmethod
     def _check_learnable(given):
-        for name in ("alpha", "beta", "threshold"):
+        for name in ("alpha", "beta", "threshold", "graded_spikes_factor"):
             if name in given:
                 check_learnable(name, given[name], given[f"learn_{name}"])
         if not given.get("all_to_all", True):
@@ -112,7 +113,7 @@ class Adjusted:
         self.__dict__.pop("state_function", None)
         self.warm_up = None
         self._checked_threshold = None
-        self._graph = None
+        self._graph = self._last = None
         for name, off in self._options.items():
             setattr(self, name, options.get(name, off))
 
@@ -120,7 +121,7 @@ class Adjusted:
         """The opposite of :meth:`_take_over`; the class becomes the host's."""
         states = {name: self.__dict__.pop(name) for name in self._states}
         spike_grad = self.__dict__.pop("_spike_grad", None)
-        for name in ("warm_up", "_checked_threshold", "_graph", *self._options):
+        for name in ("warm_up", "_checked_threshold", "_graph", "_last", *self._options):
             self.__dict__.pop(name, None)
         self.__class__ = self._host
         for name, state in states.items():
@@ -186,7 +187,8 @@ class Adjusted:
             self._put(**{name: state})
         if torch.compiler.is_compiling():
             return True
-        goes_on = self.mem is hidden and hidden.grad_fn is not None
+        mem = self.mem
+        goes_on = mem.grad_fn is not None and (mem is hidden or (self._last is not None and mem is self._last()))
         if goes_on and self._graph is not None and self._graph[0]:
             for name in self._states:
                 state = getattr(self, name)
@@ -330,6 +332,7 @@ class Adjusted:
         after = self._after()
         if not self.init_hidden:
             self._put(**kept)
+            self._last = weakref.ref(after[-1])
         return torch.stack(spk_rec), *after
 
     def _has_kernels(self):
@@ -399,7 +402,7 @@ class Adjusted:
 
     def __getstate__(self):
         """For copies and pickle: hidden states without their graph, which autograd does not copy."""
-        state = self.__dict__ | {"_graph": None, "_checked_threshold": None}
+        state = self.__dict__ | {"_graph": None, "_last": None, "_checked_threshold": None}
         state |= {name: tensor.detach() for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
         state["_buffers"] = {
             name: buffer.detach() if buffer is not None and buffer.grad_fn is not None else buffer

@@ -9,13 +9,14 @@ A surrogate here is an object ``spike_grad(x)`` of ``x = mem - threshold``, as s
 import inspect
 import math
 from numbers import Real
+from types import FunctionType
 from typing import NamedTuple
 
 import torch
 from snntorch import surrogate as _host_surrogate
 
 from ._host import fall_back_to, public_names
-from ._validation import check_threshold_positive
+from ._validation import REAL, check_broadcast, check_device, check_number, check_tensor, check_threshold_positive
 
 __all__ = ["ArcTangent", "Logistic", "Rectangle", "SpatialAdjustment", "Surrogate", "rectangle", "spatial_adjustment"]
 __all__ += [name for name in public_names(_host_surrogate) if name not in __all__]
@@ -37,6 +38,8 @@ KERNELS = {
     "SFS": ("slope", "B"),
 }
 _NUMBERS = {name: number for number, name in enumerate(KERNELS)}
+# Those whose derivative has the sign of a parameter. The kernels keep its magnitude.
+_SIGNED = {"atan": "alpha", "sigmoid": "slope", "spike_rate_escape": "slope"}
 SPATIAL_ADJUSTMENT, TRIANGULAR = _NUMBERS["spatial_adjustment"], _NUMBERS["triangular"]
 
 
@@ -55,15 +58,17 @@ def kernel_surrogate(spike_grad, threshold):
         name = spike_grad.kernel
         if name is None or (name == "spatial_adjustment" and not spike_grad.fits(threshold)):
             return None
-        values = vars(spike_grad)
+        values = {parameter: getattr(spike_grad, parameter) for parameter in KERNELS[name]}
     else:
-        name, values = _host_closure(spike_grad) if inspect.isfunction(spike_grad) else (None, None)
+        name, values = _host_closure(spike_grad) if isinstance(spike_grad, FunctionType) else (None, None)
         if name not in KERNELS:
             return None
-    values = [values[parameter] for parameter in KERNELS[name]]
-    if not all(isinstance(value, Real) for value in values):
+    values = {parameter: values[parameter] for parameter in KERNELS[name]}
+    if not all(isinstance(value, Real) for value in values.values()):
         return None
-    return _NUMBERS[name], *(float(value) for value in values), *(0.0,) * (2 - len(values))
+    if name in _SIGNED and not values[_SIGNED[name]] >= 0:
+        return None
+    return _NUMBERS[name], *(float(value) for value in values.values()), *(0.0,) * (2 - len(values))
 
 
 class _Portable(NamedTuple):
@@ -121,7 +126,12 @@ class _TransformableFire(_Fire):
         ctx.save_for_backward(x, *parameters)
 
 
+def _check_real(x):
+    check_tensor("x", x, 0, "of the membrane", REAL)
+
+
 def _fire(*arguments):
+    _check_real(arguments[0])
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     return (_TransformableFire if transformed else _Fire).apply(*arguments)
 
@@ -153,7 +163,7 @@ class Surrogate:
         return type(self) is type(other) and repr(self) == repr(other)
 
     def __hash__(self):
-        return hash(repr(self))
+        return hash(type(self))  # torch.compile of PyTorch 2.6 asks for it before the parameters are there
 
 
 class SpatialAdjustment(Surrogate):
@@ -163,24 +173,29 @@ class SpatialAdjustment(Surrogate):
 
     def __init__(self, threshold):
         if not isinstance(threshold, torch.Tensor):
-            if isinstance(threshold, bool) or not isinstance(threshold, Real):
-                raise TypeError(f"threshold must be a number > 0 or a tensor, got {type(threshold).__name__}")
-            if not math.isfinite(threshold):
-                raise ValueError(f"threshold must be a finite number > 0, got {threshold}")
+            check_number("threshold", threshold, "a finite number > 0, or a tensor")
         check_threshold_positive(threshold)
         self.threshold = threshold
 
     @classmethod
     def _unchecked(cls, threshold):
         """For a neuron that has checked its threshold already."""
-        surrogate = cls.__new__(cls)
+        surrogate = cls(1.0)  # torch.compile of PyTorch 2.6 does not know cls.__new__
         surrogate.threshold = threshold
         return surrogate
 
     def __call__(self, x):
         if isinstance(self.threshold, torch.Tensor):
+            self._check(x)
             return _fire(x, self, self.threshold.detach())
         return _fire(x, self)
+
+    def _check(self, x):
+        _check_real(x)
+        if isinstance(self.threshold, torch.Tensor):
+            check_device("threshold", self.threshold, x.device, "x")
+            if self.threshold.dim():
+                check_broadcast("threshold", self.threshold, x.shape)
 
     def fits(self, threshold):
         """Whether this is the adjustment of a neuron of that `threshold`."""
@@ -189,10 +204,12 @@ class SpatialAdjustment(Surrogate):
         return isinstance(threshold, Real) and self.threshold == threshold
 
     def derivative(self, x):
+        self._check(x)
         return self._times_derivative(torch.ones_like(x), x)
 
     def primitive(self, x):
         """log u where ``u = x + threshold`` fired, else 0."""
+        self._check(x)
         return torch.where(x > 0, torch.log(x.clamp(min=0) + self.threshold), torch.zeros_like(x))
 
     def _times_derivative(self, dspk, x, threshold=None):
@@ -204,7 +221,7 @@ class SpatialAdjustment(Surrogate):
 
     def __repr__(self):
         threshold = self.threshold
-        if isinstance(threshold, torch.Tensor):
+        if isinstance(threshold, torch.Tensor) and not threshold.is_meta:
             threshold = threshold.tolist()
         return f"spatial_adjustment(threshold={threshold})"
 
@@ -215,13 +232,10 @@ class Rectangle(Surrogate):
     kernel = "rectangle"
 
     def __init__(self, width=1.0):
-        if isinstance(width, bool) or not isinstance(width, Real):
-            raise TypeError(f"width must be a number > 0, got {type(width).__name__}")
-        if not math.isfinite(width) or width <= 0:
-            raise ValueError(f"width must be a finite number > 0, got {width}")
-        self.width = float(width)
+        self.width = check_number("width", width, "a finite number > 0", above=0)
 
     def derivative(self, x):
+        _check_real(x)
         return self._times_derivative(torch.ones_like(x), x)
 
     def _times_derivative(self, dspk, x):
@@ -229,6 +243,7 @@ class Rectangle(Surrogate):
 
     def primitive(self, x):
         """The ramp that rises from 0 to 1 over the window."""
+        _check_real(x)
         return (x / self.width + 0.5).clamp(0, 1)
 
     def __repr__(self):
@@ -250,13 +265,15 @@ class ArcTangent(Surrogate):
     kernel = "atan"
 
     def __init__(self, alpha=2.0):
-        self.alpha = float(alpha)
+        self.alpha = check_number("alpha", alpha, "a finite number > 0", above=0)
 
     def derivative(self, x):
+        _check_real(x)
         return self.alpha / 2 / (1 + (math.pi / 2 * self.alpha * x).pow(2))
 
     def primitive(self, x):
         """The arc tangent that rises from -1/2 to 1/2."""
+        _check_real(x)
         return torch.atan(math.pi / 2 * self.alpha * x) / math.pi
 
     def __repr__(self):
@@ -275,14 +292,16 @@ class Logistic(Surrogate):
     kernel = "sigmoid"
 
     def __init__(self, slope=4.0):
-        self.slope = float(slope)
+        self.slope = check_number("slope", slope, "a finite number > 0", above=0)
 
     def derivative(self, x):
+        _check_real(x)
         sigma = torch.sigmoid(self.slope * x)
         return self.slope * sigma * (1 - sigma)
 
     def primitive(self, x):
         """The logistic function."""
+        _check_real(x)
         return torch.sigmoid(self.slope * x)
 
     def __repr__(self):

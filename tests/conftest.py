@@ -1,7 +1,19 @@
-"""What the tests share."""
+"""What the tests share, and the option that writes down what they show on which versions."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
+from _features import FEATURES, feature
+
+OUTCOMES = ("passed", "skipped", "failed")  # of a test's phases the last of these counts
+LIBRARIES = ("torch", "snntorch", "numpy", "numba", "triton", "hypothesis", "lightning", "nir", "neurobench", "onnx")
 
 
 @pytest.fixture
@@ -21,3 +33,66 @@ def cache(tmp_path, monkeypatch):
 def same_random_numbers():
     """Weights and inputs that a test draws are the same in every run."""
     torch.manual_seed(0)
+
+
+# --- pytest --compatibility FILE ------------------------------------------------------------------
+
+
+def pytest_addoption(parser):
+    parser.addoption("--compatibility", metavar="FILE", help="write versions and outcomes by feature to FILE (JSON)")
+
+
+def pytest_configure(config):
+    file = config.getoption("--compatibility")
+    if file and not hasattr(config, "workerinput"):  # of pytest-xdist's processes only the first sees everything
+        config.pluginmanager.register(Recorder(Path(file).resolve()))
+
+
+class Recorder:
+    """Notes the outcome of every test, and of every module that could not be collected."""
+
+    def __init__(self, file):
+        self.file, self.outcomes, self.reasons = file, {}, {}
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" or not report.passed:
+            before = self.outcomes.get(report.nodeid, OUTCOMES[0])
+            self.outcomes[report.nodeid] = max(before, report.outcome, key=OUTCOMES.index)
+        if report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.wasxfail
+            self.reasons[report.nodeid] = reason.removeprefix("Skipped: ")
+
+    def pytest_collectreport(self, report):
+        if not report.passed:
+            report.when = "collect"
+            self.pytest_runtest_logreport(report)
+
+    def pytest_sessionfinish(self):
+        features = {name: {**dict.fromkeys(OUTCOMES, 0), "reasons": Counter()} for name in (*FEATURES, None)}
+        for nodeid, outcome in sorted(self.outcomes.items()):
+            row = features[feature(nodeid)]
+            row[outcome] += 1
+            if outcome == "skipped":
+                row["reasons"][self.reasons[nodeid]] += 1
+        rows = {name or "Other": row for name, row in features.items() if any(row.values())}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps({**environment(), "features": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def environment():
+    """What the tests ran on and with."""
+    here = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], **here)
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = None
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "commit": commit.stdout.strip() or None,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "versions": versions,
+    }

@@ -177,6 +177,8 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_values(name, capsys):
     argv, *words = WRONG[name]
+    if name == "no-mnist":
+        pytest.importorskip("torchvision", reason="torchvision (extra: data) is missing")
     assert_one_line(capsys, bpsta(*argv), *words)
 
 
@@ -367,6 +369,42 @@ def test_evaluate_on_fewer_samples(trained, capsys):
     assert bpsta("evaluate", trained[0] / "last.ckpt", "--accelerator", "cpu", "--test-limit", 10) == 0
     percent = float(accuracy(capsys.readouterr().out).split()[-1])
     assert percent % 10 == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("path", [None, "reports/mine.json"], ids=["beside the checkpoint", "named"])
+def test_the_report_of_neurobench(path, trained, tmp_path, capsys):
+    pytest.importorskip("neurobench", reason="neurobench (extra: neurobench) is missing")
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.write_bytes((trained[0] / "last.ckpt").read_bytes())
+    argv = [] if path is None else [path]
+    assert bpsta("evaluate", checkpoint, "--accelerator", "cpu", "--test-limit", 20, "--neurobench", *argv) == 0
+    out = capsys.readouterr().out
+    file = Path(path or tmp_path / "neurobench.json")
+    assert str(file) in out and "SynapticOperations" in out and accuracy(out)
+    report = json.loads(file.read_text())
+    neurobench = report["neurobench"]
+    assert (neurobench["version"].split(".")[0], neurobench["samples"], neurobench["num_steps"]) == ("2", 20, 2)
+    metrics = neurobench["metrics"]
+    assert metrics["ClassificationAccuracy"] == pytest.approx(report["accuracy"])
+    assert metrics["ActivationSparsity"] == pytest.approx(1 - report["firing_rate"])
+    assert 0 < metrics["SynapticOperations"]["Effective_ACs"] < metrics["SynapticOperations"]["Dense"]
+    assert metrics["NeuronOperations"]["Neuron Dense Ops"] >= 4 * metrics["MembraneUpdates"] > 0
+    assert metrics["Footprint"] > 4 * metrics["ParameterCount"] > 0
+    assert report["recipe"]["dataset"] == "digits" and report["versions"]["torch"] == torch.__version__
+
+
+def test_without_neurobench_nothing_is_measured(trained, tmp_path, monkeypatch, capsys):
+    ours = "snntorch_bpsta.training.neurobench"
+    for name in [name for name in sys.modules if name == ours or name.partition(".")[0] == "neurobench"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Absent("neurobench"), *sys.meta_path])
+    code = bpsta("evaluate", trained[0] / "last.ckpt", "--neurobench", tmp_path / "report.json")
+    assert_one_line(capsys, code, "neurobench is not installed: pip install 'snntorch-bpsta[neurobench]'")
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_neurobench_takes_no_checkpoint_for_its_file(capsys):
+    assert_one_line(capsys, bpsta("evaluate", "--neurobench", "last.ckpt"), "required: checkpoint")
 
 
 def test_the_checkpoint_loads_without_running_code(trained):

@@ -472,7 +472,7 @@ def test_what_auto_picks(option):
 
 
 UNCOVERED = {
-    "triton": (dict(impl="triton"), "device cpu"),
+    "triton": (dict(impl="triton"), "device cpu|no Triton"),
     "surrogate": (dict(spike_grad=snn.surrogate.SSO()), "surrogate"),
     "surrogate of another threshold": (dict(spike_grad=snn.surrogate.spatial_adjustment(0.7)), "surrogate"),
     "membrane of another dtype": (dict(mem=torch.zeros(B, N, dtype=F64)), "mem of torch.float64"),

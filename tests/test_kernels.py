@@ -22,18 +22,15 @@ import snntorch_bpsta as snn
 from snntorch_bpsta.functional import _cpu, lif, lif_multistep, which_impl
 from snntorch_bpsta.functional import _packing as packing
 
-try:
-    import triton  # noqa: F401
-except ImportError:
-    _triton = None
-else:
+_triton = None
+if lif._TRITON:
     with pytest.MonkeyPatch.context() as patch:  # read when the kernels are defined; not meant for the tests of others
         patch.setenv("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
         from snntorch_bpsta.functional import _triton
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 DEVICE = {"cpu": "cpu", "triton": "cuda" if torch.cuda.is_available() else "cpu"}
-TRITON = pytest.param("triton", marks=pytest.mark.skipif(_triton is None, reason="needs Triton"))
+TRITON = pytest.param("triton", marks=pytest.mark.skipif(_triton is None, reason="needs Triton >= 3.4"))
 both = pytest.mark.parametrize("impl", ["cpu", TRITON], indirect=True)
 on_cpu = pytest.mark.parametrize("impl", ["cpu"], indirect=True)
 on_triton = pytest.mark.parametrize("impl", [TRITON], indirect=True)
@@ -1183,7 +1180,7 @@ def test_which_impl_is_what_runs(case, asked, monkeypatch):
     assert calls == {chosen: 1} and chosen in ("cpu", "reference") if asked == "auto" else chosen == asked
 
 
-@pytest.mark.skipif(_triton is None, reason="needs Triton")
+@pytest.mark.skipif(_triton is None, reason="needs Triton >= 3.4")
 def test_triton_on_cpu_tensors_is_refused_without_the_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(NotImplementedError, match="device cpu"):

@@ -233,6 +233,7 @@ def test_the_warm_up_ends(kind):
 
 
 def test_augmentation_moves_all_frames_of_a_sample_together():
+    pytest.importorskip("torchvision", reason="torchvision (extra: data) is missing")
     torch.manual_seed(0)
     frame = torch.zeros(1, 1, 12, 12)
     frame[..., 4:8, 5:7] = 1

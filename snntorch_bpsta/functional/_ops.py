@@ -280,7 +280,7 @@ def _is_eager(x):
 
 
 def _is_negated(*tensors):
-    """Whether one is a view whose memory holds the negative of its elements. The dispatcher resolves such for an operator."""
+    """Whether one is a view whose memory holds the negative of its elements, which the dispatcher resolves for operators."""
     return any(x is not None and x.is_neg() for x in tensors)
 
 

@@ -3,11 +3,11 @@
 import torch
 
 
-def temporal_residual(mem, beta, threshold, spike_grad, temporal_alpha):
+def temporal_residual(mem, decay, threshold, spike_grad, temporal_alpha):
     """Eq. 10: a zero that carries gradient, lambda * alpha * (s - s.detach()), from the spike of the last step, `mem`'s,
-    into the membrane of this one. Added to the input current it leaves every value as it is."""
+    into the membrane of this one; lambda is the `decay`. Added to a membrane it leaves every value as it is."""
     spk = spike_grad(mem - threshold)
-    return beta.clamp(0, 1) * (temporal_alpha * (spk - spk.detach()))
+    return decay * (temporal_alpha * (spk - spk.detach()))
 
 
 def lif_reference(input_, mem, beta, threshold, reset_mechanism, spike_grad, temporal_alpha, graded_spikes_factor):
@@ -16,7 +16,7 @@ def lif_reference(input_, mem, beta, threshold, reset_mechanism, spike_grad, tem
     reset = spike_grad(mem - threshold).detach()
     for cur in input_.unbind(0):
         if temporal_alpha:
-            cur = cur + temporal_residual(mem, beta, threshold, spike_grad, temporal_alpha)
+            cur = cur + temporal_residual(mem, beta.clamp(0, 1), threshold, spike_grad, temporal_alpha)
         if reset_mechanism == "zero":  # Eq. 2
             mem = beta.clamp(0, 1) * ((1 - reset) * mem) + cur
         elif reset_mechanism == "subtract":

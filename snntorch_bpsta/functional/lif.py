@@ -17,6 +17,7 @@ from .._validation import (
     check_device,
     check_flags,
     check_positive_int,
+    check_some_steps,
     check_spatial_adj,
     check_state,
     check_surrogate,
@@ -101,8 +102,7 @@ def _checked(
     """The checks at the door. Returns the implementation, the surrogate as the kernels number it (or None), alpha as a
     number, and beta, threshold and factor as tensors."""
     check_current(input_, 2, "[T, B, *]")
-    if input_.shape[0] == 0:
-        raise ValueError(f"input_ must hold at least one time step, got shape {tuple(input_.shape)}")
+    check_some_steps(input_)
     check_flags(record_mem=record_mem, relu=relu, inplace=inplace)
     if num_steps is not None:
         check_positive_int("num_steps", num_steps)

@@ -63,17 +63,6 @@ class Classifier(L.LightningModule):
         self._losses = []
         self._firing = None
 
-    def setup(self, stage):
-        # DDP broadcasts rank 0's buffers before each forward, and the hidden membrane of a neuron is a buffer: without
-        # this every rank would go on from the membranes of rank 0's samples.
-        self._ddp_params_and_buffers_to_ignore = [
-            f"{name}.{buffer}"
-            for name, module in self.named_modules()
-            if isinstance(module, snntorch.SpikingNeuron)
-            for buffer, _ in module.named_buffers(recurse=False)
-            if buffer in module._non_persistent_buffers_set
-        ]
-
     def forward(self, x):
         return self.net(x)
 

@@ -94,9 +94,8 @@ def _each_neuron(net, match, change):
     if match is not None and not callable(match):
         raise TypeError(f"match must be a function (name, neuron) -> bool or None, got {type(match).__name__}")
     changed, unchanged, refused = [], [], {}
-    for name, neuron in net.named_modules():
-        if not isinstance(neuron, _NEURONS) or not (match is None or match(name, neuron)):
-            continue
+    neurons = [(name, module) for name, module in net.named_modules() if isinstance(module, _NEURONS)]
+    for name, neuron in [pair for pair in neurons if match is None or match(*pair)]:
         result = change(neuron)
         if isinstance(result, str):
             refused[name] = result

@@ -4,7 +4,16 @@ import re
 
 from torch import nn
 
-from ._validation import check_choice, check_positive_int
+from ._validation import (
+    FLOATING,
+    check_choice,
+    check_flags,
+    check_instance,
+    check_module,
+    check_number,
+    check_positive_int,
+    check_tensor,
+)
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
 from .neurons import WARM_UPS, Leaky
 
@@ -47,6 +56,11 @@ class SpikingNetwork(MultiStep):
     """
 
     def __init__(self, layers, *, notation, input_shape, num_classes, readout, fold):
+        check_instance("layers", layers, (list, tuple), "a list of modules")
+        check_instance("notation", notation, str, "a string")
+        _check_input_shape(input_shape)
+        check_positive_int("num_classes", num_classes)
+        check_choice("readout", readout, READOUTS)
         super().__init__(*layers, fold=fold)
         self.notation = notation
         self.input_shape = tuple(input_shape)
@@ -54,13 +68,14 @@ class SpikingNetwork(MultiStep):
         self.readout = readout
 
     def forward(self, input_):
+        check_tensor("input_", input_, 0, "[B, C, H, W] or [T, B, C, H, W]", FLOATING)
         frames = input_.dim() == 5
         if input_.dim() == 4:
             input_ = input_.unsqueeze(0)
         if input_.dim() != 5 or input_.shape[2:] != self.input_shape:
             expected = ", ".join(map(str, self.input_shape))
             raise ValueError(
-                f"expected images [B, {expected}] or event frames [T, B, {expected}], got {tuple(input_.shape)}"
+                f"input_: expected images [B, {expected}] or event frames [T, B, {expected}], got {tuple(input_.shape)}"
             )
         if input_.shape[0] == 0:
             raise ValueError(f"input_ must hold at least one time step, got shape {tuple(input_.shape)}")
@@ -78,7 +93,9 @@ def set_warm_up(net, warm_up):
 
     Raises:
         ValueError: another value.
+        TypeError: `net` is no module.
     """
+    check_module("net", net)
     check_choice("warm_up", warm_up, WARM_UPS)
     for module in net.modules():
         if isinstance(module, (Leaky, DirectEncoding)):
@@ -116,15 +133,17 @@ def build(
 
     Raises:
         ValueError: an unknown token, an input that is too small for the pooling, a `width` that leaves no channel.
+        TypeError: an argument of the wrong type.
     """
+    check_instance("notation", notation, str, "a string")
+    _check_input_shape(input_shape)
     check_choice("readout", readout, READOUTS)
     check_positive_int("num_classes", num_classes)
     check_positive_int("num_steps", num_steps)
-    if not width > 0:
-        raise ValueError(f"width must be > 0, got {width}")
+    check_number("width", width, "> 0", above=0)
+    check_number("dropout", dropout, "a number in [0, 1]", lowest=0, highest=1)
+    check_flags(fold=fold)
     channels, *size = input_shape
-    if len(size) != 2:
-        raise ValueError(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
     layers, features = [], None  # features: size of the flattened input once a dense layer has come
     encoding = num_steps  # for the first neuron only
 
@@ -137,7 +156,7 @@ def build(
     for token in notation.split("-"):
         number, kind = _parse(token, notation)
         if features is not None and kind in ("C3", "MP", "AP"):
-            raise ValueError(f"{token} cannot follow a dense layer in {notation!r}")
+            raise ValueError(f"notation: {token} cannot follow a dense layer in {notation!r}")
         if kind == "C3":
             out_channels = _scaled(number, width)
             layers.append(ConvBlock(channels, out_channels, Leaky(**neuron), num_steps=encoding))
@@ -167,22 +186,29 @@ def build(
 
 
 def _parse(token, notation):
-    match = re.fullmatch(r"(\d+)(C3|FC|Voting)|(MP|AP)(\d+)|(DP)", token)
+    match = re.fullmatch(r"([0-9]{1,9})(C3|FC|Voting)|(MP|AP)([0-9]{1,9})|(DP)", token)
     if match is None:
         raise ValueError(
-            f"unknown token {token!r} in {notation!r}: expected e.g. 128C3, MP2, AP2, 4096FC, DP or 10Voting"
+            f"notation: unknown token {token!r} in {notation!r}: expected e.g. 128C3, MP2, AP2, 4096FC, DP or 10Voting"
         )
     number, kind, pool, side, dropout = match.groups()
     if not dropout and int(number or side) < 1:
-        raise ValueError(f"the number in {token!r} of {notation!r} must be >= 1")
+        raise ValueError(f"notation: the number in {token!r} of {notation!r} must be >= 1")
     return int(number or side or 0), kind or pool or dropout
 
 
+def _check_input_shape(input_shape):
+    check_instance("input_shape", input_shape, (tuple, list), "(C, H, W)")
+    if len(input_shape) != 3:
+        raise ValueError(f"input_shape must be (C, H, W), got {tuple(input_shape)}")
+    for size in input_shape:
+        check_positive_int("input_shape", size)
+
+
 def _scaled(number, width):
-    scaled = round(number * width)
-    if scaled < 1:
-        raise ValueError(f"width={width} leaves no channel of {number}")
-    return scaled
+    if not 0.5 < number * width < 2**31:
+        raise ValueError(f"width={width} leaves {'too many channels' if width > 1 else 'no channel'} of {number}")
+    return round(number * width)
 
 
 def _encode(num_steps):
@@ -191,8 +217,9 @@ def _encode(num_steps):
 
 def _build_row(name, input_shape, num_classes, preset, options):
     check_choice("preset", preset, tuple(NETWORKS))
+    _check_input_shape(input_shape)
     rows = NETWORKS[preset]
-    if len(input_shape) == 3 and input_shape[0] == 2:
+    if input_shape[0] == 2:
         name = f"{name}_events" if f"{name}_events" in rows else name
     options.setdefault("fold", preset == "paper")
     return build(rows[name], input_shape, num_classes, **{**NEURONS[preset], **options})

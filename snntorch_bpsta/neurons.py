@@ -109,8 +109,10 @@ class Adjusted:
         if "spike_grad" in self.__dict__:
             self._spike_grad = self.__dict__.pop("spike_grad")
         # A bound method, chosen once: it would outlive a change of the reset, act on the original of a replica, and
-        # hold the neuron in a cycle of references.
-        self.__dict__.pop("state_function", None)
+        # hold the neuron in a cycle of references. What it does is what the neuron did, whatever was set since.
+        chosen = getattr(self.__dict__.pop("state_function", None), "__name__", None)
+        resets = {function: reset for reset, function in _STATE_FUNCTIONS.items()}
+        self._reset_mechanism = resets.get(chosen, self._reset_mechanism)
         self.warm_up = None
         self._checked_threshold = None
         self._graph = self._last = None
@@ -192,7 +194,7 @@ class Adjusted:
         if goes_on and self._graph is not None and self._graph[0]:
             for name in self._states:
                 state = getattr(self, name)
-                if state.grad_fn is not None and torch.is_grad_enabled():
+                if torch.is_grad_enabled() and _is_freed(state.grad_fn):
                     state = state.view_as(state)  # the state itself may live on elsewhere
                     state.register_hook(_refuse_stale)
                     self._put(**{name: state})
@@ -380,7 +382,13 @@ class Adjusted:
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         self.__dict__.update({name: fn(self.__dict__[name]) for name in self._states})
+        self._share_v()
         return self
+
+    def _share_v(self):
+        """The recurrence holds a V that is not learnt as a plain attribute, which does not follow the neuron's."""
+        if "V" in self._buffers:
+            self.recurrent.V = self.V
 
     def _replicate_for_data_parallel(self):
         replica = super()._replicate_for_data_parallel()
@@ -392,6 +400,7 @@ class Adjusted:
     ):
         rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._share_v()
         value = state_dict.get(prefix + "reset_mechanism_val")
         if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_meta:
             resets = {number: reset for reset, number in self.reset_dict.items()}
@@ -422,6 +431,25 @@ class Adjusted:
         options = self._options | {"warm_up": None}
         shown = (f"{name}={getattr(self, name)!r}" for name, off in options.items() if getattr(self, name) != off)
         return ", ".join(shown)
+
+
+def _is_freed(node):
+    """Whether a backward pass has freed what the graph behind `node` needs to be gone through again."""
+    todo, seen = [node], set()
+    while todo and len(seen) < 100:
+        node = todo.pop(0)
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for name in dir(node):
+            if name.startswith("_saved_") or name == "saved_tensors":
+                try:
+                    getattr(node, name)
+                except RuntimeError as error:
+                    if "second time" in str(error):
+                        return True
+        todo += [before for before, _ in node.next_functions]
+    return False
 
 
 def _refuse_stale(grad):

@@ -1,6 +1,8 @@
-"""Rows of results to figures. No file access, nothing of ours imported."""
+"""Rows of results to figures. No file access."""
 
 from matplotlib.figure import Figure
+
+from ._validation import check_instance, reading
 
 _COLOURS = {"baseline": "#7a7a7a", "bpsa": "#1f77b4", "bpsa+bpta": "#d62728"}
 
@@ -16,10 +18,18 @@ def comparison(rows, title=""):
         matplotlib.figure.Figure
 
     Raises:
-        ValueError: there are no rows.
+        ValueError: there are no rows, or they are not those of a results file.
+        TypeError: `rows` is no list, `title` no string.
     """
+    check_instance("rows", rows, (list, tuple), "a list of rows of a results file")
+    check_instance("title", title, str, "a string")
     if not rows:
         raise ValueError("there are no rows to draw")
+    with reading("rows", "rows of a results file"):
+        return _draw(rows, title)
+
+
+def _draw(rows, title):
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     curves, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     variants = list(dict.fromkeys(row["variant"] for row in rows))

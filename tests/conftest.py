@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import snntorch
 import torch
 from _features import FEATURES, feature
 
@@ -96,3 +97,9 @@ def environment():
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "versions": versions,
     }
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch):
+    """snnTorch's list of all neurons holds those of one test, and lets go of them afterwards."""
+    monkeypatch.setattr(snntorch.SpikingNeuron, "instances", [])

@@ -1495,3 +1495,23 @@ def test_reset_in_inference_mode_does_not_poison_training():
     snn.reset(net)
     cur = currents(T, B, N)
     assert_same(drive(net, cur), drive(make("blocks", snn, **BOTH), cur))
+
+
+def test_the_reset_that_the_host_really_does_is_kept():
+    """The host's setter and load_state_dict change the name and not the reset: its spikes are what convert keeps."""
+    cur = torch.rand(9, 2, 5) * 2
+    host, changed = snntorch.Leaky(0.9), snntorch.Leaky(0.9)
+    changed.reset_mechanism = "zero"
+    snn.convert(changed)
+    assert changed.reset_mechanism == "subtract"
+    mem_a = mem_b = torch.zeros(2, 5)
+    for c in cur:
+        (spk_a, mem_a), (spk_b, mem_b) = host(c, mem_a), changed(c, mem_b)
+        assert torch.equal(spk_a, spk_b) and torch.equal(mem_a, mem_b)
+
+
+def test_a_match_that_raises_leaves_the_net_alone():
+    net = nn.Sequential(snntorch.Leaky(0.9), snntorch.Leaky(0.8))
+    with pytest.raises(KeyError):
+        snn.convert(net, match=lambda name, neuron: {"0": True}[name])
+    assert [type(neuron) for neuron in net] == [snntorch.Leaky] * 2

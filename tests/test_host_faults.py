@@ -1167,3 +1167,19 @@ def test_a_step_on_the_meta_device(name, delay):
     lif = build(snn, name, **({} if delay else dict(reset_delay=False))).to("meta")
     out = lif(torch.empty(B, N, device="meta"))
     assert all(part.is_meta and part.shape == (B, N) for part in out)
+
+
+@pytest.mark.parametrize("cls", [snn.Leaky, snn.Synaptic, snn.Alpha])
+def test_a_graph_that_kept_nothing_may_be_gone_through_again(cls):
+    """Nothing is freed where the input is a leaf and nothing is learnt: the host runs this."""
+    first = {snn.Leaky: (0.9,)}.get(cls, (0.9, 0.8))
+    lif, x = cls(*first, init_hidden=True), torch.rand(2, 3, requires_grad=True)
+    for _ in range(2):
+        lif(x).sum().backward()
+
+
+def test_a_fixed_v_follows_its_neuron():
+    lif = snn.RLeaky(0.9, V=torch.rand(3), all_to_all=False, learn_recurrent=False).double()
+    assert lif.recurrent.V is lif.V and lif.V.dtype == torch.float64
+    lif.load_state_dict({name: value.clone() for name, value in lif.state_dict().items()}, assign=True)
+    assert lif.recurrent.V is lif.V

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .._validation import check_flags, check_number, check_path, reading
+
 
 class Samples(torch.utils.data.Dataset):
     """Arrays as a data set of (float32 tensor, int label).
@@ -23,9 +25,17 @@ class Samples(torch.utils.data.Dataset):
     """
 
     def __init__(self, data, targets, scale=1):
+        with reading("targets", "N integers"):
+            targets = np.asarray(targets)
+        if not isinstance(data, np.ndarray) or data.dtype.kind not in "iubf" or not data.ndim:
+            raise TypeError(
+                f"data must be an array [N, ...] of numbers, got {getattr(data, 'dtype', type(data).__name__)}"
+            )
+        if targets.shape != data.shape[:1] or (targets.dtype.kind not in "iu" and targets.size):
+            raise ValueError(f"targets must be {len(data)} integers, got {targets.dtype} {targets.shape}")
         self.data = data
-        self.targets = torch.as_tensor(np.asarray(targets), dtype=torch.long)
-        self.scale = scale
+        self.targets = torch.as_tensor(targets, dtype=torch.long)
+        self.scale = check_number("scale", scale, "a finite number > 0", above=0)
 
     def __len__(self):
         return len(self.data)
@@ -36,6 +46,12 @@ class Samples(torch.utils.data.Dataset):
 
     def take(self, index):
         """These samples at the positions `index` only, in that order."""
+        with reading("index", "an array of positions"):
+            index = np.asarray(index)
+            if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
+                raise TypeError(f"{index.dtype} {index.shape}")
+            index = index.astype(np.int64)
+            self.targets[index]
         return Samples(self.data[index], self.targets[index], self.scale)
 
     def __getstate__(self):
@@ -75,8 +91,16 @@ def cache_dir():
 
 def data_dir(root=None):
     """The folder of the data sets: `root`, else ``SNNTORCH_BPSTA_DATA``, else :func:`cache_dir`."""
+    if root is not None:
+        check_path("root", root)
     root = root if root is not None else os.environ.get("SNNTORCH_BPSTA_DATA") or cache_dir()
     return Path(root).expanduser()
+
+
+def check_loader(train, root, download):
+    """The checks of every loader; returns the folder."""
+    check_flags(train=train, download=download)
+    return data_dir(root)
 
 
 def write_atomically(path, chunks):

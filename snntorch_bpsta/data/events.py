@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ._common import cache_dir, damaged, decoding, fetching, missing, need, write_atomically
+from .._validation import check_path
+from ._common import cache_dir, check_loader, damaged, decoding, fetching, missing, need, write_atomically
 from .frames import events_to_frames
 
 NMNIST_URL = "https://data.mendeley.com/datasets/468j46mzdv"
@@ -112,6 +113,7 @@ def nmnist(train, root, download=False):
         neuromorphic datasets using saccades", Frontiers in Neuroscience 9:437, 2015. Licence CC
         BY-SA 4.0.
     """
+    root = check_loader(train, root, download)
     part = "Train" if train else "Test"
     layout = rf"{part}/(\d)/[^/]+\.bin"
     return _find(
@@ -155,6 +157,7 @@ def dvs_gesture(train, root, download=False):
         A. Amir et al., "A Low Power, Fully Event-Based Gesture Recognition System", CVPR 2017.
         Licence CC BY 4.0.
     """
+    root = check_loader(train, root, download)
     part, file_id = ("Train", 38022171) if train else ("Test", 38020584)
     clips = r"(\d|10)_[^/]+\.bin"
     found = _find(
@@ -210,6 +213,7 @@ def cifar10_dvs(train, root, download=False):
         H. Li, H. Liu, X. Ji, G. Li, L. Shi, "CIFAR10-DVS: An Event-Stream Dataset for Object
         Classification", Frontiers in Neuroscience 11:309, 2017. Licence CC BY 4.0.
     """
+    root = check_loader(train, root, download)
     layout = rf"({'|'.join(_CIFAR10_CLASSES)})/[^/]+"
     found = _find(
         "cifar10_dvs",
@@ -254,14 +258,16 @@ def read_aedat2(source):
         ValueError: it is no AEDAT 2.0, or it is truncated.
     """
     name = "the data" if isinstance(source, bytes) else source
+    if not isinstance(source, bytes):
+        check_path("source", source)
     raw = source if isinstance(source, bytes) else Path(source).read_bytes()
     if not raw.startswith(b"#!AER-DAT2"):
-        raise ValueError(f"expected {name} to begin with '#!AER-DAT2.0', got {raw[:12]!r}")
+        raise ValueError(f"source: expected {name} to begin with '#!AER-DAT2.0', got {raw[:12]!r}")
     start = 0
     while raw[start : start + 1] == b"#":
         start = raw.find(b"\n", start) + 1 or len(raw)
     if (len(raw) - start) % 8:
-        raise ValueError(f"expected {name} to hold events of 8 bytes, got {len(raw) - start} bytes: truncated")
+        raise ValueError(f"source: expected {name} to hold events of 8 bytes, got {len(raw) - start} bytes: truncated")
     address, time = np.frombuffer(raw, ">u4", offset=start).reshape(-1, 2).T
     events = np.empty(len(time), [("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", bool)])
     events["x"] = 127 - (address >> 8 & 127).astype(np.int16)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .._validation import check_positive_int
+from .._validation import check_positive_int, reading
 
 
 def events_to_frames(events, num_steps, sensor_size, size=None):
@@ -33,7 +33,7 @@ def events_to_frames(events, num_steps, sensor_size, size=None):
         int16 array of counts, shape [T, 2, H, W]; channel 0 is OFF, channel 1 is ON.
 
     Raises:
-        TypeError: `x`, `y` or `p` holds no integers; `num_steps` or a size is no integer.
+        TypeError: `x`, `y` or `p` holds no integers, or `t` no times; `num_steps` or a size is no integer.
         ValueError: the fields differ in length; an event lies outside the sensor; a polarity is
             neither 0 nor 1; a pixel counts more than 32,767 events; `num_steps` or a size is below
             1.
@@ -52,18 +52,21 @@ def events_to_frames(events, num_steps, sensor_size, size=None):
     check_positive_int("num_steps", num_steps)
     height, width = height_width("sensor_size", sensor_size)
     rows, columns = (height, width) if size is None else height_width("size", size)
-    x, y, p, t = (np.asarray(events[field]) for field in "xypt")
+    with reading("events", "arrays with the fields x, y, p and t"):
+        x, y, p, t = (np.asarray(events[field]) for field in "xypt")
     if not x.ndim == y.ndim == p.ndim == t.ndim == 1 or not len(x) == len(y) == len(p) == len(t):
         shapes = ", ".join(f"{f} {a.shape}" for f, a in zip("xypt", (x, y, p, t), strict=True))
-        raise ValueError(f"expected x, y, p and t of one length [N], got {shapes}")
+        raise ValueError(f"events: expected x, y, p and t of one length [N], got {shapes}")
     for field, values, end in (("x", x, width), ("y", y, height), ("p", p, 2)):
         if values.dtype.kind not in "iub":
-            raise TypeError(f"expected integers in {field}, got {values.dtype}")
+            raise TypeError(f"events: expected integers in {field}, got {values.dtype}")
         if len(values) and not 0 <= values.min() <= values.max() < end:
             raise ValueError(
-                f"expected {field} in 0..{end - 1} for a sensor of {height} x {width}, "
+                f"events: expected {field} in 0..{end - 1} for a sensor of {height} x {width}, "
                 f"got {values.min()}..{values.max()}"
             )
+    if t.dtype.kind not in "iubfmM" or np.any(np.isnan(t)):
+        raise TypeError(f"events: expected times in t, got {t.dtype if t.dtype.kind not in 'fmM' else 'NaN'}")
     if np.any(t[1:] < t[:-1]):
         order = np.argsort(t, kind="stable")
         x, y, p = x[order], y[order], p[order]
@@ -83,7 +86,7 @@ def events_to_frames(events, num_steps, sensor_size, size=None):
         frames = frames[:, :, np.arange(rows)[:, None] * height // rows, np.arange(columns) * width // columns]
     if frames.max() > np.iinfo(np.int16).max:
         raise ValueError(
-            f"expected at most {np.iinfo(np.int16).max} events in one pixel of a frame (int16), "
+            f"events: expected at most {np.iinfo(np.int16).max} events in one pixel of a frame (int16), "
             f"got {frames.max()}: use more frames (num_steps) or a shorter recording"
         )
     return frames.astype(np.int16)

@@ -11,6 +11,7 @@ import numpy as np
 from ._common import (
     Samples,
     cache_dir,
+    check_loader,
     damaged,
     decoding,
     fetching,
@@ -45,6 +46,7 @@ def digits(train, root=None, download=False):
         E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
         Repository, 1998. Licence CC BY 4.0.
     """
+    check_loader(train, root, download)
     found = need("sklearn.datasets").load_digits()
     split = need("sklearn.model_selection").train_test_split(
         np.arange(len(found.target)), test_size=0.2, stratify=found.target, random_state=0
@@ -79,6 +81,7 @@ def mnist(train, root, download=False):
         recognition", Proc. IEEE 86(11), 1998. Copyright Y. LeCun and C. Cortes, usually given as CC
         BY-SA 3.0.
     """
+    root = check_loader(train, root, download)
     dataset = need("torchvision.datasets").MNIST
     raw, packed_md5 = root / "MNIST" / "raw", dict(dataset.resources)
     if not all((raw / Path(name).stem).is_file() for name in packed_md5):
@@ -127,6 +130,7 @@ def cifar10(train, root, download=False):
         A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", tech report,
         University of Toronto, 2009. No licence is stated; the authors ask for the citation.
     """
+    root = check_loader(train, root, download)
     dataset = need("torchvision.datasets").CIFAR10
     batch_md5 = dict([*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])])
     archive, tiles = root / dataset.filename, root / "CIFAR10"

@@ -8,8 +8,9 @@ from statistics import mean, stdev
 
 import torch
 
+from .._validation import check_choice, check_instance, check_int, check_path, check_positive_int, reading
 from .lightning import train, write_json
-from .recipes import VARIANTS
+from .recipes import VARIANTS, Recipe
 
 
 def _run_one(recipe, seed, threads, options):
@@ -36,8 +37,21 @@ def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=tuple(VARIAN
         list: the rows of this comparison, by variant, then seed.
 
     Raises:
-        ValueError: `out_file` exists and is no such file.
+        ValueError: `out_file` exists and is no such file; a row of `variants` is unknown.
+        TypeError: an argument of the wrong type.
     """
+    check_instance("recipe", recipe, Recipe, "a Recipe")
+    check_path("out_file", out_file)
+    check_positive_int("jobs", jobs)
+    with reading("seeds", "several integers"):
+        seeds = list(seeds)
+    for seed in seeds:
+        check_int("seeds", seed, 0, 2**32)
+    check_instance("variants", variants, (list, tuple), "rows of VARIANTS")
+    for name in variants:
+        check_choice("each of variants", name, tuple(VARIANTS))
+    if not callable(say):
+        raise TypeError(f"say must be a function of a line, got {type(say).__name__}")
     out_file = Path(out_file)
     done = _read_runs(out_file)
     wanted = {(name, seed): recipe.variant(name) for name in variants for seed in seeds}
@@ -87,6 +101,12 @@ def _read_runs(path):
 def summarise(rows):
     """One dict per variant, in order: seeds, mean and standard deviation of the accuracy in percent, mean firing rate,
     mean energy ratios of Eq. 11, mean seconds of training."""
+    check_instance("rows", rows, (list, tuple), "a list of rows of a results file")
+    with reading("rows", "rows of a results file"):
+        return _summarise(rows)
+
+
+def _summarise(rows):
     table = []
     for name in dict.fromkeys(row["variant"] for row in rows):
         runs = [row for row in rows if row["variant"] == name]
@@ -113,6 +133,12 @@ def summarise(rows):
 
 def format_table(table):
     """The summary as a Markdown table, which also reads well in a terminal."""
+    check_instance("table", table, (list, tuple), "what summarise returns")
+    with reading("table", "what summarise returns"):
+        return _format(table)
+
+
+def _format(table):
     head = ["variant", "seeds", "accuracy %", "firing rate", "energy ratio (AC 0.1 pJ)", "(AC 0.9 pJ)", "time per run"]
 
     def number(value, digits):

@@ -21,12 +21,25 @@ from torch.utils.data.distributed import DistributedSampler
 from torchmetrics.classification import MulticlassAccuracy
 
 from .. import data, energy
+from .._validation import (
+    REAL,
+    check_choice,
+    check_flags,
+    check_instance,
+    check_int,
+    check_module,
+    check_number,
+    check_path,
+    check_positive_int,
+    check_tensor,
+)
 from .._version import __version__
 from ..networks import set_warm_up
 from .losses import rate_mse_loss
 from .recipes import Recipe
 
 CHECKPOINT = "last.ckpt"
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
 
 # (padding of the random crop, horizontal flip, rotation in degrees) of the released code, at our frame sizes.
 _AUGMENTATIONS = {
@@ -55,6 +68,8 @@ class Classifier(L.LightningModule):
 
     def __init__(self, net, recipe, seed=0):
         super().__init__()
+        check_module("net", net)
+        _check_run(recipe, seed)
         self.net = net
         self.recipe = recipe
         self.seed = seed
@@ -156,6 +171,8 @@ def learning_rate_schedule(optimizer, recipe):
     Returns:
         torch.optim.lr_scheduler.SequentialLR: to be stepped once an epoch.
     """
+    check_instance("optimizer", optimizer, torch.optim.Optimizer, "an optimizer")
+    check_instance("recipe", recipe, Recipe, "a Recipe")
     schedulers = torch.optim.lr_scheduler
     warm = min(recipe.lr_warm_up_epochs, recipe.epochs - 1)
     rest = recipe.epochs - warm
@@ -182,6 +199,7 @@ class Frames(L.LightningDataModule):
 
     def __init__(self, recipe, seed=0, data_root=None, download=False, num_workers=0):
         super().__init__()
+        _check_run(recipe, seed, data_root, download, num_workers)
         self.recipe = recipe
         self.seed = seed
         self.num_workers = num_workers
@@ -219,7 +237,16 @@ def augment(x, pad, flip, degrees):
         pad: pixels.
         flip: whether to flip, with probability 1/2.
         degrees: largest rotation.
+
+    Raises:
+        ValueError, TypeError: an argument out of range or of the wrong type.
     """
+    check_tensor("x", x, 4, "[B, C, H, W] or [T, B, C, H, W]", REAL)
+    if x.dim() > 5 or x.shape[x.dim() - 4] == 0:
+        raise ValueError(f"x must be samples [B, C, H, W] or [T, B, C, H, W], at least one, got {tuple(x.shape)}")
+    check_int("pad", pad, 0)
+    check_flags(flip=flip)
+    check_number("degrees", degrees, "a number from 0 to 360", lowest=0, highest=360)
     from torchvision.transforms import v2
 
     steps = [v2.RandomCrop(x.shape[-2:], padding=pad)]
@@ -257,8 +284,16 @@ def train(
 
     Raises:
         FileNotFoundError: `resume` without a checkpoint.
-        ValueError: the checkpoint is of another recipe or seed.
+        ValueError: the checkpoint is of another recipe or seed; an argument out of range.
+        TypeError: an argument of the wrong type.
     """
+    _check_run(recipe, seed, data_root, download, num_workers)
+    _check_accelerator(accelerator)
+    check_flags(resume=resume, progress=progress)
+    check_positive_int("devices", devices)
+    check_choice("precision", precision, PRECISIONS)
+    if out_dir is not None:
+        check_path("out_dir", out_dir)
     checkpoint = None
     if resume:
         checkpoint = Path(out_dir or ".") / CHECKPOINT
@@ -266,7 +301,6 @@ def train(
             raise FileNotFoundError(f"nothing to resume: there is no {checkpoint}; start without resume")
         _load_checkpoint(checkpoint)  # a damaged one is refused before anything is built
     _quieten()
-    _check_accelerator(accelerator)
     L.seed_everything(seed, verbose=False)
     model = Classifier(recipe.build_network(), recipe, seed)
     frames = Frames(recipe, seed, data_root, download, num_workers)
@@ -310,12 +344,18 @@ def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", 
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint of :func:`train`.
+        ValueError: the file is no checkpoint of :func:`train`; an argument out of range.
+        TypeError: an argument of the wrong type.
     """
+    check_path("checkpoint", checkpoint)
+    check_flags(download=download)
+    check_int("test_limit", test_limit, 0)
+    if data_root is not None:
+        check_path("data_root", data_root)
+    _check_accelerator(accelerator)
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}; bpsta train writes one as OUT/{CHECKPOINT}")
-    _check_accelerator(accelerator)
     saved, recipe = _load_checkpoint(path)
     if test_limit:
         recipe = replace(recipe, test_limit=test_limit)
@@ -351,7 +391,17 @@ def _load_checkpoint(path):
         raise ValueError(f"{path} is damaged or no checkpoint of `bpsta train`: {error}") from error
 
 
+def _check_run(recipe, seed, data_root=None, download=False, num_workers=0):
+    check_instance("recipe", recipe, Recipe, "a Recipe")
+    check_int("seed", seed, 0, 2**32)
+    if data_root is not None:
+        check_path("data_root", data_root)
+    check_flags(download=download)
+    check_int("num_workers", num_workers, 0)
+
+
 def _check_accelerator(accelerator):
+    check_instance("accelerator", accelerator, str, "the name of one, such as 'cpu'")
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"accelerator={accelerator!r}, but torch {torch.__version__} sees no CUDA device; use 'cpu' or 'auto'"

@@ -2,6 +2,8 @@
 
 import torch
 
+from .._validation import FLOATING, check_some_steps, check_tensor
+
 
 def rate_mse_loss(out_rec, targets):
     r"""Eq. 5: mean over the samples of the squared distance between the one-hot label and the firing rate.
@@ -16,13 +18,24 @@ def rate_mse_loss(out_rec, targets):
         Tensor: scalar, in the dtype of `out_rec` but at least float32.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes or devices do not fit, or a target is no class.
+        TypeError: one of them is no tensor, or of another dtype.
     """
+    check_tensor("out_rec", out_rec, 0, "[T, B, num_classes]", FLOATING)
+    check_tensor("targets", targets, 0, "[B]", (torch.int64,))
     if out_rec.dim() != 3 or targets.shape != out_rec.shape[1:2]:
         raise ValueError(
             f"expected out_rec [T, B, num_classes] and targets [B], got {tuple(out_rec.shape)} and {tuple(targets.shape)}"
         )
+    check_some_steps(out_rec, name="out_rec")
+    classes = out_rec.shape[2]
+    if targets.device.type == "cpu" and targets.numel() and not 0 <= targets.min() <= targets.max() < classes:
+        raise ValueError(
+            f"targets must be class indices from 0 to {classes - 1}, got {int(targets.min())} to {int(targets.max())}"
+        )
+    if out_rec.device != targets.device:
+        raise ValueError(f"targets must be on the device of out_rec, {out_rec.device}, got {targets.device}")
     rate = out_rec.mean(0)
     rate = rate.to(torch.promote_types(rate.dtype, torch.float32))
-    label = torch.nn.functional.one_hot(targets, out_rec.shape[2])
+    label = torch.nn.functional.one_hot(targets, classes)
     return (label - rate).square().sum(1).mean()

@@ -56,7 +56,6 @@ def multistep_model(net):
         def __init__(self):
             super().__init__()
             self.net = net.eval()
-            self.activation_modules = [snntorch.SpikingNeuron]
 
         def __net__(self):
             return self.net
@@ -69,7 +68,7 @@ def multistep_model(net):
             return _step_by_step(net, input_, encode=image or not table_1).transpose(0, 1)
 
         def activation_layers(self):
-            """With the whole names: NeuroBench's own end at the last dot, and layers of one name become one."""
+            """Only neurons, and by their whole names: NeuroBench's own end at the last dot, and equal ones become one."""
             return [{"layer_name": name, "layer": neuron} for name, neuron in _neurons(net)]
 
     return MultiStepModel()

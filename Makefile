@@ -11,7 +11,7 @@ train: .venv/installed
 	$(BIN)/bpsta compare --dataset digits --seeds 3 --jobs $(JOBS) --out runs/digits.json
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 docs: .venv/installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

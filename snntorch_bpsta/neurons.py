@@ -8,9 +8,11 @@ import torch
 
 from ._host import fall_back_to
 from ._validation import (
+    as_parameter,
     check_broadcast,
     check_choice,
     check_current,
+    check_host_options,
     check_learnable,
     check_positive_int,
     check_spatial_adj,
@@ -61,7 +63,7 @@ class Adjusted:
         given = inspect.signature(self._host).bind(*args, **kwargs)
         given.apply_defaults()
         given = given.arguments
-        self._check_learnable(given)
+        self._check_host_arguments(given)
         check_spatial_adj(options["spatial_adj"], given["spike_grad"])
         options["temporal_alpha"] = self._check_options(
             **{name: options[name] for name in _OPTIONS},
@@ -92,10 +94,17 @@ class Adjusted:
         return temporal_alpha
 
     @staticmethod
-    def _check_learnable(given):
-        for name in ("alpha", "beta", "threshold", "graded_spikes_factor"):
-            if name in given:
-                check_learnable(name, given[name], given[f"learn_{name}"])
+    def _check_host_arguments(given):
+        check_host_options(given)
+        optional = ("beta", "R", "C") if "R" in given else ("V",)
+        for name in ("alpha", "beta", "threshold", "graded_spikes_factor", "V", "R", "C", "time_step"):
+            if name not in given:
+                continue
+            value = given[name]
+            if not (name in optional and (value is None or value is False)):
+                as_parameter(name, value)
+            if f"learn_{name}" in given:
+                check_learnable(name, value, given[f"learn_{name}"])
         if not given.get("all_to_all", True):
             check_learnable("V", given["V"], given["learn_recurrent"], "learn_recurrent")
 

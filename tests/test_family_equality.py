@@ -324,6 +324,18 @@ def test_circuits(circuit, reset, option):
     assert expected["spk_rec"].any()
 
 
+def test_a_circuit_may_be_changed_between_two_calls():
+    """What was found out about one circuit must not be taken for another one, whose tensors may have its address."""
+    ours, host = both("Lapicque", beta=False, R=torch.tensor(1.0), C=torch.tensor(4.0))
+    cur = currents(1, B, N, seed=5) * 4
+    start = torch.ones(B, N)
+    for _ in range(100):
+        for capacities in ((4.0,), (2.0, 0.5)):
+            for capacity in capacities:
+                ours.C, host.C = torch.tensor(capacity), torch.tensor(capacity)
+            assert torch.equal(ours.sequence(cur, start)[1], host(cur[0], start)[1])
+
+
 @pytest.mark.parametrize("start", ["init", "none"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_options_off_other_starts(kind, start):
@@ -580,7 +592,7 @@ def grid_sequence():
             kwargs |= dict(reset_mechanism=reset, init_hidden=hidden, learn_threshold=True)
             if kind in WITH_DELAY:
                 kwargs["reset_delay"] = delay
-            if kind != "Lapicque":  # whose beta is in front of the loop: test_lapicque_learns_beta_in_a_sequence
+            if kind != "Lapicque":  # whose beta is used once in front of the loop: test_fused_lapicque
                 kwargs["learn_beta"] = True
             on = [w for w, f in (("delay", delay), ("hidden", hidden)) if f] or ["plain"]
             yield pytest.param(kind, kwargs, id="-".join([kind, option, setting, reset, *on]))

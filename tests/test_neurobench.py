@@ -181,13 +181,17 @@ def test_the_model_of_a_network_of_table_1(shape):
     assert torch.equal(out.transpose(0, 1), net(x if len(shape) == 3 else x.transpose(0, 1)))
 
 
-def test_direct_encoding_in_a_net_of_ones_own():
+@pytest.mark.parametrize("steps", [1, 2])
+def test_direct_encoding_in_a_net_of_ones_own(steps):
+    """It repeats one step, and lets several pass."""
     torch.manual_seed(0)
     lif = snn.Leaky(beta=0.9, threshold=0.1)
     net = snn.MultiStep(nn.Sequential(nn.Linear(IN, N), snn.DirectEncoding(3), lif), nn.Linear(N, CLASSES))
-    x = torch.rand(7, 1, IN)
+    x = torch.rand(7, steps, IN)
     out = multistep_model(net)(x)
-    assert out.shape == (7, 3, CLASSES) and torch.equal(out.transpose(0, 1), net(x.transpose(0, 1)))
+    assert out.shape == (7, 3 if steps == 1 else steps, CLASSES) and torch.equal(
+        out.transpose(0, 1), net(x.transpose(0, 1))
+    )
 
 
 def test_the_wrapper_of_step_nets_does_not_fit():

@@ -115,6 +115,7 @@ def check_threshold_positive(threshold, name="threshold"):
         threshold = as_parameter(name, threshold)
         if (
             torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
             or threshold.is_meta
             or threshold.numel() == 0
             or (threshold.is_cuda and torch.cuda.is_current_stream_capturing())
@@ -143,9 +144,9 @@ def check_tensor(name, value, num_dims, expected, dtypes=None):
     """Refuse what is no tensor of at least `num_dims` dimensions (`expected` names them), or not one of these dtypes."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a tensor of shape {expected}, got {type(value).__name__}")
-    if dtypes is not None and (value.dtype not in dtypes or value.layout is not torch.strided):
-        kind = "floating-point" if dtypes is FLOATING else "real"
-        raise TypeError(f"{name} must be a dense {kind} tensor, got {_described(value)}")
+    if value.layout is not torch.strided or (dtypes is not None and value.dtype not in dtypes):
+        kind = {FLOATING: "floating-point ", REAL: "real "}.get(dtypes, "")
+        raise TypeError(f"{name} must be a dense {kind}tensor, got {_described(value)}")
     if value.dim() < num_dims:
         raise ValueError(f"{name} must have shape {expected}, got {tuple(value.shape)}")
 

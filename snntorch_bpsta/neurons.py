@@ -174,6 +174,11 @@ class Adjusted:
             raise TypeError(f"input_ must be a tensor of shape [B, *], got {type(input_).__name__}")
         if self.init_hidden and any(state is not None for state in states):
             raise self._no_states_with_init_hidden()
+        # A transform's tensors are dead outside of it: they are not left in the neuron where the states are handed out.
+        transformed = (
+            not (self.init_hidden or torch.compiler.is_compiling()) and torch._C._are_functorch_transforms_active()
+        )
+        kept = {name: self.__dict__.get(name) for name in (*self._states, "reset")} if transformed else None
         fresh = self._begin(input_, states)
         if adjusted and self._has_kernels() and not self._steps_alone and input_.dim():
             self._check_threshold()
@@ -182,7 +187,10 @@ class Adjusted:
             spk = self._step(input_)
         if not torch.compiler.is_compiling() and fresh:
             self._watch(spk, self.mem)
-        return spk if self.init_hidden and not self.output else (spk, *self._after())
+        out = spk if self.init_hidden and not self.output else (spk, *self._after())
+        if kept is not None:
+            self._put(**kept)
+        return out
 
     def _begin(self, input_, states):
         """Put the states to start from into the attributes: the given ones, else the hidden ones, zeros where the shape is
@@ -386,6 +394,11 @@ class Adjusted:
             if state is not None:
                 self._checked_threshold = state
 
+    def reset_mem(self):
+        """Set the states to zero, as the host's, and return them; those that a transform of torch.func left become empty."""
+        self._put(**{name: _alive(getattr(self, name)) for name in self._states})
+        return super().reset_mem()
+
     # --- a good module ------------------------------------------------------------------------------
 
     def _apply(self, fn, recurse=True):
@@ -421,7 +434,7 @@ class Adjusted:
     def __getstate__(self):
         """For copies and pickle: hidden states without their graph, which autograd does not copy."""
         state = self.__dict__ | {"_graph": None, "_last": None, "_checked_threshold": None}
-        state |= {name: tensor.detach() for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+        state |= {name: _alive(tensor).detach() for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
         state["_buffers"] = {
             name: buffer.detach() if buffer is not None and buffer.grad_fn is not None else buffer
             for name, buffer in state["_buffers"].items()
@@ -440,6 +453,11 @@ class Adjusted:
         options = self._options | {"warm_up": None}
         shown = (f"{name}={getattr(self, name)!r}" for name, off in options.items() if getattr(self, name) != off)
         return ", ".join(shown)
+
+
+def _alive(state):
+    """`state`, or an empty one for a tensor of torch.func's, which nothing may be done with outside of its transform."""
+    return torch.zeros(0) if torch._C._functorch.is_functorch_wrapped_tensor(state) else state
 
 
 def _is_freed(node):
@@ -614,7 +632,11 @@ class Lapicque(_Fused, snntorch.Lapicque):
 
     def _has_kernels(self):
         """Theirs is Leaky's reset, which keeps the input, and a decay in [0, 1]."""
-        if self.reset_mechanism == "zero" or torch.compiler.is_compiling():
+        if (
+            self.reset_mechanism == "zero"
+            or torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+        ):
             return False
         circuit = (self.time_step, self.R, self.C)
         state = tuple((id(value), 0 if value.is_inference() else value._version) for value in circuit)

@@ -173,7 +173,7 @@ class SpatialAdjustment(Surrogate):
 
     def __init__(self, threshold):
         if not isinstance(threshold, torch.Tensor):
-            check_number("threshold", threshold, "a finite number > 0, or a tensor")
+            threshold = check_number("threshold", threshold, "a finite number > 0, or a tensor")
         check_threshold_positive(threshold)
         self.threshold = threshold
 

@@ -7,6 +7,7 @@ what each door makes of hidden states.
 import copy
 import pickle
 import warnings
+from collections import OrderedDict
 
 import pytest
 import snntorch
@@ -296,6 +297,17 @@ def test_export_of_multistep():
     assert all(rate > 0 for rate in firing.rates().values()) and firing.mean() < 0.9, firing.rates()
 
 
+def test_export_of_any_number_of_steps():
+    """Where the neurons are Leaky: one operator, and no loop."""
+    torch.manual_seed(0)
+    net = snn.MultiStep(nn.Linear(IN, N), nn.ReLU(), snn.Leaky(beta=0.9, **PAPER))
+    shapes = ({0: torch.export.Dim("steps", min=2), 1: torch.export.Dim("batch", min=2)},)
+    program = torch.export.export(net, (currents(6, 3, IN),), dynamic_shapes=shapes)
+    for steps in (2, 9):
+        x = currents(steps, 4, IN, seed=steps)
+        assert torch.equal(program.module()(x), net(x)) and net(x).any()
+
+
 @pytest.mark.parametrize("ns", [snntorch, snn], ids=["host", "ours"])
 def test_export_does_not_keep_a_hidden_state(ns):
     """As test_onnx_does_not_keep_a_hidden_state. In the program every call goes on from where the net was at the export."""
@@ -419,6 +431,45 @@ def test_an_ensemble(kind):
         snn.reset(net)
         assert_close(out[i], net(x), F32)
     assert not torch.equal(out[0], out[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_multistep_in_torch_func(kind):
+    """The reference runs in place of the kernels."""
+    torch.manual_seed(0)
+    neuron = getattr(snn, kind)(**{"threshold": 0.4} | KINDS[kind] | options_of(kind, "on"))
+    layers = OrderedDict(first=nn.Linear(IN, N), relu=nn.ReLU(), neuron=neuron, last=nn.Linear(N, OUT))
+    net, x = snn.MultiStep(layers), currents(T, 3, IN)
+    expected = gradients(net, x)
+    actual = grad(loss_of(net))(detached(net), x)
+    assert_alike(actual | {each: expected[each] for each in ("out", "input")}, expected)
+    loss = loss_of(net)
+    each = vmap(grad(lambda p, x: loss(p, x.unsqueeze(1))), in_dims=(None, 1))(detached(net), x)
+    for key, value in actual.items():
+        assert_close(each[key].sum(0), value, F32, value.abs().max() + 1, key)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hidden_state_in_torch_func(kind):
+    """It is to be reset inside, and after it."""
+    torch.manual_seed(0)
+    neuron = getattr(snn, kind)(**{"threshold": 0.4, "init_hidden": True} | KINDS[kind] | options_of(kind, "on"))
+    net, x = nn.Sequential(nn.Linear(IN, N), neuron, nn.Linear(N, OUT)), currents(T, 3, IN)
+    weight = weights(OUT)
+
+    def loss(parameters, x):
+        snn.reset(net)
+        return sum((functional_call(net, parameters, (x_t,)) * weight).sum() for x_t in x)
+
+    each = vmap(grad(lambda p, x: loss(p, x.unsqueeze(1))), in_dims=(None, 1))(detached(net), x)
+    once = grad(loss)(detached(net), x)
+    snn.reset(net)
+    sum((net(x_t) * weight).sum() for x_t in x).backward()
+    for key, p in net.named_parameters():
+        scale = p.grad.abs().max() + 1
+        assert_close(once[key], p.grad, F32, scale, key)
+        assert_close(each[key].sum(0), p.grad, F32, scale, key)
+    assert net[0].weight.grad.any()
 
 
 def test_jacrev():

@@ -663,6 +663,26 @@ def test_multistep_flag_is_sequence(kind, start, option):
 
 @pytest.mark.parametrize("option", ["off", "both"])
 @pytest.mark.parametrize("kind", KINDS)
+def test_relu_and_num_steps_are_a_relu_and_a_repetition_in_front(kind, option):
+    kwargs = dict(threshold=0.5) | option_for(kind, option)
+    cur = currents(1, B, N, seed=22)
+    results = []
+    for short in (True, False):
+        neuron, x = build(snn, kind, **kwargs), cur.clone().requires_grad_()
+        if short:
+            out = neuron.sequence(x, *begin(kind, (B, N)).values(), relu=True, num_steps=T)
+        else:
+            out = neuron.sequence(x.relu().expand(T, B, N), *begin(kind, (B, N)).values())
+        (out[0] * currents(T, B, N, seed=23)).sum().backward()
+        results.append(dict(enumerate(out)) | {"x": x.grad})
+    for name in results[0]:
+        assert_close(results[0][name], results[1][name], torch.float32, 10.0, str(name))
+    assert torch.equal(results[0][0], results[1][0]) and results[0][0].any()
+    assert results[0]["x"][cur > 0].any() and not results[0]["x"][cur < 0].any()
+
+
+@pytest.mark.parametrize("option", ["off", "both"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_sequence_continues_from_the_hidden_states(kind, option):
     kwargs = dict(threshold=0.5, init_hidden=True, output=True) | option_for(kind, option)
     neuron, stepped = (build(snn, kind, **kwargs) for _ in range(2))

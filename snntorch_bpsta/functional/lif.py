@@ -152,6 +152,8 @@ def _not_covered(kernels, input_, mem, beta, threshold, known, spike_grad, save)
             return f"the device {input_.device}"
     elif input_.device.type != "cpu":
         return f"the device {input_.device}"
+    if torch.jit.is_tracing() or (torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()):
+        return "an export to ONNX or TorchScript, which knows no kernels of ours"
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         return "the transforms of torch.func"
     if input_.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):

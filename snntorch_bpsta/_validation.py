@@ -144,7 +144,9 @@ def check_tensor(name, value, num_dims, expected, dtypes=None):
     """Refuse what is no tensor of at least `num_dims` dimensions (`expected` names them), or not one of these dtypes."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a tensor of shape {expected}, got {type(value).__name__}")
-    if value.layout is not torch.strided or (dtypes is not None and value.dtype not in dtypes):
+    # torch.compile of some versions (2.13) does not let a backward pass look at the layout
+    dense = torch.compiler.is_compiling() or value.layout is torch.strided
+    if not dense or (dtypes is not None and value.dtype not in dtypes):
         kind = {FLOATING: "floating-point ", REAL: "real "}.get(dtypes, "")
         raise TypeError(f"{name} must be a dense {kind}tensor, got {_described(value)}")
     if value.dim() < num_dims:

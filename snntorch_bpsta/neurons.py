@@ -195,7 +195,7 @@ class Adjusted:
     def _begin(self, input_, states):
         """Put the states to start from into the attributes: the given ones, else the hidden ones, zeros where the shape is
         not that of a step, as the host does. Whether they begin a new graph."""
-        hidden = self.mem
+        hidden = [getattr(self, name) for name in self._states]
         for name, state in zip(self._states, states, strict=True):
             if state is None:
                 state = getattr(self, name)
@@ -207,11 +207,11 @@ class Adjusted:
         if torch.compiler.is_compiling():
             return True
         mem = self.mem
-        goes_on = mem.grad_fn is not None and (mem is hidden or (self._last is not None and mem is self._last()))
-        if goes_on and self._graph is not None and self._graph[0]:
-            for name in self._states:
-                state = getattr(self, name)
-                if torch.is_grad_enabled() and _is_freed(state.grad_fn):
+        goes_on = mem.grad_fn is not None and (mem is hidden[-1] or (self._last is not None and mem is self._last()))
+        if self._graph is not None and self._graph[0] and torch.is_grad_enabled():
+            for name, old in zip(self._states, hidden, strict=True):
+                state = getattr(self, name)  # one by one: the host's RSynaptic.reset_hidden forgets the spike
+                if (goes_on or state is old) and _is_freed(state.grad_fn):
                     state = state.view_as(state)  # the state itself may live on elsewhere
                     state.register_hook(_refuse_stale)
                     self._put(**{name: state})
@@ -219,9 +219,9 @@ class Adjusted:
 
     def _watch(self, *outputs):
         """Note when a backward pass frees the graph that these first outputs begin; see ``STALE``."""
+        self._graph = graph = [False]
         if torch._C._are_functorch_transforms_active():
             return
-        self._graph = graph = [False]
 
         def note(grad):
             graph[0] = graph[0] or not keep_graph()
@@ -449,6 +449,12 @@ class Adjusted:
             self._spike_grad = from_portable(self._spike_grad)
         snntorch.SpikingNeuron.instances.append(self)
 
+    def __getattr__(self, name):
+        # Ordinary lookup finds the states; the host's probe.AttributeMonitor asks here at once, where buffers are.
+        if name in type(self)._states and name in self.__dict__:
+            return self.__dict__[name]
+        return super().__getattr__(name)
+
     def extra_repr(self):
         options = self._options | {"warm_up": None}
         shown = (f"{name}={getattr(self, name)!r}" for name, off in options.items() if getattr(self, name) != off)
@@ -457,7 +463,8 @@ class Adjusted:
 
 def _alive(state):
     """`state`, or an empty one for a tensor of torch.func's, which nothing may be done with outside of its transform."""
-    return torch.zeros(0) if torch._C._functorch.is_functorch_wrapped_tensor(state) else state
+    dead = not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(state)
+    return torch.zeros(0) if dead else state
 
 
 def _is_freed(node):
@@ -510,7 +517,7 @@ class _Fused(Adjusted):
         kernels = kernels and not torch._C._are_functorch_transforms_active()
         spk, mem = self._run(input_.unsqueeze(0), self.mem, impl="auto" if kernels else "reference")
         self._put(mem=mem)
-        return spk.squeeze(0)
+        return spk.squeeze_(0)  # in place, so no view: `SpikingNeuron.detach(spk, mem)` refuses views
 
 
 class Leaky(_Fused, snntorch.Leaky):

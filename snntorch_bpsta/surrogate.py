@@ -127,7 +127,8 @@ class _TransformableFire(_Fire):
 
 
 def _check_real(x):
-    check_tensor("x", x, 0, "of the membrane", REAL)
+    if not torch.compiler.is_compiling():  # in a backward pass the tracer refuses to tell what is asked for here
+        check_tensor("x", x, 0, "of the membrane", REAL)
 
 
 def _fire(*arguments):

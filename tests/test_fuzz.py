@@ -218,9 +218,15 @@ ANYTHING = st.one_of(st.sampled_from(ODD), st.sampled_from(ODD), ODD_TENSORS)
 
 
 @st.composite
+def mostly(draw, fitting, odd=ANYTHING):
+    return draw(fitting if draw(st.integers(0, 3)) else odd)
+
+
+@st.composite
 def calls(draw, *, most=2, odd=ANYTHING, **sane):
     """Arguments by name, up to `most` of them odd; those that are ``...`` are left out."""
-    names = draw(st.lists(st.sampled_from(sorted(sane)), max_size=most, unique=True))
+    count = min(draw(st.sampled_from([0, 0, 0, 1, 1, 2])), most)
+    names = draw(st.lists(st.sampled_from(sorted(sane)), min_size=count, max_size=count, unique=True))
     arguments = {name: draw(odd if name in names else strategy) for name, strategy in sane.items()}
     return {name: value for name, value in arguments.items() if value is not ... or name in names}
 
@@ -299,6 +305,9 @@ SURROGATES = {
     "straight-through": snntorch.surrogate.straight_through_estimator(),
     "rectangle": surrogate.rectangle(),
     "logistic": surrogate.Logistic(),
+    "atan-upside-down": snntorch.surrogate.atan(alpha=-2.0),
+    "sigmoid-upside-down": snntorch.surrogate.sigmoid(slope=-5),
+    "escape-upside-down": snntorch.surrogate.spike_rate_escape(beta=1, slope=-5),
     "custom": snntorch.surrogate.custom_surrogate(lambda input_, grad, spikes: grad),
 }
 # Their derivatives cannot overflow. (The host's sigmoid does.)
@@ -356,7 +365,7 @@ def neurons(name, most=0, **others):
 
 
 @pytest.mark.parametrize("name", NEURONS)
-@fuzz(*NEURONS, examples=120, draws=st.data())
+@fuzz(*NEURONS, examples=80, draws=st.data())
 def test_build_a_neuron(name, draws):
     arguments = draws.draw(neurons(name, most=2), label="arguments")
     options = {key: arguments.get(key, off) for key, off in NEURONS[name]._options.items()}
@@ -404,7 +413,7 @@ def gradients(out, *leaves):
 
 
 @pytest.mark.parametrize("name", NEURONS)
-@fuzz(examples=150, draws=st.data())
+@fuzz(examples=100, draws=st.data())
 def test_one_step_after_another(name, draws):
     arguments = draws.draw(neurons(name), label="arguments")
     neuron, host = pair(name, arguments)
@@ -430,7 +439,9 @@ def test_one_step_after_another(name, draws):
             try:
                 out = neuron(**given_)
             except Exception as raised:
-                no_state = any(not isinstance(given_.get(state), (torch.Tensor, type(None))) for state in neuron._states)
+                no_state = any(
+                    not isinstance(given_.get(state), (torch.Tensor, type(None))) for state in neuron._states
+                )
                 assert error is not None or (type(raised) is TypeError and no_state), f"the host returns {theirs}"
                 return
         if error is not None or (name == "RSynaptic" and not neuron.reset_delay):  # which the host takes for another
@@ -478,7 +489,7 @@ IMPL = optional("auto", "reference", "cpu", "triton")
 
 
 @pytest.mark.parametrize("name", NEURONS)
-@fuzz(*(f"{name}.sequence" for name in NEURONS), examples=150, draws=st.data())
+@fuzz(*(f"{name}.sequence" for name in NEURONS), examples=100, draws=st.data())
 def test_all_steps(name, draws):
     arguments = draws.draw(neurons(name), label="arguments")
     neuron = attempt(NEURONS[name], **arguments)
@@ -540,7 +551,7 @@ LIF = {
 }
 
 
-@fuzz("lif_multistep", "which_impl", "LIFOutput", "Impl", examples=700, draws=st.data())
+@fuzz("lif_multistep", "which_impl", "LIFOutput", "Impl", examples=500, draws=st.data())
 def test_the_door(draws):
     shape = draws.draw(SEQUENCES)
     mem = st.one_of(optional(None), tensors(shape[1:]))
@@ -559,12 +570,19 @@ def test_the_door(draws):
     if out.spk.is_meta or arguments["input_"].dtype not in (torch.float32, torch.float64):
         return
     assert same(out.spk, expected.spk) and same(out.mem, expected.mem)
-    leaves = [arguments.get(name) for name in ("input_", "mem", "beta", "threshold", "graded_spikes_factor")]
+    names = ("input_", "mem", "beta", "threshold", "graded_spikes_factor")
+    leaves = [arguments.get(name) for name in names]
     grads = gradients(tuple(out), *leaves)
     tame = float(torch.as_tensor(arguments.get("threshold", 1)).min()) > 0.05
     safe = any(arguments.get("spike_grad") is each for each in SAFE_SURROGATES)
-    if finite(*out, *leaves) and tame and safe:
-        assert finite(*grads)
+    if not (finite(*out, *leaves) and tame):
+        return
+    assert finite(*grads) or not safe
+    tolerance = 2e-2 if arguments.get("save") in ("bfloat16", "compact") else 1e-4
+    for grad, of_reference in zip(grads, gradients(tuple(expected), *map(twins.get, names)), strict=True):
+        if grad is not None and finite(of_reference):
+            off = (grad - of_reference).abs().max() if grad.numel() else 0
+            assert off <= tolerance * (1e-3 + of_reference.abs().max())
 
 
 BLOCKS = st.sampled_from([(1, 2048), (3, 2049), (2, 2047), (5, 4097), (1, 1), (9, 7)])
@@ -644,14 +662,14 @@ def by_hand(layers, x):
 def test_multistep(draws):
     chosen = draws.draw(st.lists(st.sampled_from(sorted(LAYERS)), max_size=4), label="layers")
     layers = [LAYERS[name]() for name in chosen]
-    if draws.draw(st.integers(0, 9)) == 0:
+    if draws.draw(st.integers(0, 7)) == 0:
         layers.insert(draws.draw(st.integers(0, len(layers))), draws.draw(ANYTHING))
-    flags = draws.draw(calls(most=draws.draw(st.integers(0, 1)), batch_first=FLAG, fold=FLAG), label="flags")
+    flags = draws.draw(calls(most=1, batch_first=FLAG, fold=FLAG), label="flags")
     net = attempt(snn.MultiStep, *layers, **flags)
     if net is REFUSED:
         return
     assert repr(net) and len(net[:1]) == min(1, len(layers))
-    x = draws.draw(st.one_of(tensors(SEQUENCES), tensors((3, 2, N)), ANYTHING), label="input_")
+    x = draws.draw(mostly(tensors((3, 2, N)), st.one_of(tensors(SEQUENCES), ANYTHING)), label="input_")
     same_net = copy.deepcopy(net)
     try:
         steps = copied(x).transpose(0, 1) if net.batch_first else copied(x)
@@ -696,7 +714,7 @@ def test_simple_layers(name, draws):
     layer = attempt(getattr(snn, name), **arguments)
     if layer is REFUSED:
         return
-    x = draws.draw(st.one_of(tensors(st.sampled_from(shapes)), ANYTHING), label="x")
+    x = draws.draw(mostly(tensors(st.sampled_from(shapes))), label="x")
     out = attempt(layer.forward, x, naming=arguments)
     if out is REFUSED:
         return
@@ -748,7 +766,7 @@ SELECT = optional(None, lambda name, neuron: "0" in name, lambda name, neuron: F
 
 
 @fuzz("convert", "revert", "Conversion", "reset", examples=250, arguments=calls(
-    net=NETS, match=SELECT, **OPTIONS, odd=ANYTHING.filter(lambda value: not callable(value) or isinstance(value, nn.Module)),
+    net=NETS, match=SELECT, **OPTIONS, odd=ANYTHING.filter(lambda value: not callable(value)),
 ))  # fmt: skip
 def test_convert_and_revert(arguments):
     net, match = arguments["net"], arguments.get("match")
@@ -847,7 +865,7 @@ SURROGATE_ARGUMENTS = {
 
 
 @pytest.mark.parametrize("name", SURROGATE_ARGUMENTS)
-@fuzz(*SURROGATE_ARGUMENTS, "Surrogate.derivative", "Surrogate.primitive", "SpatialAdjustment.fits", examples=100,
+@fuzz(*SURROGATE_ARGUMENTS, "Surrogate.derivative", "Surrogate.primitive", "SpatialAdjustment.fits", examples=60,
       draws=st.data())  # fmt: skip
 def test_surrogates(name, draws):
     sane = SURROGATE_ARGUMENTS[name]
@@ -859,7 +877,7 @@ def test_surrogates(name, draws):
         assert spike_grad == copy.copy(spike_grad) and isinstance(hash(spike_grad), int)
     if name.lower().startswith("spatial"):
         assert spike_grad.fits(draws.draw(ANYTHING)) in (True, False)
-    x = draws.draw(st.one_of(tensors((2, N)), ANYTHING), label="x")
+    x = draws.draw(mostly(tensors((2, N))), label="x")
     if name == "Surrogate":  # is for others to derive from
         for method in (spike_grad.derivative, spike_grad.primitive):
             with pytest.raises(NotImplementedError, match="does not define"):
@@ -888,7 +906,7 @@ def test_energy_ratio(arguments):
         assert isinstance(ratio, float) and 0 <= ratio <= INF
 
 
-@fuzz("record_firing_rates", "FiringRates", "FiringRates.rates", "FiringRates.mean", examples=60, net=st.one_of(NETS, ANYTHING),
+@fuzz("record_firing_rates", "FiringRates", "FiringRates.rates", "FiringRates.mean", examples=60, net=mostly(NETS),
       x=tensors((2, N)))  # fmt: skip
 def test_firing_rates(net, x):
     def record():
@@ -931,7 +949,7 @@ BUILD = {
 def run_network(net, draws):
     """Through what was built goes an input that fits, or one that does not."""
     fits = st.sampled_from([(2, *net.input_shape), (3, 2, *net.input_shape)])
-    x = draws.draw(st.one_of(tensors(fits, [torch.float32]), tensors(fits), ANYTHING), label="x")
+    x = draws.draw(mostly(tensors(fits, [torch.float32]), st.one_of(tensors(fits), ANYTHING)), label="x")
     if isinstance(x, torch.Tensor) and x.dtype != torch.float32:
         with contextlib.suppress(RuntimeError):  # of a layer of PyTorch's, in another dtype
             attempt(net.forward, x, naming=["beta", "threshold"])
@@ -968,7 +986,7 @@ def test_spiking_network(draws):
     arguments = draws.draw(calls(layers=layers, notation=NOTATIONS, **sane), label="arguments")
     net = attempt(networks.SpikingNetwork, **arguments)
     if net is not REFUSED:
-        x = draws.draw(st.one_of(tensors((2, *net.input_shape)), ANYTHING))
+        x = draws.draw(mostly(tensors((2, *net.input_shape))))
         out = attempt(net.forward, x)
         assert out is REFUSED or out.shape[0] == 1 or x.dim() == 5
 
@@ -1006,7 +1024,7 @@ def odd_events(draw):
 
 
 @fuzz("events_to_frames", examples=250, arguments=calls(
-    events=st.one_of(EVENTS, EVENTS, odd_events()), num_steps=st.sampled_from([1, 3, 16]),
+    events=mostly(EVENTS, odd_events()), num_steps=st.sampled_from([1, 3, 16]),
     sensor_size=st.sampled_from([(2, 2), [3, 5], 2]), size=optional(None, 1, (4, 3)),
 ))  # fmt: skip
 def test_events_to_frames(arguments):
@@ -1033,7 +1051,7 @@ AEDAT = st.one_of(
 )
 
 
-@fuzz("read_aedat2", examples=150, source=st.one_of(AEDAT, AEDAT, ANYTHING))
+@fuzz("read_aedat2", examples=150, source=mostly(AEDAT))
 def test_read_aedat2(source):
     try:
         events = attempt(data.read_aedat2, source)
@@ -1068,7 +1086,7 @@ WHERE = optional(None, "data", Path("data"), "\0")
 def test_load(empty, draws):
     pytest.importorskip("sklearn", reason="scikit-learn (extra: data) is missing")
     arguments = draws.draw(calls(
-        name=st.sampled_from(["digits", *data.DATASETS]), train=FLAG, root=WHERE, num_steps=optional(1, 4),
+        name=mostly(st.just("digits"), st.sampled_from(sorted(data.DATASETS))), train=FLAG, root=WHERE, num_steps=optional(1, 4),
         size=optional(None, 8, (8, 8)), limit=optional(None, 1, 20, 10**6), download=optional(False),
         odd=ANYTHING.filter(lambda value: value is not True),
     ), label="arguments")  # fmt: skip
@@ -1108,7 +1126,7 @@ def test_samples(draws):
         return
     for sample, label in [samples[i] for i in range(len(samples))]:
         assert sample.dtype == torch.float32 and type(label) is int
-    index = draws.draw(st.one_of(st.sampled_from([[0], [], np.array([0, 0]), [-1], [99], slice(2), [True]]), ANYTHING))
+    index = draws.draw(mostly(st.sampled_from([[0], [], np.array([0, 0]), [-1], [99], slice(2), [True]])))
     part = attempt(samples.take, index)
     if part is not REFUSED:
         assert len(part) == len(part.targets) and all(type(part[i][1]) is int for i in range(len(part)))
@@ -1120,9 +1138,10 @@ def test_samples(draws):
 
 @fuzz("rate_mse_loss", examples=200, draws=st.data())
 def test_rate_mse_loss(draws):
-    shape = draws.draw(st.sampled_from([(4, 2, 3), (1, 1, 1), (0, 2, 3), (4, 0, 3), (4, 2, 0), (4, 2)]))
+    shape = draws.draw(st.sampled_from([(4, 2, 3), (4, 2, 3), (1, 1, 1), (0, 2, 3), (4, 0, 3), (4, 2, 0), (4, 2)]))
     targets = st.lists(st.integers(-1, 3), min_size=2, max_size=2).map(torch.tensor)
-    arguments = draws.draw(calls(out_rec=tensors(shape), targets=st.one_of(targets, st.just(torch.arange(shape[1])))))
+    fitting = st.just(torch.arange(shape[1]) % max(shape[-1], 1))
+    arguments = draws.draw(calls(out_rec=tensors(shape), targets=mostly(fitting, targets)))
     loss = attempt(rate_mse_loss, **arguments)
     if loss is not REFUSED:
         assert loss.shape == () and loss.dtype in (torch.float32, torch.float64)
@@ -1137,7 +1156,7 @@ TINY = dict(width=1 / 64, num_steps=2, epochs=1, limit=8, test_limit=8)
 
 
 @fuzz("Recipe", "Recipe.variant", "Recipe.as_dict", "Recipe.build_network", examples=150, arguments=RECIPE,
-      variant=st.one_of(st.sampled_from(["baseline", "bpsa+bpta"]), ANYTHING))  # fmt: skip
+      variant=mostly(st.sampled_from(["baseline", "bpsa+bpta"])))  # fmt: skip
 def test_recipe(arguments, variant):
     recipe = attempt(Recipe, **arguments)
     if recipe is REFUSED:
@@ -1270,7 +1289,7 @@ def test_compare(lightning, empty, draws):
     ), label="arguments")  # fmt: skip
     with contextlib.suppress(Reached):
         assert attempt(compare.compare, **arguments) is REFUSED
-    table = attempt(compare.summarise, draws.draw(st.one_of(rows(), ANYTHING), label="rows"))
+    table = attempt(compare.summarise, draws.draw(mostly(rows()), label="rows"))
     if table is not REFUSED:
         assert all(math.isfinite(row["accuracy"]) for row in table) or "nan" in str(table)
     text = attempt(compare.format_table, draws.draw(ANYTHING) if table is REFUSED else table)
@@ -1285,7 +1304,8 @@ def test_neurobench(lightning, arguments):
 
     with contextlib.suppress(ImportError):  # NeuroBench is another extra
         attempt(neurobench.multistep_model, arguments["net"])
-        attempt(neurobench.measure, **arguments)
+        if not isinstance(arguments["net"], snn.MultiStep):
+            attempt(neurobench.measure, **arguments)
 
 
 # --- plots ----------------------------------------------------------------------------------------

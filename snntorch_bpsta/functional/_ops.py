@@ -292,7 +292,7 @@ def lif(input_, *options, inplace=False):
     if base is None:
         return _Eager.apply(input_, *options, input_.shape, False)[:2]
     spk, mem, _ = _Eager.apply(base, *options, input_.shape, True)
-    return spk.view(input_.shape), mem
+    return spk if base is input_ else spk.view(input_.shape), mem
 
 
 def _whole_base(input_):

@@ -101,12 +101,12 @@ class Adjusted:
             if name not in given:
                 continue
             value = given[name]
+            flag = "learn_recurrent" if name == "V" else f"learn_{name}"
+            learn = given.get(flag) and (name != "V" or not given["all_to_all"])
+            if isinstance(value, (bool, int, torch.Tensor)):
+                check_learnable(name, value, learn, flag)
             if not (name in optional and (value is None or value is False)):
                 as_parameter(name, value)
-            if f"learn_{name}" in given:
-                check_learnable(name, value, given[f"learn_{name}"])
-        if not given.get("all_to_all", True):
-            check_learnable("V", given["V"], given["learn_recurrent"], "learn_recurrent")
 
     # --- becoming one of ours, and one of the host's again ---------------------------------------------
 
@@ -132,7 +132,7 @@ class Adjusted:
         """The opposite of :meth:`_take_over`; the class becomes the host's."""
         states = {name: self.__dict__.pop(name) for name in self._states}
         spike_grad = self.__dict__.pop("_spike_grad", None)
-        for name in ("warm_up", "_checked_threshold", "_graph", "_last", *self._options):
+        for name in ("warm_up", "_checked_threshold", "_checked_decay", "_graph", "_last", *self._options):
             self.__dict__.pop(name, None)
         self.__class__ = self._host
         for name, state in states.items():
@@ -343,14 +343,17 @@ class Adjusted:
         zeros = torch.zeros_like(input_[0])
         states = [zeros if state is None else state for state in states]
         spk_rec = []
-        for t, cur in enumerate(input_.unbind(0)):
-            fresh = self._begin(cur, states if t == 0 else (None,) * len(states))
-            spk_rec.append(self._step(cur))
-            if t == 0 and fresh and not torch.compiler.is_compiling():
-                self._watch(spk_rec[0], self.mem)
-        after = self._after()
+        try:
+            for t, cur in enumerate(input_.unbind(0)):
+                fresh = self._begin(cur, states if t == 0 else (None,) * len(states))
+                spk_rec.append(self._step(cur))
+                if t == 0 and fresh and not torch.compiler.is_compiling():
+                    self._watch(spk_rec[0], self.mem)
+            after = self._after()
+        finally:
+            if not self.init_hidden:
+                self._put(**kept)
         if not self.init_hidden:
-            self._put(**kept)
             self._last = weakref.ref(after[-1])
         return torch.stack(spk_rec), *after
 
@@ -388,11 +391,11 @@ class Adjusted:
         # Looking at a value on the device waits for it, so a buffer there is looked at again only after something wrote to
         # it, which its version counter tells. A fused optimiser writes without a trace: a learnable one is always looked at.
         watch = not (threshold.requires_grad or threshold.device.type == "cpu" or threshold.is_inference())
-        state = (id(threshold), threshold._version) if watch else None
-        if state is None or state != self._checked_threshold:
+        seen, version = self._checked_threshold or (None, None)
+        if not watch or seen is not threshold or version != threshold._version:
             check_threshold_positive(threshold)
-            if state is not None:
-                self._checked_threshold = state
+            if watch:
+                self._checked_threshold = threshold, threshold._version
 
     def reset_mem(self):
         """Set the states to zero, as the host's, and return them; those that a transform of torch.func left become empty."""
@@ -433,7 +436,7 @@ class Adjusted:
 
     def __getstate__(self):
         """For copies and pickle: hidden states without their graph, which autograd does not copy."""
-        state = self.__dict__ | {"_graph": None, "_last": None, "_checked_threshold": None}
+        state = self.__dict__ | {"_graph": None, "_last": None, "_checked_threshold": None, "_checked_decay": None}
         state |= {name: _alive(tensor).detach() for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
         state["_buffers"] = {
             name: buffer.detach() if buffer is not None and buffer.grad_fn is not None else buffer
@@ -646,13 +649,13 @@ class Lapicque(_Fused, snntorch.Lapicque):
         ):
             return False
         circuit = (self.time_step, self.R, self.C)
-        state = tuple((id(value), 0 if value.is_inference() else value._version) for value in circuit)
-        if (
-            self._checked_decay is None or self._checked_decay[0] != state
-        ):  # one look at the values, which may be far away
-            decay = self._decay()
-            self._checked_decay = state, bool(((decay >= 0) & (decay <= 1)).all())
-        return self._checked_decay[1]
+        versions = [0 if value.is_inference() else value._version for value in circuit]
+        seen, seen_versions, in_range = self._checked_decay or ((), None, None)
+        if len(seen) != 3 or any(a is not b for a, b in zip(seen, circuit, strict=True)) or versions != seen_versions:
+            decay = self._decay()  # one look at the values, which may be far away
+            in_range = bool(((decay >= 0) & (decay <= 1)).all())
+            self._checked_decay = circuit, versions, in_range
+        return in_range
 
     def _why_no_kernels(self):
         if self.reset_mechanism == "zero":

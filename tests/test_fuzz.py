@@ -285,6 +285,11 @@ def finite(*values):
     return all(bool(x.detach().isfinite().all()) for x in values if isinstance(x, torch.Tensor))
 
 
+def moderate(*values):
+    """Whether sums of them cannot overflow."""
+    return all(bool((x.detach().abs() < 1e6).all()) for x in values if isinstance(x, torch.Tensor))
+
+
 def is_binary(spk, factor=1.0):
     return bool(((spk == 0) | (spk == torch.as_tensor(factor).to(spk.dtype))).all())
 
@@ -432,7 +437,7 @@ def test_one_step_after_another(name, draws):
         except Exception as raised:
             error = raised
         if on:
-            out = attempt(neuron.forward, naming=arguments, **given_)
+            out = attempt(neuron.forward, naming=inspect.signature(NEURONS[name]).parameters, **given_)
             if out is REFUSED:
                 return
         else:
@@ -458,7 +463,7 @@ def test_one_step_after_another(name, draws):
         if not on:
             for a, b in zip(grads, gradients(theirs, *twins.values(), *host.parameters()), strict=True):
                 assert (a is None and b is None) or same(a, b)
-        elif isinstance(given_["input_"], torch.Tensor) and finite(*outs, *given_.values()) and _is_tame(neuron):
+        elif isinstance(given_["input_"], torch.Tensor) and moderate(*outs, *given_.values()) and _is_tame(neuron):
             assert finite(*grads)
 
 
@@ -502,7 +507,7 @@ def test_all_steps(name, draws):
     wanted = {"input_": tensors(shape), **states, "impl": IMPL, "relu": FLAG, "num_steps": num_steps}
     given_ = draws.draw(calls(**wanted), label="inputs")
     loop, steps = copy.deepcopy(neuron), copied(given_["input_"])
-    out = attempt(neuron.sequence, naming=arguments, **given_)
+    out = attempt(neuron.sequence, naming=inspect.signature(NEURONS[name]).parameters, **given_)
     if out is REFUSED:
         return
     spk_rec, *after = out
@@ -529,7 +534,7 @@ def test_all_steps(name, draws):
     assert all(same(a, b) for a, b in zip(after, now, strict=True))
     assert same(spk_rec, torch.stack(expected))
     grads = gradients(out, *given_.values(), *neuron.parameters())
-    if finite(*out, *given_.values()) and _is_tame(neuron):
+    if moderate(*out, *given_.values()) and _is_tame(neuron):
         assert finite(*grads)
 
 
@@ -575,13 +580,13 @@ def test_the_door(draws):
     grads = gradients(tuple(out), *leaves)
     tame = float(torch.as_tensor(arguments.get("threshold", 1)).min()) > 0.05
     safe = any(arguments.get("spike_grad") is each for each in SAFE_SURROGATES)
-    if not (finite(*out, *leaves) and tame):
+    if not (moderate(*out, *leaves) and tame):
         return
     assert finite(*grads) or not safe
     tolerance = 2e-2 if arguments.get("save") in ("bfloat16", "compact") else 1e-4
     for grad, of_reference in zip(grads, gradients(tuple(expected), *map(twins.get, names)), strict=True):
-        if grad is not None and finite(of_reference):
-            off = (grad - of_reference).abs().max() if grad.numel() else 0
+        if grad is not None and grad.numel() and finite(of_reference):
+            off = (grad - of_reference).abs().max()
             assert off <= tolerance * (1e-3 + of_reference.abs().max())
 
 

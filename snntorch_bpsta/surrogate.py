@@ -43,13 +43,17 @@ _SIGNED = {"atan": "alpha", "sigmoid": "slope", "spike_rate_escape": "slope"}
 SPATIAL_ADJUSTMENT, TRIANGULAR = _NUMBERS["spatial_adjustment"], _NUMBERS["triangular"]
 
 
-@torch.compiler.assume_constant_result  # torch.compile of some versions (2.13) cannot read a function's __qualname__
 def _host_closure(spike_grad):
     """The name of the host's function that made the closure `spike_grad`, and what it holds; (None, None) if none did."""
     name, _, rest = spike_grad.__qualname__.partition(".")
     if rest != "<locals>.inner" or spike_grad.__module__ != _host_surrogate.__name__:
         return None, None
     return name, inspect.getclosurevars(spike_grad).nonlocals
+
+
+# torch.compiler.assume_constant_result, which would import all of the compiler: that of torch 2.13 cannot read a function's
+# __qualname__.
+_host_closure._dynamo_marked_constant = True
 
 
 def kernel_surrogate(spike_grad, threshold):

@@ -29,7 +29,6 @@ from torch import nn
 pytest.importorskip("hypothesis", reason="hypothesis (extra: dev) is missing")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-
 from snntorch.functional import quant  # noqa: E402
 
 import snntorch_bpsta as snn  # noqa: E402
@@ -287,7 +286,7 @@ def finite(*values):
 
 def moderate(*values):
     """Whether sums of them cannot overflow."""
-    return all(bool((x.detach().abs() < 1e6).all()) for x in values if isinstance(x, torch.Tensor))
+    return all(bool((x.detach().to_dense().abs() < 1e6).all()) for x in values if isinstance(x, torch.Tensor))
 
 
 def is_binary(spk, factor=1.0):
@@ -455,7 +454,7 @@ def test_one_step_after_another(name, draws):
         outs, expected = (x if isinstance(x, tuple) else (x,) for x in (out, theirs))
         assert len(outs) == len(expected)
         for a, b in zip(outs, expected, strict=True):  # (in half precision the host's reset takes it to float32)
-            assert same(a, b) if a.dtype in (torch.float32, torch.float64) else a.shape == b.shape
+            assert same(a, b) if given_["input_"].dtype in (torch.float32, torch.float64) else a.shape == b.shape
     if given_["input_"].dtype == torch.float32:
         factor = neuron.graded_spikes_factor.detach()
         assert is_binary(outs[0], factor) or neuron.inhibition or outs[0].isnan().any()
@@ -463,7 +462,7 @@ def test_one_step_after_another(name, draws):
         if not on:
             for a, b in zip(grads, gradients(theirs, *twins.values(), *host.parameters()), strict=True):
                 assert (a is None and b is None) or same(a, b)
-        elif isinstance(given_["input_"], torch.Tensor) and moderate(*outs, *given_.values()) and _is_tame(neuron):
+        elif moderate(*outs, *given_.values()) and _is_tame(neuron):
             assert finite(*grads)
 
 
@@ -580,7 +579,8 @@ def test_the_door(draws):
     grads = gradients(tuple(out), *leaves)
     tame = float(torch.as_tensor(arguments.get("threshold", 1)).min()) > 0.05
     safe = any(arguments.get("spike_grad") is each for each in SAFE_SURROGATES)
-    if not (moderate(*out, *leaves) and tame):
+    overwritten = arguments.get("inplace") is True and not leaves[0].is_leaf  # what it was is gone
+    if overwritten or not (moderate(*out, *leaves) and tame):
         return
     assert finite(*grads) or not safe
     tolerance = 2e-2 if arguments.get("save") in ("bfloat16", "compact") else 1e-4
@@ -780,7 +780,8 @@ def test_convert_and_revert(arguments):
         state = {key: value.clone() for key, value in net.state_dict().items()}
         wanted = {
             name for name, module in net.named_modules()
-            if isinstance(module, (snntorch.SpikingNeuron, snntorch.LeakyParallel)) and (not callable(match) or match(name, module))
+            if isinstance(module, (snntorch.SpikingNeuron, snntorch.LeakyParallel))
+            and (not callable(match) or match(name, module))
         }  # fmt: skip
     done = attempt(snn.convert, **arguments)
     attempt(snn.reset, net)
@@ -1091,8 +1092,9 @@ WHERE = optional(None, "data", Path("data"), "\0")
 def test_load(empty, draws):
     pytest.importorskip("sklearn", reason="scikit-learn (extra: data) is missing")
     arguments = draws.draw(calls(
-        name=mostly(st.just("digits"), st.sampled_from(sorted(data.DATASETS))), train=FLAG, root=WHERE, num_steps=optional(1, 4),
-        size=optional(None, 8, (8, 8)), limit=optional(None, 1, 20, 10**6), download=optional(False),
+        name=mostly(st.just("digits"), st.sampled_from(sorted(data.DATASETS))), train=FLAG, root=WHERE,
+        num_steps=optional(1, 4), size=optional(None, 8, (8, 8)), limit=optional(None, 1, 20, 10**6),
+        download=optional(False),
         odd=ANYTHING.filter(lambda value: value is not True),
     ), label="arguments")  # fmt: skip
     assert data.cache_dir() == empty / "cache"
@@ -1255,7 +1257,8 @@ def test_augment(lightning, draws):
     pytest.importorskip("torchvision", reason="torchvision (extra: data) is missing")
     shapes = st.sampled_from([(2, 1, 4, 4), (3, 2, 2, 4, 5), (0, 1, 4, 4), (1, 1, 1, 1)])
     arguments = draws.draw(calls(
-        x=tensors(shapes, [torch.float32]), pad=st.sampled_from([0, 1, 4]), flip=st.booleans(), degrees=st.sampled_from([0, 10, 1.5])
+        x=tensors(shapes, [torch.float32]), pad=st.sampled_from([0, 1, 4]), flip=st.booleans(),
+        degrees=st.sampled_from([0, 10, 1.5]),
     ), label="arguments")  # fmt: skip
     moved = attempt(lightning.augment, **arguments)
     assert moved is REFUSED or (moved.shape == arguments["x"].shape and moved.dtype == arguments["x"].dtype)
@@ -1289,8 +1292,8 @@ def test_compare(lightning, empty, draws):
     from snntorch_bpsta.training import compare
 
     arguments = draws.draw(calls(
-        recipe=RUN["recipe"], seeds=st.sampled_from([[0], range(2), (3, 7)]), out_file=st.just("runs.json"), jobs=optional(1, 2),
-        variants=optional(("bpsa",), ["baseline"]), say=optional(lambda line: None),
+        recipe=RUN["recipe"], seeds=st.sampled_from([[0], range(2), (3, 7)]), out_file=st.just("runs.json"),
+        jobs=optional(1, 2), variants=optional(("bpsa",), ["baseline"]), say=optional(lambda line: None),
     ), label="arguments")  # fmt: skip
     with contextlib.suppress(Reached):
         assert attempt(compare.compare, **arguments) is REFUSED

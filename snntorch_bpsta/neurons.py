@@ -5,6 +5,7 @@ import weakref
 
 import snntorch
 import torch
+from torch import nn
 
 from ._host import fall_back_to
 from ._validation import (
@@ -12,9 +13,12 @@ from ._validation import (
     check_broadcast,
     check_choice,
     check_current,
+    check_device,
+    check_flags,
     check_host_options,
     check_learnable,
     check_positive_int,
+    check_some_steps,
     check_spatial_adj,
     check_state,
     check_temporal_alpha,
@@ -103,8 +107,7 @@ class Adjusted:
             value = given[name]
             flag = "learn_recurrent" if name == "V" else f"learn_{name}"
             learn = given.get(flag) and (name != "V" or not given["all_to_all"])
-            if isinstance(value, (bool, int, torch.Tensor)):
-                check_learnable(name, value, learn, flag)
+            check_learnable(name, value, learn, flag)
             if not (name in optional and (value is None or value is False)):
                 as_parameter(name, value)
 
@@ -232,10 +235,13 @@ class Adjusted:
 
     def _step(self, input_):
         """A step of the host's, from the states in the attributes, and back into them; returns the spikes."""
-        for name in self._per_neuron:
-            value = getattr(self, name)
-            if value.dim() and (self.spatial_adj or self.temporal_alpha or (value.dim() == 1 and input_.dim() > 2)):
-                check_broadcast(name, value, input_.shape)
+        if self.spatial_adj or self.temporal_alpha:
+            self._check_fits(input_)
+        elif input_.dim() > 2:  # feature maps, with which the host's own words say little
+            for name in self._per_neuron:
+                value = getattr(self, name)
+                if value.dim() == 1:
+                    check_broadcast(name, value, input_.shape)
         self._check_threshold()
         mem, dtype = self.mem, self._dtype(input_)
         self.reset = self.mem_reset(mem)
@@ -269,12 +275,23 @@ class Adjusted:
             )
         return super().mem_reset(mem)
 
+    def _check_fits(self, step):
+        """Refuse what does not go with a current of one step."""
+        shape = step.shape
+        for name in (*self._per_neuron, "graded_spikes_factor", "V"):
+            value = getattr(self, name, None)
+            if isinstance(value, torch.Tensor) and value.dim():
+                check_broadcast(name, value, shape)
+                check_device(name, value, step.device)
+        if self.inhibition and (len(shape) != 2 or shape[1] == 0):
+            raise ValueError(f"inhibition=True lets one neuron of [B, N] fire, got input_ of {tuple(shape)} in a step")
+
     def _dtype(self, input_):
         """What spikes are cast to, if to anything. The host's surrogates give float32, which the next layer of a network in
         half or double precision refuses. Under autocast, and with the options off, we keep to the host."""
         if input_.dtype == torch.float32 or not input_.is_floating_point():
             return None
-        if torch.is_autocast_enabled(input_.device.type):
+        if not input_.is_meta and torch.is_autocast_enabled(input_.device.type):
             return None if self.spatial_adj or self.temporal_alpha else torch.float32
         return input_.dtype
 
@@ -303,7 +320,9 @@ class Adjusted:
 
     def _all_steps(self, input_, states, impl="auto", relu=False, num_steps=None, inplace=False):
         check_current(input_, 2, "[T, B, *]")
+        check_some_steps(input_)
         check_choice("impl", impl, IMPLS)
+        check_flags(relu=relu, inplace=inplace)
         if num_steps is not None:
             check_positive_int("num_steps", num_steps)
             if input_.shape[0] not in (1, num_steps):
@@ -324,6 +343,7 @@ class Adjusted:
                 raise NotImplementedError(
                     f"impl={str(impl)!r} does not cover {self._why_no_kernels()}; use 'auto' or 'reference'"
                 )
+            self._check_fits(input_[0])
             if relu:
                 input_ = input_.relu()
             if num_steps is not None:
@@ -338,7 +358,6 @@ class Adjusted:
 
     def _loop(self, input_, states):
         """The loop over single steps, where no kernel serves."""
-        check_positive_int("the number of time steps", input_.shape[0])
         kept = {name: getattr(self, name) for name in self._states}
         zeros = torch.zeros_like(input_[0])
         states = [zeros if state is None else state for state in states]
@@ -629,6 +648,14 @@ class Lapicque(_Fused, snntorch.Lapicque):
     _host = snntorch.Lapicque
     _checked_decay = None
 
+    @staticmethod
+    def _check_host_arguments(given):
+        Adjusted._check_host_arguments(given)
+        if all(isinstance(given[name], torch.Tensor) or given[name] for name in ("beta", "R", "C")):
+            raise ValueError("beta follows from R and C: give at most two of beta, R and C, got all three")
+        if given["learn_beta"] and (given["R"] or given["C"]):
+            raise ValueError("learn_beta=True needs beta alone: R and C do not follow what it learns; drop R and C")
+
     def forward(self, input_, mem=None, *, multistep=False, **options):
         """One step as ``snntorch.Lapicque.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
         return self._call(input_, (mem,), multistep, options)
@@ -663,6 +690,8 @@ class Lapicque(_Fused, snntorch.Lapicque):
         return super()._why_no_kernels() if self._has_kernels() else "a decay 1 - time_step / (R * C) outside [0, 1]"
 
     def _run(self, input_, mem, relu=False, inplace=False, **options):
+        for name in ("R", "C", "time_step"):
+            check_device(name, getattr(self, name), input_.device)
         if relu:
             input_ = input_.relu()
         input_ = input_ * self.R * (1 / (self.R * self.C)) * self.time_step  # in the host's order
@@ -823,6 +852,13 @@ class Alpha(Adjusted, snntorch.Alpha):
                 "temporal_alpha=0, or a Leaky, Lapicque or Synaptic neuron"
             )
         return temporal_alpha
+
+    def _alpha_register_buffer(self, alpha, learn_alpha):
+        """As the host's, which assigns a clamped tensor to the parameter and fails; its steps clamp alpha once more."""
+        super()._alpha_register_buffer(alpha, False)
+        if learn_alpha:
+            alpha = nn.Parameter(self._buffers.pop("alpha"))
+            self.alpha = alpha
 
     def forward(self, input_, syn_exc=None, syn_inh=None, mem=None, *, multistep=False, **options):
         """One step as ``snntorch.Alpha.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""

@@ -319,7 +319,7 @@ REFUSALS = {
     "flat-input": (dict(input_shape=(8, 8)), r"input_shape must be \(C, H, W\)"),
     "deep-input": (dict(input_shape=(2, 1, 8, 8)), r"input_shape must be \(C, H, W\)"),
     "neuron": (dict(threshold=-1.0), "threshold > 0"),
-    "dropout": (dict(dropout=2.0), r"p must be a number in \[0, 1\]"),
+    "dropout": (dict(dropout=2.0), r"dropout must be a number in \[0, 1\]"),
 }
 
 

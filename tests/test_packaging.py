@@ -60,7 +60,7 @@ def test_metadata(built):
     core = {line.split(">")[0].split("<")[0].strip() for line in requires if "extra ==" not in line}
     assert core == {"torch", "snntorch", "numpy", "numba"}
     assert "snntorch<2,>=0.9.4" in requires and any(line.startswith("lightning>=2.6.6") for line in requires)
-    assert set(metadata.get_all("Provides-Extra")) == {"data", "train", "plots", "docs", "all", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"data", "train", "plots", "neurobench", "docs", "all", "dev"}
     assert metadata["Requires-Python"] == ">=3.10" and metadata["License"] == "MIT"
 
 

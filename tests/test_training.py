@@ -118,8 +118,8 @@ def test_mixed_precision(precision, tmp_path):
     assert row["history"][-1]["train_loss"] < row["history"][0]["train_loss"]
 
 
-# Two CPU processes and one: a net whose neurons keep their membranes from batch to batch, so that DDP's broadcast of
-# rank 0's buffers, which hidden membranes are, would give rank 1 the membranes of other samples.
+# Two CPU processes and one: a net whose neurons keep their membranes from batch to batch. DDP broadcasts rank 0's buffers,
+# which the host's membranes are: they would give rank 1 those of other samples.
 TWO_PROCESSES = """
     import sys
     import lightning as L, torch
@@ -128,15 +128,29 @@ TWO_PROCESSES = """
     from snntorch_bpsta.training import Recipe
     from snntorch_bpsta.training.lightning import Classifier
 
-    processes, keep_out, out = int(sys.argv[1]), sys.argv[2] == "ours", sys.argv[3]
+    processes, buffers, out = int(sys.argv[1]), sys.argv[2] == "buffers", sys.argv[3]
     torch.manual_seed(0)
+
+    class WithBuffers(snn.Leaky):
+        def _take_over(self, **options):
+            mem = self.mem
+            super()._take_over(**options)
+            del self.mem
+            self.register_buffer("mem", mem, persistent=False)
+        def _apply(self, fn, recurse=True):
+            return torch.nn.Module._apply(self, fn, recurse)
+        def _put(self, **states):
+            for name, state in states.items():
+                setattr(self, name, state)
+
+    Neuron = WithBuffers if buffers else snn.Leaky
 
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
             self.fc1, self.fc2 = nn.Linear(6, 20), nn.Linear(20, 3)
             neuron = dict(beta=0.9, threshold=0.5, reset_mechanism="zero", spatial_adj=True, temporal_alpha=0.8)
-            self.lif1, self.lif2 = (snn.Leaky(**neuron, init_hidden=True) for _ in range(2))
+            self.lif1, self.lif2 = (Neuron(**neuron, init_hidden=True) for _ in range(2))
         def forward(self, x):  # goes on from the membranes of the last batch
             for lif in (self.lif1, self.lif2):
                 lif.mem = lif.mem.detach()
@@ -148,10 +162,6 @@ TWO_PROCESSES = """
             self.grads.append({n: p.grad.clone() for n, p in self.net.named_parameters()})
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.0)
-        def setup(self, stage):
-            super().setup(stage)
-            if not keep_out:
-                self._ddp_params_and_buffers_to_ignore = []
 
     x, y = torch.rand(3, 5, 8, 6, dtype=torch.float64), torch.randint(0, 3, (3, 8))  # 3 batches of 8 samples, T = 5
     x[:, :, 4:] *= 3  # the second process sees other samples than the first
@@ -176,7 +186,7 @@ TWO_PROCESSES = """
 
 def test_two_processes_give_the_gradients_of_one_on_the_joined_batch(tmp_path):
     grads = {}
-    for name, processes, buffers in (("one", 1, "ours"), ("two", 2, "ours"), ("trap", 2, "default")):
+    for name, processes, buffers in (("one", 1, "ours"), ("two", 2, "ours"), ("trap", 2, "buffers")):
         run_script(TWO_PROCESSES, tmp_path, processes, buffers, tmp_path / name)
         grads[name] = torch.load(tmp_path / name, weights_only=True)
     assert len(grads["one"]) == len(grads["two"]) == 3
@@ -184,7 +194,7 @@ def test_two_processes_give_the_gradients_of_one_on_the_joined_batch(tmp_path):
         for name in one:
             torch.testing.assert_close(two[name], one[name], rtol=1e-12, atol=1e-14, msg=f"batch {batch}, {name}")
             assert one[name].abs().max() > 0
-    # With PyTorch's default the first batch is right and the next ones silently are not.
+    # With membranes as buffers the first batch is right and the next ones silently are not.
     torch.testing.assert_close(grads["trap"][0], grads["one"][0], rtol=1e-12, atol=1e-14)
     assert (grads["trap"][1]["fc1.weight"] - grads["one"][1]["fc1.weight"]).abs().max() > 1e-4
 
@@ -248,8 +258,7 @@ def test_augmentation_moves_all_frames_of_a_sample_together():
 
 
 def test_membranes_are_kept_out_of_ddp():
-    recipe = Recipe()
     net = nn.Sequential(nn.Linear(2, 2), snn.Leaky(beta=0.9, init_hidden=True))
-    model = Classifier(net, recipe)
-    model.setup("fit")
-    assert model._ddp_params_and_buffers_to_ignore == ["net.1.mem"]
+    model = Classifier(net, Recipe())
+    assert not [name for name, _ in model.named_buffers() if name.endswith(".mem")]
+    assert not getattr(model, "_ddp_params_and_buffers_to_ignore", [])

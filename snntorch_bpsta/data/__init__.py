@@ -161,6 +161,17 @@ def load(name, *, train=True, root=None, num_steps=16, size=None, limit=None, do
         raise ValueError(f"size must be None or {native} for the images of {name!r}, which keep their size, got {size}")
 
     found = spec.loader(train, data_dir(root), download)
+    labels = found.targets
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < spec.num_classes:
+        raise ValueError(
+            f"expected labels from 0 to {spec.num_classes - 1} in the data set {name!r}, got {int(labels.min())} to "
+            f"{int(labels.max())}: the files in {data_dir(root)} are damaged; get them again from {spec.url}"
+        )
+    if spec.kind == "image" and found.data.shape[1:] != spec.input_shape:
+        raise ValueError(
+            f"expected images {spec.input_shape} in the data set {name!r}, got {found.data.shape[1:]}: the files in "
+            f"{data_dir(root)} are damaged; get them again from {spec.url}"
+        )
     if limit is not None:
         index = stratified_order(found.targets)[:limit]
         found = found.take(index)

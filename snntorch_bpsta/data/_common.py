@@ -156,9 +156,9 @@ def decoding(path, url):
     """Around a decoder of `path`: what it raises comes out as a ValueError that names the file."""
     try:
         yield
-    except (ImportError, MemoryError, FileNotFoundError, PermissionError):
+    except (ImportError, FileNotFoundError, PermissionError):
         raise
-    except Exception as error:
+    except Exception as error:  # MemoryError too: what a file claims to hold may be more than there is
         raise damaged(path, f"{type(error).__name__}: {error}", url) from error
 
 

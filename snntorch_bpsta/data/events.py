@@ -38,6 +38,9 @@ _CIFAR10_CLASSES = (
     "truck",
 )
 
+_LARGEST = 1 << 28  # bytes of one recording out of a zip; the longest are of a few MB
+_MOST_OVERFLOWS = 10_000
+
 _log = logging.getLogger(__name__)
 
 
@@ -73,9 +76,11 @@ class Recordings:
     def __iter__(self):
         archive = _open_zip(self.source, self.url) if self.source.is_file() else None
         try:
-            for name, _ in self.files:
+            for name, size in self.files:
                 path = self.source / name
                 with decoding(path, self.url):
+                    if archive is not None and size > _LARGEST:
+                        raise ValueError(f"it unpacks to {size:,} bytes")
                     events = _READERS[path.suffix](path if archive is None else archive.read(name))
                     if not len(events["t"]):
                         raise ValueError("it has no events")
@@ -398,13 +403,19 @@ def _read_bin(source):
     raw = source if isinstance(source, bytes) else source.read_bytes()
     if len(raw) % 5:
         raise ValueError(f"expected records of 5 bytes, got {len(raw)} bytes")
+    overflows = raw[1::5].count(240)  # of the clock, by 8 ms; tonic goes through all later events for each
+    if overflows > _MOST_OVERFLOWS:
+        raise ValueError(
+            f"expected a recording of less than {_MOST_OVERFLOWS * 2**13 / 1e6:.0f} s, got {overflows} overflows"
+        )
     tonic_io = need("tonic.io")
     return tonic_io.read_mnist_file(io.BytesIO(raw), dtype=tonic_io.events_struct, is_stream=True)
 
 
 def _read_npy(source):
     """tonic's DVS-Gesture: columns x, y, p, t, the time in ms."""
-    columns = np.load(source, allow_pickle=False).astype(np.int64)
+    # As a memory map, which is held against the size of the file before memory is taken.
+    columns = np.load(source, mmap_mode="r", allow_pickle=False).astype(np.int64)
     return {"x": columns[:, 0], "y": columns[:, 1], "p": columns[:, 2], "t": columns[:, 3]}
 
 

@@ -56,17 +56,17 @@ def events_to_frames(events, num_steps, sensor_size, size=None):
         x, y, p, t = (np.asarray(events[field]) for field in "xypt")
     if not x.ndim == y.ndim == p.ndim == t.ndim == 1 or not len(x) == len(y) == len(p) == len(t):
         shapes = ", ".join(f"{f} {a.shape}" for f, a in zip("xypt", (x, y, p, t), strict=True))
-        raise ValueError(f"events: expected x, y, p and t of one length [N], got {shapes}")
+        raise ValueError(f"expected x, y, p and t of one length [N], got {shapes} in events")
     for field, values, end in (("x", x, width), ("y", y, height), ("p", p, 2)):
         if values.dtype.kind not in "iub":
-            raise TypeError(f"events: expected integers in {field}, got {values.dtype}")
+            raise TypeError(f"expected integers in {field}, got {values.dtype} in events")
         if len(values) and not 0 <= values.min() <= values.max() < end:
             raise ValueError(
-                f"events: expected {field} in 0..{end - 1} for a sensor of {height} x {width}, "
-                f"got {values.min()}..{values.max()}"
+                f"expected {field} in 0..{end - 1} for a sensor of {height} x {width}, "
+                f"got {values.min()}..{values.max()} in events"
             )
     if t.dtype.kind not in "iubfmM" or np.any(np.isnan(t)):
-        raise TypeError(f"events: expected times in t, got {t.dtype if t.dtype.kind not in 'fmM' else 'NaN'}")
+        raise TypeError(f"expected times in t, got {t.dtype if t.dtype.kind not in 'fmM' else 'NaN'} in events")
     if np.any(t[1:] < t[:-1]):
         order = np.argsort(t, kind="stable")
         x, y, p = x[order], y[order], p[order]
@@ -86,7 +86,7 @@ def events_to_frames(events, num_steps, sensor_size, size=None):
         frames = frames[:, :, np.arange(rows)[:, None] * height // rows, np.arange(columns) * width // columns]
     if frames.max() > np.iinfo(np.int16).max:
         raise ValueError(
-            f"events: expected at most {np.iinfo(np.int16).max} events in one pixel of a frame (int16), "
+            f"expected at most {np.iinfo(np.int16).max} events in one pixel of a frame (int16), "
             f"got {frames.max()}: use more frames (num_steps) or a shorter recording"
         )
     return frames.astype(np.int16)

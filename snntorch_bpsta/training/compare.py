@@ -49,7 +49,7 @@ def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=tuple(VARIAN
         check_int("seeds", seed, 0, 2**32)
     check_instance("variants", variants, (list, tuple), "rows of VARIANTS")
     for name in variants:
-        check_choice("each of variants", name, tuple(VARIANTS))
+        check_choice("variants: each variant", name, tuple(VARIANTS))
     if not callable(say):
         raise TypeError(f"say must be a function of a line, got {type(say).__name__}")
     out_file = Path(out_file)
@@ -90,9 +90,10 @@ def _read_runs(path):
     try:
         runs = list(json.loads(path.read_text())["runs"])
         for row in runs:
-            row["variant"], row["seed"], row["recipe"], row["accuracy"]
+            row["seed"], row["recipe"]
+        summarise(runs)
         return runs
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a results file of `bpsta compare`: move it away or choose another --out"
         ) from error

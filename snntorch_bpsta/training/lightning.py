@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,15 @@ import snntorch
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from packaging.version import Version
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 from torchmetrics.classification import MulticlassAccuracy
 
 from .. import data, energy
 from .._validation import (
+    FLOATING,
     REAL,
     check_choice,
     check_flags,
@@ -77,6 +81,7 @@ class Classifier(L.LightningModule):
         self.history = []
         self._losses = []
         self._firing = None
+        self._restoring = False  # in the middle of taking over a checkpoint
 
     def forward(self, x):
         return self.net(x)
@@ -89,6 +94,12 @@ class Classifier(L.LightningModule):
         """Whether the last measurement was of neurons that spike."""
         warm_ups = [module.warm_up for module in self.net.modules() if hasattr(module, "warm_up")]
         return self._firing is not None and "identity" not in warm_ups
+
+    def on_train_start(self):
+        if self._restoring:
+            for optimizer in self.trainer.optimizers:
+                _check_restored(optimizer)
+        self._restoring = False
 
     def on_train_epoch_start(self):
         set_warm_up(self.net, self._warm_up_of(self.current_epoch))
@@ -154,11 +165,29 @@ class Classifier(L.LightningModule):
             changed = ", ".join(f"{k}: {theirs.get(k)!r} -> {v!r}" for k, v in ours.items() if theirs.get(k) != v)
             raise ValueError(f"the checkpoint is of another run ({changed}); resume with its settings or train anew")
         self.history = saved["history"]
+        # Lightning's state of ModelCheckpoint names files, which it deletes when it saves the next checkpoint: wherever they
+        # are, if a hostile one says so. Ours selects nothing, and has no use for it.
+        checkpoint.pop("callbacks", None)
+        self._restoring = True
 
     def configure_optimizers(self):
         recipe = self.recipe
         optimizer = torch.optim.AdamW(self.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         return {"optimizer": optimizer, "lr_scheduler": learning_rate_schedule(optimizer, recipe)}
+
+
+def _check_restored(optimizer):
+    """Refuse a state of AdamW, out of a checkpoint, that is not of this recipe and these weights."""
+    for group in optimizer.param_groups:
+        check_number("lr", group["lr"], "a finite number >= 0", lowest=0)
+        for name, value in optimizer.defaults.items():
+            if name != "lr" and group[name] != value:
+                raise ValueError(f"{name} of the optimizer is {group[name]!r}, and {value!r} in the recipe")
+    for parameter, state in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            check_tensor(name, state[name], 0, "of its weight", FLOATING)
+            if state[name].shape != parameter.shape:
+                raise ValueError(f"{name} is {tuple(state[name].shape)} for a weight of {tuple(parameter.shape)}")
 
 
 def learning_rate_schedule(optimizer, recipe):
@@ -299,7 +328,7 @@ def train(
         checkpoint = Path(out_dir or ".") / CHECKPOINT
         if not checkpoint.is_file():
             raise FileNotFoundError(f"nothing to resume: there is no {checkpoint}; start without resume")
-        _load_checkpoint(checkpoint)  # a damaged one is refused before anything is built
+        _load_checkpoint(checkpoint, _TO_RESUME)  # a damaged one is refused before anything is built
     _quieten()
     L.seed_everything(seed, verbose=False)
     model = Classifier(recipe.build_network(), recipe, seed)
@@ -324,7 +353,12 @@ def train(
         use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1, sync_batchnorm=gpu and devices != 1,
     )  # fmt: skip
     started = time.perf_counter()
-    trainer.fit(model, frames, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(model, frames, ckpt_path=checkpoint, weights_only=True)
+    except Exception as error:
+        if model._restoring:
+            raise _damaged(checkpoint, error) from error
+        raise
     row = result_row(model, time.perf_counter() - started, trainer)
     if out_dir is not None and trainer.is_global_zero:
         write_json(out_dir / "result.json", row)
@@ -362,8 +396,8 @@ def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", 
     model = Classifier(recipe.build_network(), recipe, saved["bpsta"]["seed"])
     try:
         model.load_state_dict(saved["state_dict"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} is damaged or no checkpoint of `bpsta train`: {error}") from error
+    except Exception as error:
+        raise _damaged(path, error) from error
     _quieten()
     trainer = L.Trainer(
         accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -381,14 +415,58 @@ def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", 
     }
 
 
-def _load_checkpoint(path):
-    """The content of a checkpoint of :func:`train`, and its recipe."""
+_TO_RESUME = ("epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version")
+
+
+def _load_checkpoint(path, needed=()):
+    """The content of a checkpoint of :func:`train`, and its recipe. It may come from anywhere: nothing in it is run, and
+    what does not fit is refused before memory is spent on it."""
+    path = Path(path)
     try:
+        if zipfile.is_zipfile(path):  # torch.save does not compress; what unpacks to more is no work of its
+            with zipfile.ZipFile(path) as archive:
+                claimed = sum(entry.file_size for entry in archive.infolist())
+                if claimed > path.stat().st_size:
+                    raise ValueError(f"it unpacks to {claimed:,} bytes")
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        saved["state_dict"], saved["bpsta"]["seed"], saved["bpsta"]["history"]
-        return saved, Recipe(**saved["bpsta"]["recipe"])
+        if needed:
+            for name in needed:
+                saved[name]
+            Version(saved["pytorch-lightning_version"])
+            if len(saved["optimizer_states"]) != 1 or len(saved["lr_schedulers"]) != 1:
+                raise ValueError("it has not one optimizer and one schedule")
+        own = saved["bpsta"]
+        recipe = Recipe(**own["recipe"])
+        check_int("seed", own["seed"], 0, 2**32)
+        for epoch in own["history"]:
+            epoch["epoch"], epoch["warm_up"], epoch["test_accuracy"], epoch["firing_rate"], epoch["firing_rates"]
+        if needed and saved["epoch"] != len(own["history"]) - 1:
+            raise ValueError(f"it is of epoch {saved['epoch']} and has the history of {len(own['history'])}")
+        with _WithoutMemory():
+            shapes = {f"net.{name}": value.shape for name, value in recipe.build_network().state_dict().items()}
+        for name in sorted(shapes.keys() ^ saved["state_dict"].keys()):
+            raise ValueError(f"{name} is {'missing' if name in shapes else 'not in the network of its recipe'}")
+        for name, shape in shapes.items():
+            check_tensor(name, saved["state_dict"][name], 0, "of the network")
+            value = saved["state_dict"][name]
+            if value.shape != shape or value.is_meta:
+                got = "without values" if value.is_meta else tuple(value.shape)
+                raise ValueError(f"{name} is {got}, and {tuple(shape)} in its recipe")
+        return saved, recipe
     except Exception as error:  # torch.load raises whatever a damaged file leads to
-        raise ValueError(f"{path} is damaged or no checkpoint of `bpsta train`: {error}") from error
+        raise _damaged(path, error) from error
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Inside, layers are built on the device "meta". (Not so the numbers of the host's neurons, which it looks at.)"""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        meta = {"device": "meta"} if func in (torch.empty, torch.ones, torch.zeros) else {}
+        return func(*args, **(kwargs or {}) | meta)
+
+
+def _damaged(path, error):
+    return ValueError(f"{path} is damaged or no checkpoint of `bpsta train`: {type(error).__name__}: {error}")
 
 
 def _check_run(recipe, seed, data_root=None, download=False, num_workers=0):

@@ -12,6 +12,8 @@ FEATURES = {
     "convert, revert, patched, reset": "test_conversion",
     "Refused arguments": "test_validation",
     "Any arguments at all (fuzz)": "test_fuzz",
+    "Hostile checkpoints and data files": "test_checkpoints",
+    "Two threads, forked processes": "test_threads",
     "The names of snnTorch": "test_namespace test_architecture",
     "snnTorch's versions": "test_compatibility",
     "Surrogates": "test_surrogate",

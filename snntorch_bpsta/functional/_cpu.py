@@ -12,6 +12,7 @@ the spike in the sign bit and, under relu, "the input was positive" in the lowes
 
 import ctypes
 import math
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -359,6 +360,10 @@ def _use_huge_pages(*tensors):
 @cache
 def _pool():
     return ThreadPoolExecutor(thread_name_prefix="snntorch_bpsta")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # whose threads are not there, and would be waited for
 
 
 def _run(kernel, num_steps, num_neurons, arguments):

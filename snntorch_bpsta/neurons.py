@@ -529,7 +529,7 @@ class _Fused(Adjusted):
             spike_grad=self.spike_grad,
             temporal_alpha=self.temporal_alpha,
             graded_spikes_factor=self.graded_spikes_factor,
-            **{"beta": self.beta} | options,
+            **{"beta": self.beta, **options},
         )
 
     def _kernel_step(self, input_):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from _tolerance import assert_close
+from _versions import TORCH
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
@@ -396,12 +397,13 @@ def test_compact_by_name_raises_not_implemented():
 
 def test_a_misspelt_or_wrong_option_is_refused_under_compile():
     for wrong in ({"beta": 0.9, "reset": "zero"}, {"beta": 0.9, "reset_mechanism": "hard"}):
-        with pytest.raises(Exception, match="reset"):
+        with pytest.raises(Exception, match="reset" if TORCH >= (2, 7) else "Observed exception"):
             torch.compile(lambda x, o=wrong: lif_multistep(x, **o).spk, backend="aot_eager", fullgraph=True)(
                 currents(2, 3, 4)
             )
 
 
+@pytest.mark.skipif(TORCH == (2, 13), reason="torch 2.13: an export of a convolution with any batch fails")
 def test_export():
     net, x = built("conv")
     net.eval()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from _versions import SNNTORCH, TORCH
 
 import snntorch_bpsta as snn
 from snntorch_bpsta.functional import lif
@@ -125,6 +126,8 @@ WITH_BLOCKS = [page for page in PAGES if any(True for _ in blocks(page))]
 
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=page_ids(WITH_BLOCKS))
 def test_the_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    if page.stem == "ecosystem" and (SNNTORCH < (1, 0) or TORCH < (2, 7)):
+        pytest.skip("its exports need snntorch 1 and torch 2.7")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     namespace = {"__name__": page.stem}

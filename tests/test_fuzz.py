@@ -202,7 +202,8 @@ def tensors(draw, shape, dtypes=FLOATS, values=tuple(VALUES), layouts=tuple(LAYO
     shape = draw(shape) if isinstance(shape, st.SearchStrategy) else shape
     seed, kind, layout = draw(st.integers(0, 99)), draw(st.sampled_from(values)), draw(st.sampled_from(layouts))
     dtype = draw(st.sampled_from(dtypes))
-    with torch.inference_mode(layout == "inference"), warnings.catch_warnings(action="ignore"):
+    with torch.inference_mode(layout == "inference"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         x = VALUES[kind](torch.rand(shape, generator=torch.Generator().manual_seed(seed)))
         x = (LAYOUTS | STRANGE)[layout](x.to(dtype))
     return x

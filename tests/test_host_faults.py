@@ -16,6 +16,7 @@ import weakref
 import pytest
 import snntorch
 import torch
+from _versions import TORCH
 from snntorch import surrogate as host_surrogate
 from snntorch import utils as host_utils
 from torch import nn
@@ -573,6 +574,8 @@ def ddp_worker(rank, folder):
 def ddp_results(tmp_path_factory):
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("this PyTorch has no gloo")
+    if TORCH < (2, 7):
+        pytest.skip("torch 2.6: DDP writes to all buffers at each forward, and a backward through two of them fails")
     folder = tmp_path_factory.mktemp("ddp")
     torch.multiprocessing.spawn(ddp_worker, (str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]

@@ -449,8 +449,9 @@ def _load_checkpoint(path, needed=()):
         for name, shape in shapes.items():
             check_tensor(name, saved["state_dict"][name], 0, "of the network")
             value = saved["state_dict"][name]
-            if value.shape != shape or value.is_meta:
-                got = "without values" if value.is_meta else tuple(value.shape)
+            empty = value.is_meta or value.untyped_storage().nbytes() < value.nbytes
+            if value.shape != shape or empty:
+                got = "without values" if empty else tuple(value.shape)
                 raise ValueError(f"{name} is {got}, and {tuple(shape)} in its recipe")
         return saved, recipe
     except Exception as error:  # torch.load raises whatever a damaged file leads to

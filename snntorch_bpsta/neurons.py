@@ -479,7 +479,10 @@ class Adjusted:
 
     def extra_repr(self):
         options = self._options | {"warm_up": None}
-        shown = (f"{name}={getattr(self, name)!r}" for name, off in options.items() if getattr(self, name) != off)
+        values = {
+            name: getattr(self, name, off) for name, off in options.items()
+        }  # a constructor may have failed early
+        shown = (f"{name}={value!r}" for name, value in values.items() if value != options[name])
         return ", ".join(shown)
 
 

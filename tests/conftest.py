@@ -33,7 +33,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     """Weights and inputs that a test draws are the same in every run."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # (torch.manual_seed looks for devices as well, which takes far longer)
 
 
 # --- pytest --compatibility FILE ------------------------------------------------------------------

@@ -36,6 +36,7 @@ FEATURES = {
     "Recipes and comparisons": "test_compare test_results",
     "Images": "test_data_images",
     "Event recordings": "test_data_events test_data_frames",
+    "Simulated recordings": "test_data_simulation",
     "Energy": "test_energy",
     "Plots": "test_plots",
     "Command line": "test_cli test_bench",

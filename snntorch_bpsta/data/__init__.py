@@ -4,19 +4,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .._validation import check_choice, check_positive_int
-from . import events, images
+from . import events, images, simulation
 from ._common import Samples, cache_dir, data_dir, stratified_order
 from .events import read_aedat2
 from .frames import events_to_frames, height_width
+from .simulation import CAMERAS, Camera, saccades
 
 __all__ = [
+    "CAMERAS",
     "DATASETS",
+    "Camera",
     "DatasetSpec",
     "Samples",
     "cache_dir",
     "events_to_frames",
     "load",
     "read_aedat2",
+    "saccades",
 ]
 
 
@@ -100,6 +104,24 @@ DATASETS = {
             events.cifar10_dvs,
             events.CIFAR10_DVS_URL,
             "CIFAR-10 pictures moving before an event camera, frames 128 -> 64",
+        ),
+        DatasetSpec(
+            "nmnist_simulated",
+            "event",
+            (2, 34, 34),
+            10,
+            simulation.nmnist_simulated,
+            images.MNIST_URL,
+            "MNIST before a modelled event camera: a simulation of N-MNIST",
+        ),
+        DatasetSpec(
+            "cifar10_dvs_simulated",
+            "event",
+            (2, 64, 64),
+            10,
+            simulation.cifar10_dvs_simulated,
+            images.CIFAR10_URL,
+            "CIFAR-10 before a modelled event camera: a simulation of CIFAR10-DVS",
         ),
     )
 }

@@ -73,6 +73,14 @@ class Recordings:
         """These recordings at the positions `index` only, in that order."""
         return replace(self, files=tuple(self.files[i] for i in index), targets=self.targets[index])
 
+    def identity(self):
+        """What the events depend on, as text."""
+        return repr((self.source.name, self.files))
+
+    def names(self):
+        """What to call each recording in a message."""
+        return [str(self.source / name) for name, _ in self.files]
+
     def __iter__(self):
         archive = _open_zip(self.source, self.url) if self.source.is_file() else None
         try:
@@ -291,7 +299,7 @@ def cached_frames(recordings, num_steps, size):
     broken all the same is written anew.
 
     Args:
-        recordings: :class:`Recordings`.
+        recordings: :class:`Recordings`, or :class:`~snntorch_bpsta.data.simulation.Filmed` ones.
         num_steps: number of frames T of each.
         size: (H, W) of the frames.
 
@@ -303,7 +311,7 @@ def cached_frames(recordings, num_steps, size):
         ValueError: a recording is damaged, or its counts do not fit.
     """
     shape = (len(recordings), num_steps, 2, *size)
-    identity = hashlib.sha256(repr((recordings.source.name, recordings.files)).encode())
+    identity = hashlib.sha256(recordings.identity().encode())
     file = f"{recordings.name}-T{num_steps}-{size[0]}x{size[1]}-{len(recordings)}-{identity.hexdigest()[:16]}.npy"
     path = cache_dir() / "frames" / file
     frames = _open_frames(path, shape)
@@ -318,14 +326,12 @@ def _frame_bytes(recordings, num_steps, size, shape):
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, {"descr": "<i2", "fortran_order": False, "shape": shape})
     yield head.getvalue()
-    for (name, _), events in zip(recordings.files, recordings, strict=True):
+    for name, events in zip(recordings.names(), recordings, strict=True):
         try:
             frames = events_to_frames(events, num_steps, recordings.sensor_size, size)
         except ValueError as error:
-            raise ValueError(
-                f"{recordings.source / name} gives no frames: {error}. "
-                f"If the file is damaged, get it again from {recordings.url}"
-            ) from error
+            again = f". If the file is damaged, get it again from {recordings.url}" if recordings.url else ""
+            raise ValueError(f"{name} gives no frames: {error}{again}") from error
         yield frames.astype("<i2", copy=False).tobytes()
 
 

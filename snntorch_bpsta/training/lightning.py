@@ -112,8 +112,9 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch, batch_idx):
         x, targets = batch
-        if self.recipe.augment and self.recipe.dataset in _AUGMENTATIONS:
-            x = augment(x, *_AUGMENTATIONS[self.recipe.dataset])
+        name = self.recipe.dataset.removesuffix("_simulated")
+        if self.recipe.augment and name in _AUGMENTATIONS:
+            x = augment(x, *_AUGMENTATIONS[name])
         loss = rate_mse_loss(self(x), targets)
         self._losses.append(loss.detach())
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(targets))

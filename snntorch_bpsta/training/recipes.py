@@ -109,4 +109,6 @@ RECIPES = {
     "nmnist": Recipe(dataset="nmnist", network="middle"),
     "dvs_gesture": Recipe(dataset="dvs_gesture", network="large", batch_size=16, augment=True),
     "cifar10_dvs": Recipe(dataset="cifar10_dvs", network="large", augment=True),
+    "nmnist_simulated": Recipe(dataset="nmnist_simulated", network="middle"),
+    "cifar10_dvs_simulated": Recipe(dataset="cifar10_dvs_simulated", network="large", augment=True),
 }

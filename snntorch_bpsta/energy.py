@@ -1,8 +1,10 @@
-"""Firing rates, and the paper's analytic energy model (Eq. 11). A model, not a measurement of silicon."""
+"""Firing rates, operations, and the paper's analytic energy model (Eq. 11). A model, not a measurement of silicon."""
 
 from contextlib import contextmanager
 
 import snntorch
+import torch
+from torch import nn
 
 from ._validation import check_module, check_number
 
@@ -84,3 +86,94 @@ def record_firing_rates(net):
     finally:
         for handle in handles:
             handle.remove()
+
+
+class Operations(dict):
+    """Operations by layer name, as :func:`count_operations` counts them: dicts with
+
+    - ``dense``: multiply-accumulates of one pass over one sample, what the artificial network of the same structure does;
+    - ``ac``: accumulates, one for each spike and each weight it meets, all samples and steps;
+    - ``mac``: the same for numbers that come before the first spiking neuron (pixels, event counts), zeros left out.
+    """
+
+    def energy_ratio(self, samples, e_ac_pj=E_AC_PJ, e_mac_pj=E_MAC_PJ):
+        """How many times less energy the spiking network needed than the artificial one, by the counts and not by Eq. 11.
+
+        Args:
+            samples: how many went through the network.
+            e_ac_pj, e_mac_pj: energy of one accumulate and of one multiply-accumulate, pJ.
+
+        Returns:
+            float: the ratio; infinite for a network in which nothing happened.
+        """
+        check_number("samples", samples, "> 0", above=0)
+        e_ac_pj = check_number("e_ac_pj", e_ac_pj, "a finite number > 0", above=0)
+        e_mac_pj = check_number("e_mac_pj", e_mac_pj, "a finite number > 0", above=0)
+        dense = sum(layer["dense"] for layer in self.values())
+        spent = sum(e_ac_pj * layer["ac"] + e_mac_pj * layer["mac"] for layer in self.values()) / samples
+        return e_mac_pj * dense / spent if spent else float("inf")
+
+
+@contextmanager
+def count_operations(net):
+    """Count what the convolutions and linear layers of `net` do while the context lasts, from the spikes themselves.
+
+    A spike costs one accumulate for each weight it meets: all outputs of a linear layer; of a convolution those whose
+    window it lies in, fewer at the edge. Spikes that were pooled count once for each pooled value that is not zero. Batch
+    norm, pooling, voting and the neurons themselves are not counted, in either network.
+
+    Yields:
+        Operations: filled as the network runs.
+
+    Raises:
+        TypeError: `net` is no module.
+
+    Example:
+        >>> import torch, snntorch_bpsta as snn
+        >>> net = snn.networks.small(width=1/16, num_steps=4)
+        >>> with torch.no_grad(), snn.energy.count_operations(net) as operations:
+        ...     _ = net(torch.rand(2, 1, 28, 28))
+        >>> operations.energy_ratio(samples=2) > 0
+        True
+    """
+    check_module("net", net)
+    operations, fired = Operations(), [False]
+
+    def begin(module, args):
+        fired[0] = False
+
+    def spiked(module, args, output):
+        fired[0] = True
+
+    def count(name):
+        def hook(module, args, output):
+            x = args[0].detach()
+            if isinstance(module, nn.Linear):
+                done, dense = (x != 0).sum().double() * module.out_features, module.in_features * module.out_features
+            else:
+                met = _windows(module, (x != 0).sum(1, keepdim=True))
+                done = met.double() * (module.out_channels // module.groups)
+                one = torch.full_like(x[:1, :1], module.in_channels)
+                dense = int(_windows(module, one)) * (module.out_channels // module.groups)
+            layer = operations.setdefault(name, {"dense": dense, "ac": 0, "mac": 0})
+            layer["ac" if fired[0] else "mac"] += float(done)
+
+        return hook
+
+    handles = [net.register_forward_pre_hook(begin)]
+    for name, module in net.named_modules():
+        if isinstance(module, snntorch.SpikingNeuron):
+            handles.append(module.register_forward_hook(spiked))
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
+            handles.append(module.register_forward_hook(count(name)))
+    try:
+        yield operations
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _windows(conv, counts):
+    """How often the values of `counts` ``[B, 1, H, W]`` lie in a window of `conv`, summed up."""
+    ones = torch.ones(1, 1, *conv.kernel_size, dtype=torch.float32, device=counts.device)
+    return nn.functional.conv2d(counts.float(), ones, None, conv.stride, conv.padding, conv.dilation).double().sum()

@@ -211,3 +211,69 @@ def test_silence():
         net(torch.zeros(3, 2, 2))
     assert firing.rates() == {"0": 0.0}
     assert energy_ratio(firing.mean(), 3) == math.inf
+
+
+# --- operations ---------------------------------------------------------------------------------------------
+
+
+def operations_by_hand(conv, x):
+    """Every pair of an input that is not zero and an output whose window holds it."""
+    weights = torch.ones_like(conv.weight)
+    total = 0.0
+    for index in x.nonzero():
+        one = torch.zeros_like(x)
+        one[tuple(index)] = 1
+        total += (
+            nn.functional.conv2d(one, weights, None, conv.stride, conv.padding, conv.dilation, conv.groups).sum().item()
+        )
+    return total
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(padding=1), dict(stride=2, padding=1), dict(dilation=2), dict(groups=2), dict(padding="same")],
+    ids=str,
+)
+def test_operations_of_a_convolution(options):
+    conv = nn.Conv2d(4, 6, 3, bias=False, **options)
+    x = (torch.rand(2, 4, 7, 6) < 0.3) * torch.rand(2, 4, 7, 6)
+    net = nn.Sequential(conv)
+    with energy.count_operations(net) as found:
+        out = net(x)
+    assert found["0"]["mac"] == operations_by_hand(conv, x) > 0 == found["0"]["ac"]
+    assert (
+        found["0"]["dense"]
+        == operations_by_hand(conv, torch.ones(1, 4, 7, 6))
+        <= out[0].numel() * conv.weight[0].numel()
+    )
+
+
+def test_operations_before_and_behind_the_first_neuron():
+    """A picture costs multiplications, spikes none: [T=3, B=2] and five spikes of two neurons."""
+    first, last = nn.Linear(2, 2, bias=False), nn.Linear(2, 7)
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(2))
+    net = snn.MultiStep(first, snn.Leaky(**LEAKY), last)
+    with torch.no_grad(), energy.count_operations(net) as found:
+        net(CURRENT)
+        net(CURRENT)
+    assert found == {"0": {"dense": 4, "mac": 2 * 5 * 2, "ac": 0}, "2": {"dense": 14, "mac": 0, "ac": 2 * 5 * 7}}
+    samples = 4
+    spent = (20 * energy.E_MAC_PJ + 70 * energy.E_AC_PJ) / samples
+    assert found.energy_ratio(samples) == pytest.approx(18 * energy.E_MAC_PJ / spent)
+    assert found.energy_ratio(samples, e_ac_pj=energy.E_AC_FP32_PJ) < found.energy_ratio(samples)
+    assert energy.Operations().energy_ratio(1) == math.inf
+    with pytest.raises(ValueError, match="samples must be > 0, got 0"):
+        found.energy_ratio(0)
+    with energy.count_operations(net) as empty:
+        pass
+    net(CURRENT)
+    assert empty == {}, "nothing is counted outside"
+
+
+def test_operations_agree_with_eq_11_where_it_is_exact():
+    """Eq. 11 takes every synapse to see the mean rate: so it is for one layer that sees every neuron alike."""
+    net = snn.MultiStep(snn.Leaky(**LEAKY), nn.Linear(2, 7))
+    with torch.no_grad(), energy.count_operations(net) as found, record_firing_rates(net) as firing:
+        net(CURRENT)
+    assert found.energy_ratio(samples=2) == pytest.approx(energy_ratio(firing.mean(), num_steps=3))

@@ -48,13 +48,15 @@ def _add_recipe_options(parser, skip=()):
                 name, type=option.type, choices=metadata["choices"], help=metadata["help"],
                 metavar=None if metadata["choices"] else option.type.__name__.upper(),
             )  # fmt: skip
-    parser.add_argument("--dataset", default="digits", choices=tuple(RECIPES), help="data set (default: digits)")
+    parser.add_argument(
+        "--dataset", default="digits", choices=tuple(RECIPES), metavar="NAME", help="data set (default: digits)"
+    )
     default = Recipe()
     own = ", ".join(f"{k}={v}" for k, v in default.as_dict().items() if k not in ("dataset", *skip))
     lines = [f"rows of the data sets, over the paper's values ({own}):"]
     for name, recipe in RECIPES.items():
         own = {k: v for k, v in recipe.as_dict().items() if k != "dataset" and v != getattr(default, k)}
-        lines.append(f"  {name:12}" + (", ".join(f"{k}={v}" for k, v in own.items()) or "-"))
+        lines.append(f"  {name:12} " + (", ".join(f"{k}={v}" for k, v in own.items()) or "-"))
     parser.epilog = "\n".join(textwrap.fill(line, 79, subsequent_indent=" " * 14) for line in lines)
     parser.description = textwrap.fill(parser.description, 79)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

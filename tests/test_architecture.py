@@ -46,7 +46,7 @@ DATA_BOTTOM = "data.frames"
 # Library -> where it may be imported at module level. Elsewhere: inside the function that needs it.
 HEAVY = {
     "triton": {"functional._triton"},
-    "numba": {"functional._cpu"},
+    "numba": {"functional._cpu", "data._film"},
     "tonic": set(),
     "torchvision": set(),
     "sklearn": set(),

@@ -394,10 +394,13 @@ def test_one_row_per_data_set_with_the_papers_network():
         "nmnist": "middle",
         "dvs_gesture": "large",
         "cifar10_dvs": "large",
+        "nmnist_simulated": "middle",
+        "cifar10_dvs_simulated": "large",
     }
     assert all(recipe.dataset == name for name, recipe in RECIPES.items())
     sizes = {name: recipe.batch_size for name, recipe in RECIPES.items()}
-    assert sizes == dict(digits=64, mnist=64, cifar10=128, nmnist=64, dvs_gesture=16, cifar10_dvs=64)
+    simulated = dict(nmnist_simulated=64, cifar10_dvs_simulated=64)
+    assert sizes == dict(digits=64, mnist=64, cifar10=128, nmnist=64, dvs_gesture=16, cifar10_dvs=64, **simulated)
 
 
 def test_the_network_of_a_recipe_takes_its_options():

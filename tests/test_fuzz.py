@@ -940,6 +940,26 @@ def test_firing_rates(net, x):
         assert not any(module._forward_hooks for module in net.modules())
 
 
+@fuzz("count_operations", "Operations", "Operations.energy_ratio", examples=80, draws=st.data())
+def test_operations(draws):
+    net = draws.draw(mostly(st.builds(lambda: snn.MultiStep(nn.Linear(N, 2), snn.Leaky(beta=0.5), nn.Linear(2, 2)))))
+    x = draws.draw(tensors((2, 2, N), [torch.float32]))
+
+    def count():
+        with energy.count_operations(net) as operations:
+            if type(net) is snn.MultiStep:
+                net(x)
+        return operations
+
+    operations = attempt(count, naming=["net"])
+    if operations is REFUSED:
+        return
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+    arguments = draws.draw(calls(samples=st.integers(1, 9), e_ac_pj=optional(0.1, 0.9), e_mac_pj=optional(4.6)))
+    ratio = attempt(operations.energy_ratio, **arguments)
+    assert ratio is REFUSED or ratio > 0 or not finite(x)
+
+
 # --- networks -------------------------------------------------------------------------------------
 
 NOTATIONS = st.one_of(

@@ -48,9 +48,7 @@ def _add_recipe_options(parser, skip=()):
                 name, type=option.type, choices=metadata["choices"], help=metadata["help"],
                 metavar=None if metadata["choices"] else option.type.__name__.upper(),
             )  # fmt: skip
-    parser.add_argument(
-        "--dataset", default="digits", choices=tuple(RECIPES), metavar="NAME", help="data set (default: digits)"
-    )
+    parser.add_argument("--dataset", choices=tuple(RECIPES), metavar="NAME", help="data set (default: digits)")
     default = Recipe()
     own = ", ".join(f"{k}={v}" for k, v in default.as_dict().items() if k not in ("dataset", *skip))
     lines = [f"rows of the data sets, over the paper's values ({own}):"]
@@ -74,15 +72,28 @@ def _recipe(arguments):
     from .training.recipes import RECIPES, Recipe
 
     given = {f.name: getattr(arguments, f.name, None) for f in fields(Recipe) if f.name != "dataset"}
+    if arguments.dataset is None:
+        arguments.dataset = "digits"
+    if getattr(arguments, "recipe", None) is not None:
+        from .training.paper import paper_rows
+
+        row = paper_rows(given["preset"] or "paper")[arguments.recipe]
+        if arguments.dataset not in ("digits", row.recipe.dataset):
+            raise ValueError(
+                f"--recipe {arguments.recipe} is of {row.recipe.dataset}: drop --dataset {arguments.dataset}"
+            )
+        arguments.dataset = row.recipe.dataset
+        return replace(row.recipe, **{name: value for name, value in given.items() if value is not None})
     return replace(RECIPES[arguments.dataset], **{name: value for name, value in given.items() if value is not None})
 
 
 def _train(arguments):
     from .training.lightning import train
 
-    out = arguments.out or Path("runs") / arguments.dataset
+    recipe = _recipe(arguments)
+    out = arguments.out or Path("runs") / (arguments.recipe or arguments.dataset)
     row = train(
-        _recipe(arguments), arguments.seed, out, resume=arguments.resume, data_root=arguments.data_root,
+        recipe, arguments.seed, out, resume=arguments.resume, data_root=arguments.data_root,
         download=arguments.download, devices=arguments.devices, accelerator=arguments.accelerator,
         precision=arguments.precision, num_workers=arguments.num_workers,
     )  # fmt: skip
@@ -146,6 +157,66 @@ def _compare(arguments):
     print(f"\nruns: {out}\nfigure: {figure}")
 
 
+def _recipes(arguments):
+    import json
+
+    from .training.paper import beside, paper_rows
+
+    runs = []
+    for path in sorted(arguments.results.rglob("*.json")):
+        try:
+            runs += json.loads(path.read_text())["runs"]
+        except (ValueError, KeyError, TypeError):
+            continue  # no results file
+    print(beside(paper_rows(arguments.preset), runs))
+    print("\nbpsta train --recipe ROW runs a row; every option of it may be changed, and then it is another one.")
+
+
+def _study(arguments):
+    from .plots import study as draw
+    from .training.studies import STUDIES, format_study, quick, study, tabulate
+
+    recipe = quick(_recipe(arguments)) if arguments.quick else _recipe(arguments)
+    if arguments.name == "gradients":
+        _gradients(recipe, arguments)
+        return
+    seeds = arguments.seeds or list(range(2 if arguments.quick else 5))
+    out = arguments.out or Path("runs") / f"study-{arguments.name}-{arguments.dataset}.json"
+    print(textwrap.fill(STUDIES[arguments.name].claim, 100) + "\n")
+    rows = study(
+        arguments.name, recipe, seeds, out, jobs=arguments.jobs, data_root=arguments.data_root,
+        download=arguments.download, accelerator=arguments.accelerator,
+    )  # fmt: skip
+    print(f"\n{arguments.name} on {arguments.dataset}, test set after the last epoch:\n")
+    print(format_study(tabulate(rows)))
+    figure = out.with_suffix(".png")
+    draw(rows, f"{arguments.name}: {arguments.dataset}, {recipe.network} x {recipe.width:g}").savefig(figure, dpi=150)
+    print(f"\nruns: {out}\ntable: {out.with_suffix('.csv')}\nfigure: {figure}")
+
+
+def _gradients(recipe, arguments):
+    from .plots import gradient_flow
+    from .training.gradients import one_neuron, through_network
+    from .training.lightning import environment, write_json
+
+    out = arguments.out or Path("runs") / f"study-gradients-{arguments.dataset}.json"
+    seed = (arguments.seeds or [0])[0]
+    network = through_network(
+        recipe, seed, data_root=arguments.data_root, download=arguments.download, accelerator=arguments.accelerator
+    )
+    neuron = one_neuron()
+    write_json(out, {"recipe": recipe.as_dict(), "seed": seed, "neuron": neuron, "network": network, **environment()})
+    figure = out.with_suffix(".png")
+    title = f"{arguments.dataset}, {recipe.network} x {recipe.width:g}, T = {recipe.num_steps}"
+    gradient_flow(neuron, network, title).savefig(figure, dpi=150)
+    for row in network:
+        share = " ".join(f"{value / max(max(row['flow']), 1e-30):.2f}" for value in row["flow"])
+        print(
+            f"{row['weights']:6} {row['variant']:10} {row['layer']:6} largest {max(row['flow']):.2e}, by step {share}"
+        )
+    print(f"\ngradients: {out}\nfigure: {figure}")
+
+
 def _bench(arguments):
     from .bench.questions import answer
     from .bench.timing import Settings
@@ -191,6 +262,14 @@ def _parser(with_recipes):
 
     train = commands.add_parser("train", help="train one network", description="Train one network.")
     train.set_defaults(run=_train)
+    recipes = commands.add_parser(
+        "recipes",
+        help="the paper's tables, row by row, and ours beside them",
+        description="List every number of the paper's tables that bpsta train --recipe runs again, with runs of ours.",
+    )
+    recipes.set_defaults(run=_recipes)
+    recipes.add_argument("--preset", choices=("paper", "official_code"), default="paper", help="default: paper")
+    recipes.add_argument("--results", type=Path, default=Path("results"), help="folder of runs (default: results)")
     compare = commands.add_parser(
         "compare",
         help="baseline, BPSA and BPSA+BPTA side by side",
@@ -199,6 +278,14 @@ def _parser(with_recipes):
         "already are not done again.",
     )
     compare.set_defaults(run=_compare)
+    study = commands.add_parser(
+        "study",
+        help="one claim of the paper, tried over seeds",
+        description="Try one claim: train the variants in every setting of a study with the same seeds; print the table "
+        "with paired tests; write all runs as JSON, the table as CSV, and a figure. Runs that the JSON file holds already "
+        "are not done again.",
+    )
+    study.set_defaults(run=_study)
     evaluate = commands.add_parser(
         "evaluate", help="measure a checkpoint", description="Measure a checkpoint on its test set."
     )
@@ -215,7 +302,16 @@ def _parser(with_recipes):
 
     if with_recipes:
         _add_recipe_options(train)
-        _add_recipe_options(compare, skip=("spatial_adj", "temporal_alpha"))
+        for command in (compare, study):
+            _add_recipe_options(command, skip=("spatial_adj", "temporal_alpha"))
+        from .training.paper import paper_rows
+        from .training.studies import STUDIES
+
+        train.add_argument(
+            "--recipe", choices=tuple(paper_rows()), metavar="ROW", help="a row of the paper: see bpsta recipes"
+        )
+        names = (*STUDIES, "gradients")
+        study.add_argument("name", choices=names, metavar="STUDY", help=", ".join(names))
     train.add_argument("--seed", type=int, default=0, help="default: 0")
     train.add_argument("--out", type=Path, help="folder for checkpoint, logs and result (default: runs/DATASET)")
     train.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt")
@@ -227,6 +323,12 @@ def _parser(with_recipes):
     compare.add_argument(
         "--out", type=Path, help="JSON file (default: runs/compare-DATASET.json); the figure lies beside it"
     )
+    study.add_argument("--seeds", type=_seeds, help="how many (5), or which (3,7); default: 5")
+    study.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    study.add_argument("--quick", action="store_true", help="tiny sizes, 2 seeds: to see that it works, not to quote")
+    study.add_argument(
+        "--out", type=Path, help="JSON file (default: runs/study-STUDY-DATASET.json); the rest lies beside it"
+    )
     evaluate.add_argument("checkpoint", type=Path, help="OUT/last.ckpt of bpsta train")
     evaluate.add_argument("--test-limit", type=int, default=0, help="measure on this many samples")
     evaluate.add_argument(
@@ -234,7 +336,7 @@ def _parser(with_recipes):
         help="NeuroBench's metrics as well (extra neurobench), and all of it as JSON (default: neurobench.json beside the "
         "checkpoint)",
     )  # fmt: skip
-    for command in (train, compare, evaluate):
+    for command in (train, compare, study, evaluate):
         _add_run_options(command)
     return parser
 
@@ -243,7 +345,7 @@ def main(argv=None):
     """Entry point of ``bpsta``. Returns the exit code: 0, or 2 for wrong values, missing files and missing libraries."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        arguments = _parser(with_recipes=bool({"train", "compare"} & set(argv))).parse_args(argv)
+        arguments = _parser(with_recipes=bool({"train", "compare", "study"} & set(argv))).parse_args(argv)
         for name in ("devices", "jobs", "rounds", "threads"):
             if getattr(arguments, name, 1) < 1:
                 raise ValueError(f"--{name} must be >= 1, got {getattr(arguments, name)}")
@@ -257,6 +359,6 @@ def main(argv=None):
             raise
         return _fail(error)
     except KeyboardInterrupt:
-        print("stopped; go on with --resume (train) or the same command (compare)", file=sys.stderr)
+        print("stopped; go on with --resume (train) or the same command (compare, study)", file=sys.stderr)
         return 130
     return 0

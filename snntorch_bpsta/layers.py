@@ -175,19 +175,21 @@ class ConvBlock(nn.Sequential):
         neuron: the spiking neuron.
         num_steps: repeat a one-step current this often before the neuron (see :class:`DirectEncoding`); for the first
             block behind a static image.
+        relu: False leaves the ReLU out.
 
     Shape:
         inside a :class:`MultiStep`, ``[T, B, in_channels, H, W]`` -> ``[T, B, out_channels, H, W]``.
     """
 
-    def __init__(self, in_channels, out_channels, neuron, num_steps=None):
+    def __init__(self, in_channels, out_channels, neuron, num_steps=None, relu=True):
         check_positive_int("in_channels", in_channels)
         check_positive_int("out_channels", out_channels)
         check_module("neuron", neuron)
+        check_flags(relu=relu)
         super().__init__(
             nn.Conv2d(in_channels, out_channels, 3, padding=1),
             nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
+            *([nn.ReLU()] if relu else []),
             *([] if num_steps is None else [DirectEncoding(num_steps)]),
             neuron,
         )

@@ -111,6 +111,7 @@ def build(
     width=1.0,
     readout="spikes",
     dropout=0.5,
+    relu=True,
     fold=True,
     **neuron,
 ):
@@ -125,6 +126,7 @@ def build(
         readout: "spikes" (the paper: output neurons vote) or "current" (the output layer has no neuron; its current is
             averaged over T and voters, so that the output cannot fall silent).
         dropout: probability of ``DP``.
+        relu: rectify the currents of hidden neurons, as the paper does.
         fold: batch statistics over T*B (True) or per step (False); see :class:`~snntorch_bpsta.MultiStep`.
         **neuron: arguments of :class:`~snntorch_bpsta.Leaky`.
 
@@ -142,7 +144,7 @@ def build(
     check_positive_int("num_steps", num_steps)
     check_number("width", width, "> 0", above=0)
     check_number("dropout", dropout, "a number in [0, 1]", lowest=0, highest=1)
-    check_flags(fold=fold)
+    check_flags(fold=fold, relu=relu)
     channels, *size = input_shape
     layers, features = [], None  # features: size of the flattened input once a dense layer has come
     encoding = num_steps  # for the first neuron only
@@ -159,7 +161,7 @@ def build(
             raise ValueError(f"notation: {token} cannot follow a dense layer in {notation!r}")
         if kind == "C3":
             out_channels = _scaled(number, width)
-            layers.append(ConvBlock(channels, out_channels, Leaky(**neuron), num_steps=encoding))
+            layers.append(ConvBlock(channels, out_channels, Leaky(**neuron), num_steps=encoding, relu=relu))
             channels, encoding = out_channels, None
         elif kind in ("MP", "AP"):
             layers.append((nn.MaxPool2d if kind == "MP" else nn.AvgPool2d)(number))
@@ -172,7 +174,12 @@ def build(
             layers.append(NeuronDropout(dropout))
         elif kind == "FC":
             in_features, features = flatten(), _scaled(number, width)
-            layers += [nn.Linear(in_features, features), nn.ReLU(), *_encode(encoding), Leaky(**neuron)]
+            layers += [
+                nn.Linear(in_features, features),
+                *([nn.ReLU()] if relu else []),
+                *_encode(encoding),
+                Leaky(**neuron),
+            ]
             encoding = None
         else:  # Voting
             layers.append(nn.Linear(flatten(), number * num_classes))

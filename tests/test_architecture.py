@@ -31,12 +31,13 @@ ORDER = [
 BASE = {"_version", "_host", "_validation"}
 BESIDE = {
     "energy": {"neurons"},
+    "flow": {"neurons"},
     "plots": set(),
     "data": set(),
 }
 # training and studies use the data and count energy; the command line uses everything.
 EXTRA = {
-    "training": {"data", "energy"},
+    "training": {"data", "energy", "flow"},
     "studies": {"data", "energy", "plots"},
     "cli": {"data", "energy", "plots"},
 }

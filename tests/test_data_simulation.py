@@ -174,6 +174,17 @@ def test_load_films_mnist(tmp_path, cache):
     assert all("simulated" in file.name for file in (cache / "frames").iterdir())
 
 
+def test_digits_are_filmed_without_a_download(cache):
+    pytest.importorskip("sklearn", reason="scikit-learn (extra: data) is missing")
+    films = load("digits_simulated", limit=3, num_steps=4)
+    pictures = load("digits", limit=3)
+    assert films.targets.tolist() == pictures.targets.tolist() and films[0][0].shape == (4, 2, 34, 34)
+    for (frames, _), (image, _) in zip(films, pictures, strict=True):
+        assert 1_000 < frames.sum() < 10_000
+        seen = frames.sum((0, 1))[3:31, 3:31]  # about where the picture is
+        assert np.corrcoef(seen.flatten(), np.kron(image[0], np.ones((4, 4)))[2:30, 2:30].flatten())[0, 1] > 0.4
+
+
 # --- beside the real recordings -------------------------------------------------------------------
 
 

@@ -85,7 +85,7 @@ def test_every_exported_name_is_in_the_api(name):
     assert {f"{module.__name__}.{each}" for each in module.__all__} <= documented()
 
 
-@pytest.mark.parametrize("name", ["networks", "energy", "plots", "cli"])
+@pytest.mark.parametrize("name", ["networks", "energy", "flow", "plots", "cli"])
 def test_every_defined_name_is_in_the_api(name):
     module = pytest.importorskip(f"snntorch_bpsta.{name}", exc_type=ImportError)
     assert {f"{module.__name__}.{each}" for each in defined_in(module)} <= documented()

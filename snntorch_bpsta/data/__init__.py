@@ -106,6 +106,15 @@ DATASETS = {
             "CIFAR-10 pictures moving before an event camera, frames 128 -> 64",
         ),
         DatasetSpec(
+            "digits_simulated",
+            "event",
+            (2, 34, 34),
+            10,
+            simulation.digits_simulated,
+            images.DIGITS_URL,
+            "the digits before a modelled event camera; no download",
+        ),
+        DatasetSpec(
             "nmnist_simulated",
             "event",
             (2, 34, 34),

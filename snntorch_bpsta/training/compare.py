@@ -10,7 +10,7 @@ import torch
 
 from .._validation import check_choice, check_instance, check_int, check_path, check_positive_int, reading
 from .lightning import train, write_json
-from .recipes import VARIANTS, Recipe
+from .recipes import COMPARED, VARIANTS, Recipe
 
 
 def _run_one(recipe, seed, threads, options):
@@ -18,7 +18,7 @@ def _run_one(recipe, seed, threads, options):
     return train(recipe, seed, progress=False, **options)
 
 
-def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=tuple(VARIANTS), **options):
+def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=COMPARED, **options):
     """Train `recipe` as each of `variants` with each of `seeds`, and keep every run in one JSON file.
 
     The file is written whole after every run; runs that it holds already, with the same recipe and seed, are not done
@@ -52,13 +52,29 @@ def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=tuple(VARIAN
         check_choice("variants: each variant", name, tuple(VARIANTS))
     if not callable(say):
         raise TypeError(f"say must be a function of a line, got {type(say).__name__}")
+    wanted = {(name, seed): recipe.variant(name) for name in variants for seed in seeds}
+    labels = {key: {"variant": key[0]} for key in wanted}
+    return list(run_all(wanted, labels, out_file, jobs, say, options).values())
+
+
+def run_all(wanted, labels, out_file, jobs, say, options):
+    """Train the recipes of `wanted`, a dict of them by (..., seed), unless `out_file` holds the run; see :func:`compare`.
+
+    Args:
+        wanted: key -> recipe; the last part of a key is the seed.
+        labels: key -> what goes first into the row.
+        out_file, jobs, say, options: as in :func:`compare`.
+
+    Returns:
+        dict: key -> row.
+    """
     out_file = Path(out_file)
     done = _read_runs(out_file)
-    wanted = {(name, seed): recipe.variant(name) for name in variants for seed in seeds}
-    found = {}
+    found, default = {}, Recipe().as_dict()  # a file may be older than a field
     for row in done:
-        for key, variant in wanted.items():
-            if row["seed"] == key[1] and row["recipe"] == variant.as_dict():
+        for key, recipe in wanted.items():
+            same = all(row.get(name) == value for name, value in labels[key].items())
+            if same and row["seed"] == key[-1] and default | row["recipe"] == recipe.as_dict():
                 found[key] = row
     todo = [key for key in wanted if key not in found]
     if found:
@@ -66,11 +82,11 @@ def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=tuple(VARIAN
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
     with ProcessPoolExecutor(min(jobs, max(1, len(todo))), mp_context=context) as pool:
-        futures = {pool.submit(_run_one, wanted[key], key[1], threads, options): key for key in todo}
+        futures = {pool.submit(_run_one, wanted[key], key[-1], threads, options): key for key in todo}
         for future in as_completed(futures):
-            name, seed = key = futures[future]
+            key = futures[future]
             try:
-                row = {"variant": name, **future.result()}
+                row = {**labels[key], **future.result()}
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -78,10 +94,12 @@ def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=tuple(VARIAN
             done.append(row)
             write_json(out_file, {"runs": done})
             rate = "-" if row["firing_rate"] is None else f"{row['firing_rate']:.3f}"
+            name = ", ".join(filter(None, map(str, key[:-1])))
             say(
-                f"{name:10} seed {seed}: accuracy {100 * row['accuracy']:.2f} %, rate {rate}, {row['train_seconds']:.0f} s"
+                f"{name:10} seed {key[-1]}: accuracy {100 * row['accuracy']:.2f} %, rate {rate}, "
+                f"{row['train_seconds']:.0f} s"
             )
-    return [found[key] for key in wanted]
+    return {key: found[key] for key in wanted}
 
 
 def _read_runs(path):
@@ -90,7 +108,7 @@ def _read_runs(path):
     try:
         runs = list(json.loads(path.read_text())["runs"])
         for row in runs:
-            row["seed"], row["recipe"]
+            row["seed"], dict(row["recipe"])
         summarise(runs)
         return runs
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 import zipfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,6 @@ from .._validation import (
 )
 from .._version import __version__
 from ..networks import set_warm_up
-from .losses import rate_mse_loss
 from .recipes import Recipe
 
 CHECKPOINT = "last.ckpt"
@@ -77,10 +77,12 @@ class Classifier(L.LightningModule):
         self.net = net
         self.recipe = recipe
         self.seed = seed
+        self._loss = recipe.loss_function()
         self.accuracy = MulticlassAccuracy(data.DATASETS[recipe.dataset].num_classes, average="micro")
         self.history = []
         self._losses = []
-        self._firing = None
+        self._firing = self._operations = None
+        self._samples = 0
         self._restoring = False  # in the middle of taking over a checkpoint
 
     def forward(self, x):
@@ -115,24 +117,28 @@ class Classifier(L.LightningModule):
         name = self.recipe.dataset.removesuffix("_simulated")
         if self.recipe.augment and name in _AUGMENTATIONS:
             x = augment(x, *_AUGMENTATIONS[name])
-        loss = rate_mse_loss(self(x), targets)
+        loss = self._loss(self(x), targets)
         self._losses.append(loss.detach())
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(targets))
         return loss
 
     def on_validation_epoch_start(self):
-        self._recording = energy.record_firing_rates(self.net)
-        self._firing = self._recording.__enter__()
+        self._recording = ExitStack()
+        self._firing = self._recording.enter_context(energy.record_firing_rates(self.net))
+        if self.trainer.state.fn != "fit" or self.current_epoch == self.trainer.max_epochs - 1:
+            self._operations = self._recording.enter_context(energy.count_operations(self.net))
+            self._samples = 0
 
     def validation_step(self, batch, batch_idx):
         x, targets = batch
         out_rec = self(x)
+        self._samples += len(targets)
         self.accuracy(out_rec.mean(0), targets)
         self.log("test_accuracy", self.accuracy, on_epoch=True, prog_bar=True, batch_size=len(targets))
-        self.log("test_loss", rate_mse_loss(out_rec, targets), on_epoch=True, batch_size=len(targets))
+        self.log("test_loss", self._loss(out_rec, targets), on_epoch=True, batch_size=len(targets))
 
     def on_validation_epoch_end(self):
-        self._recording.__exit__(None, None, None)
+        self._recording.close()
         if self._fires():
             self.log("firing_rate", self._firing.mean())
 
@@ -413,6 +419,7 @@ def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", 
         "accuracy": metrics["test_accuracy"],
         "firing_rate": model._firing.mean(),
         "firing_rates": model._firing.rates(),
+        **counted(model),
     }
 
 
@@ -513,11 +520,27 @@ def result_row(model, seconds, trainer):
         "firing_rates": last["firing_rates"],
         "energy_ratio": None if rate is None else energy.energy_ratio(rate, steps),
         "energy_ratio_fp32_ac": None if rate is None else energy.energy_ratio(rate, steps, energy.E_AC_FP32_PJ),
+        **counted(model),
         "train_seconds": round(seconds, 2),
         "history": model.history,
         "precision": str(trainer.precision),
         "processes": trainer.world_size,
         **environment(),
+    }
+
+
+def counted(model):
+    """What the last measurement counted: operations per sample by layer, and the energy ratios they give."""
+    operations, samples = model._operations, model._samples
+    if not operations or (model.history and model.history[-1]["firing_rate"] is None):
+        return {"operations": None, "energy_ratio_counted": None, "energy_ratio_counted_fp32_ac": None}
+    return {
+        "operations": {
+            name: {"dense": layer["dense"], "ac": layer["ac"] / samples, "mac": layer["mac"] / samples}
+            for name, layer in operations.items()
+        },
+        "energy_ratio_counted": operations.energy_ratio(samples),
+        "energy_ratio_counted_fp32_ac": operations.energy_ratio(samples, energy.E_AC_FP32_PJ),
     }
 
 

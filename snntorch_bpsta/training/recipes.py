@@ -8,13 +8,17 @@ from .. import networks
 from .._validation import check_choice, check_temporal_alpha
 from ..data import DATASETS
 from ..surrogate import rectangle
+from .losses import rate_cross_entropy_loss, rate_mse_loss
 
-# The three rows of every comparison. "baseline" is STBP: the rectangular surrogate, plain backpropagation through time.
+# The rows of every comparison. "baseline" is STBP: the rectangular surrogate, plain backpropagation through time. "bpta" is
+# the temporal adjustment alone, which the paper does not show.
 VARIANTS = {
     "baseline": {"spatial_adj": False, "temporal_alpha": 0.0},
     "bpsa": {"spatial_adj": True, "temporal_alpha": 0.0},
     "bpsa+bpta": {"spatial_adj": True, "temporal_alpha": 0.8},
+    "bpta": {"spatial_adj": False, "temporal_alpha": 0.8},
 }
+COMPARED = ("baseline", "bpsa", "bpsa+bpta")  # those of Table 8
 
 
 _POSITIVE = ("width", "num_steps", "epochs", "batch_size")
@@ -50,6 +54,8 @@ class Recipe:
     weight_decay: float = _option(1e-4, "AdamW's weight decay")
     schedule: str = _option("cosine", "learning rate after its warm-up: one cosine, or SGDR", ("cosine", "sgdr"))
     lr_warm_up_epochs: int = _option(5, "epochs of linear learning-rate warm-up")
+    loss: str = _option("mse", "squared error of the firing rates (Eq. 5), or cross entropy", ("mse", "cross_entropy"))
+    relu: bool = _option(True, "rectify the currents of hidden neurons (the paper)")
     dropout: float = _option(0.5, "probability of neuron dropout")
     augment: bool = _option(False, "the released code's augmentation of the data set")
     limit: int = _option(0, "train on this many samples, a fixed stratified subset; 0 for all")
@@ -89,6 +95,10 @@ class Recipe:
         """Plain values, for JSON and checkpoints."""
         return asdict(self)
 
+    def loss_function(self):
+        """The loss of this recipe, a function of (out_rec, targets)."""
+        return {"mse": rate_mse_loss, "cross_entropy": rate_cross_entropy_loss}[self.loss]
+
     def build_network(self):
         """The network of this recipe, with PyTorch's default initialisation."""
         dataset = DATASETS[self.dataset]
@@ -97,7 +107,7 @@ class Recipe:
             neuron["spike_grad"] = rectangle()
         return getattr(networks, self.network)(
             dataset.input_shape, dataset.num_classes, preset=self.preset, width=self.width, readout=self.readout,
-            num_steps=self.num_steps, dropout=self.dropout, **neuron,
+            num_steps=self.num_steps, dropout=self.dropout, relu=self.relu, **neuron,
         )  # fmt: skip
 
 
@@ -109,6 +119,15 @@ RECIPES = {
     "nmnist": Recipe(dataset="nmnist", network="middle"),
     "dvs_gesture": Recipe(dataset="dvs_gesture", network="large", batch_size=16, augment=True),
     "cifar10_dvs": Recipe(dataset="cifar10_dvs", network="large", augment=True),
+    "digits_simulated": Recipe(
+        dataset="digits_simulated",
+        network="middle",
+        width=1 / 8,
+        num_steps=4,
+        epochs=20,
+        warm_up="identity",
+        warm_up_epochs=4,
+    ),
     "nmnist_simulated": Recipe(dataset="nmnist_simulated", network="middle"),
     "cifar10_dvs_simulated": Recipe(dataset="cifar10_dvs_simulated", network="large", augment=True),
 }

@@ -1,0 +1,64 @@
+"""How far the error comes: the size of dL/du over the time steps, neuron by neuron."""
+
+from contextlib import contextmanager
+
+import torch
+
+from ._validation import check_module
+from .neurons import Adjusted
+
+
+class GradientFlow(dict):
+    """By layer name, for every backward pass the mean over batch and neurons of \\|dL/du[t]\\|, ``[T]``."""
+
+    def mean(self):
+        """By layer name, the mean over the backward passes, ``[T]``."""
+        return {name: torch.stack(passes).mean(0) for name, passes in self.items()}
+
+
+@contextmanager
+def record_gradient_flow(net):
+    r"""Record the gradient that reaches the membranes of our neurons in `net`, step by step, while the context lasts.
+
+    What is recorded is the gradient with respect to the current of a neuron, which by Eq. 2 is :math:`\partial L / \partial
+    u[t]`; where the neuron rectifies its current itself, as in a ``ConvBlock``, that of a current below 0 is 0.
+
+    Yields:
+        GradientFlow: filled as gradients are calculated. Only calls with all steps at once (``sequence``, ``MultiStep``)
+        are recorded.
+
+    Raises:
+        TypeError: `net` is no module.
+
+    Example:
+        >>> import torch, snntorch_bpsta as snn
+        >>> net = snn.networks.small(width=1/16, num_steps=4)
+        >>> with snn.flow.record_gradient_flow(net) as flow:
+        ...     net(torch.rand(2, 1, 28, 28)).square().sum().backward()
+        >>> [tuple(size.shape) for size in flow.mean().values()]
+        [(4,), (4,), (4,), (4,), (4,)]
+    """
+    check_module("net", net)
+    flow = GradientFlow()
+
+    def watch(name):
+        def hook(module, args, kwargs):
+            if not kwargs.get("multistep"):
+                return None
+            cur, *rest = args or (kwargs.pop("input_"),)
+            # A current of its own, which nothing writes over, and every step of a constant one.
+            steps = kwargs.pop("num_steps", None) or len(cur)
+            cur = cur.expand(steps, *cur.shape[1:]).clone()
+            if cur.requires_grad:
+                cur.register_hook(lambda grad: flow.setdefault(name, []).append(grad.detach().abs().flatten(1).mean(1)))
+            return (cur, *rest), kwargs
+
+        return hook
+
+    neurons = [(name, module) for name, module in net.named_modules() if isinstance(module, Adjusted)]
+    handles = [neuron.register_forward_pre_hook(watch(name), with_kwargs=True) for name, neuron in neurons]
+    try:
+        yield flow
+    finally:
+        for handle in handles:
+            handle.remove()

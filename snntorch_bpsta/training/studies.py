@@ -1,0 +1,238 @@
+"""Studies: one claim each, a grid of recipes over seeds, a table with paired tests."""
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+from .._validation import check_choice, check_instance, check_int, check_path, check_positive_int, reading
+from .recipes import COMPARED, VARIANTS, Recipe
+
+
+@dataclass(frozen=True)
+class Study:
+    """One row of :data:`STUDIES`.
+
+    Attributes:
+        claim: what is asked, and where the paper says it.
+        settings: label -> fields of the recipe that it changes, or a function of the recipe that returns them.
+        variants: rows of ``VARIANTS``, each run in every setting.
+        against: what a difference is to: the first "variant" of the same setting, or the first "setting" of a variant.
+    """
+
+    claim: str
+    settings: dict
+    variants: tuple = COMPARED
+    against: str = "variant"
+
+
+def _warm_up(kind):
+    return lambda recipe: dict(warm_up=kind, warm_up_epochs=0 if kind == "none" else max(1, recipe.epochs // 5))
+
+
+def _causes(**changes):
+    return lambda recipe: {name: change(getattr(recipe, name)) for name, change in changes.items()}
+
+
+STUDIES = {
+    "ablation": Study(
+        "BPSA alone is more accurate than the baseline, and BPTA adds to it (Table 8, Fig. 6). BPTA alone is ours.",
+        {"": {}},
+        ("baseline", "bpsa", "bpta", "bpsa+bpta"),
+    ),
+    "latency": Study(
+        "With few time steps BPSA+BPTA loses little, the baseline much (Table 9, Fig. 5).",
+        {f"T = {steps}": {"num_steps": steps} for steps in (4, 8, 16, 32)},
+    ),
+    "energy": Study(
+        "The adjusted network fires half as often as the baseline and needs half its energy (Table 6), the artificial "
+        "network of the same structure many times that. (The row 'artificial' trains it: no neuron spikes.)",
+        {"": {}, "artificial": lambda recipe: dict(warm_up="identity", warm_up_epochs=recipe.epochs)},
+    ),
+    "warm_up": Study(
+        "A warm-up helps (the paper follows TSSL-BP in one sentence; the released code skips the neurons at first).",
+        {kind: _warm_up(kind) for kind in ("none", "identity", "surrogate")},
+    ),
+    "alpha": Study(
+        "The residual of Eq. 10 has a best size (the paper takes 0.8, the released code 0.2).",
+        {f"alpha = {alpha:g}": {"temporal_alpha": alpha} for alpha in (0.0, 0.2, 0.5, 0.8, 1.0)},
+        ("bpsa", "bpta"),
+        against="setting",
+    ),
+    "readout": Study(
+        "A spiking output layer falls silent under Eq. 9; with an output that cannot, BPSA needs no warm-up (ours).",
+        {
+            f"{readout}, {kind}": lambda recipe, readout=readout, kind=kind: {
+                "readout": readout,
+                **_warm_up(kind)(recipe),
+            }
+            for readout in ("spikes", "current")
+            for kind in ("none", "identity")
+        },
+    ),
+    "causes": Study(
+        "What else decides between the variants: loss, ReLU, width, length of training (ours).",
+        {
+            "as it is": {},
+            "cross entropy": {"loss": "cross_entropy"},
+            "without ReLU": {"relu": False},
+            "twice as wide": _causes(width=lambda width: 2 * width),
+            "three times as long": _causes(epochs=lambda epochs: 3 * epochs),
+        },
+    ),
+}
+
+
+def grid(name, recipe, seeds):
+    """The runs of a study: ``(setting, variant, seed)`` -> recipe.
+
+    Args:
+        name: a key of :data:`STUDIES`.
+        recipe: what the settings and variants change.
+        seeds: iterable of int.
+
+    Raises:
+        ValueError, TypeError: an argument out of range or of the wrong type.
+    """
+    check_choice("name", name, tuple(STUDIES))
+    check_instance("recipe", recipe, Recipe, "a Recipe")
+    with reading("seeds", "several integers"):
+        seeds = list(seeds)
+    for seed in seeds:
+        check_int("seeds", seed, 0, 2**32)
+    study, runs = STUDIES[name], {}
+    for setting, changes in study.settings.items():
+        changes = changes(recipe) if callable(changes) else changes
+        for variant in study.variants:
+            # what the setting is about goes before what the variant says
+            changed = replace(recipe, **{**VARIANTS[variant], **changes})
+            if setting == "artificial" and variant != study.variants[0]:
+                continue  # without neurons all variants are one
+            for seed in seeds:
+                runs[setting, variant, seed] = changed
+    return runs
+
+
+def study(name, recipe, seeds, out_file, *, jobs=1, say=print, **options):
+    """Run a study, and write its runs (JSON) and its table (CSV, beside it); runs that the file holds are not done again.
+
+    Args:
+        name: a key of :data:`STUDIES`.
+        recipe: what its settings and variants change.
+        seeds: iterable of int.
+        out_file: the JSON file.
+        jobs: runs side by side.
+        say: called with one line per finished run.
+        **options: of :func:`~snntorch_bpsta.training.lightning.train`.
+
+    Returns:
+        list: the rows, by setting, variant and seed.
+
+    Raises:
+        ValueError, TypeError: an argument out of range or of the wrong type; `out_file` is no such file.
+    """
+    from .compare import run_all  # Lightning, which takes its time to import
+
+    check_path("out_file", out_file)
+    check_positive_int("jobs", jobs)
+    wanted = grid(name, recipe, seeds)
+    labels = {key: {"study": name, "setting": key[0], "variant": key[1]} for key in wanted}
+    rows = list(run_all(wanted, labels, out_file, jobs, say, options).values())
+    table = tabulate(rows)
+    with open(Path(out_file).with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    return rows
+
+
+def quick(recipe):
+    """`recipe` so small that it only shows that a study runs."""
+    epochs = 2
+    warm_up = {} if recipe.warm_up == "none" else {"warm_up_epochs": 1}
+    return replace(recipe, epochs=epochs, width=1 / 32, num_steps=2, limit=64, test_limit=32, batch_size=32, **warm_up)
+
+
+def tabulate(rows):
+    """One dict per setting and variant: mean, standard deviation and number of seeds of the accuracy in percent; its
+    difference with the same seeds to what the study holds it against, and the p-value of a paired t-test of that; firing
+    rate; energy ratios by Eq. 11 (0.1 pJ) and by counted operations (0.1 and 0.9 pJ)."""
+    check_instance("rows", rows, (list, tuple), "a list of rows of a results file")
+    with reading("rows", "rows of a study"):
+        return _tabulate(rows)
+
+
+def _tabulate(rows):
+    table, first = [], {}
+    against = STUDIES[rows[0]["study"]].against if rows else "variant"
+    for setting, variant in dict.fromkeys((row["setting"], row["variant"]) for row in rows):
+        runs = {row["seed"]: row for row in rows if (row["setting"], row["variant"]) == (setting, variant)}
+        accuracies = {seed: 100 * row["accuracy"] for seed, row in runs.items()}
+        base = first.setdefault(variant if against == "setting" else setting, accuracies)
+        both = [seed for seed in accuracies if seed in base]
+        differences = [accuracies[seed] - base[seed] for seed in both]
+
+        def average(key, runs=runs):
+            values = [row[key] for row in runs.values() if row.get(key) is not None]
+            return mean(values) if values else None
+
+        table.append(
+            {
+                "setting": setting,
+                "variant": variant,
+                "seeds": len(runs),
+                "accuracy": mean(accuracies.values()),
+                "accuracy_std": stdev(accuracies.values()) if len(runs) > 1 else None,
+                "difference": mean(differences) if differences and base is not accuracies else None,
+                "p": None if base is accuracies else paired_p(differences),
+                "firing_rate": average("firing_rate"),
+                "energy_ratio": average("energy_ratio"),
+                "energy_ratio_counted": average("energy_ratio_counted"),
+                "energy_ratio_counted_fp32_ac": average("energy_ratio_counted_fp32_ac"),
+            }
+        )
+    return table
+
+
+def paired_p(differences):
+    """The two-sided p-value of Student's t-test that the mean of paired `differences` is 0; None for fewer than two, or all
+    the same."""
+    if len(differences) < 2 or len(set(differences)) == 1:
+        return None
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp(differences, 0).pvalue)
+
+
+def format_study(table):
+    """What :func:`tabulate` returns as a Markdown table, which also reads well in a terminal."""
+    check_instance("table", table, (list, tuple), "what tabulate returns")
+    with reading("table", "what tabulate returns"):
+        head = ["setting", "variant", "seeds", "accuracy %", "difference", "p", "firing rate", "EE (Eq. 11)"]
+        head += ["EE (counted, 0.1 pJ)", "EE (counted, 0.9 pJ)"]
+
+        def number(value, spec):
+            return "-" if value is None else format(value, spec)
+
+        cells = [
+            [
+                row["setting"] or "-",
+                row["variant"],
+                str(row["seeds"]),
+                f"{row['accuracy']:.2f}" + (f" ± {row['accuracy_std']:.2f}" if row["accuracy_std"] is not None else ""),
+                number(row["difference"], "+.2f"),
+                number(row["p"], ".3f"),
+                number(row["firing_rate"], ".3f"),
+                number(row["energy_ratio"], ".1f"),
+                number(row["energy_ratio_counted"], ".1f"),
+                number(row["energy_ratio_counted_fp32_ac"], ".2f"),
+            ]
+            for row in table
+        ]
+        widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
+
+        def line(values):
+            return "| " + " | ".join(value.ljust(width) for value, width in zip(values, widths, strict=True)) + " |"
+
+        rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+        return "\n".join([line(head), rule, *map(line, cells)])

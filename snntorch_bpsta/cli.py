@@ -72,19 +72,17 @@ def _recipe(arguments):
     from .training.recipes import RECIPES, Recipe
 
     given = {f.name: getattr(arguments, f.name, None) for f in fields(Recipe) if f.name != "dataset"}
-    if arguments.dataset is None:
-        arguments.dataset = "digits"
-    if getattr(arguments, "recipe", None) is not None:
+    if getattr(arguments, "recipe", None) is None:
+        arguments.dataset = arguments.dataset or "digits"
+        recipe = RECIPES[arguments.dataset]
+    else:
         from .training.paper import paper_rows
 
-        row = paper_rows(given["preset"] or "paper")[arguments.recipe]
-        if arguments.dataset not in ("digits", row.recipe.dataset):
-            raise ValueError(
-                f"--recipe {arguments.recipe} is of {row.recipe.dataset}: drop --dataset {arguments.dataset}"
-            )
-        arguments.dataset = row.recipe.dataset
-        return replace(row.recipe, **{name: value for name, value in given.items() if value is not None})
-    return replace(RECIPES[arguments.dataset], **{name: value for name, value in given.items() if value is not None})
+        recipe = paper_rows(given["preset"] or "paper")[arguments.recipe].recipe
+        if arguments.dataset not in (None, recipe.dataset):
+            raise ValueError(f"--recipe {arguments.recipe} is of {recipe.dataset}: drop --dataset {arguments.dataset}")
+        arguments.dataset = recipe.dataset
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
 def _train(arguments):

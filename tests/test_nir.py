@@ -207,7 +207,11 @@ def test_temporal_alpha(kind, tmp_path):
     assert first.weight.grad.any()
 
 
-@pytest.mark.xfail(raises=AttributeError, strict=False, reason="nirtorch 2.6 cannot wire the host's recurrent subgraph")
+@pytest.mark.xfail(
+    raises=AttributeError,
+    strict=False,
+    reason="nirtorch 2.6 cannot wire the host's recurrent subgraph, but for one kind of snntorch 0.9",
+)
 @pytest.mark.parametrize("kind", RECURRENT)
 def test_the_hosts_import_of_recurrent_neurons(kind, tmp_path):
     imported = round_trip(net_of(snn, kind, reset_delay=False), tmp_path)

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 import torch
 
 from .._validation import check_choice, check_instance, check_int, check_path, check_positive_int, reading
+from ._tables import markdown, number
 from .lightning import train, write_json
 from .recipes import COMPARED, VARIANTS, Recipe
 
@@ -160,24 +161,16 @@ def format_table(table):
 def _format(table):
     head = ["variant", "seeds", "accuracy %", "firing rate", "energy ratio (AC 0.1 pJ)", "(AC 0.9 pJ)", "time per run"]
 
-    def number(value, digits):
-        return "-" if value is None else f"{value:.{digits}f}"
-
     cells = [
         [
             row["variant"],
             str(row["seeds"]),
             f"{row['accuracy']:.2f} ± {row['accuracy_std']:.2f}",
-            number(row["firing_rate"], 3),
-            number(row["energy_ratio"], 1),
-            number(row["energy_ratio_fp32_ac"], 1),
+            number(row["firing_rate"], ".3f"),
+            number(row["energy_ratio"], ".1f"),
+            number(row["energy_ratio_fp32_ac"], ".1f"),
             f"{row['train_seconds']:.0f} s",
         ]
         for row in table
     ]
-    widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
-
-    def line(values):
-        return "| " + " | ".join(value.ljust(width) for value, width in zip(values, widths, strict=True)) + " |"
-
-    return "\n".join([line(head), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, cells)])
+    return markdown(head, cells)

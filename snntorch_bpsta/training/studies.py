@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from .._validation import check_choice, check_instance, check_int, check_path, check_positive_int, reading
+from ._tables import markdown, number
 from .recipes import COMPARED, VARIANTS, Recipe
 
 
@@ -148,9 +149,8 @@ def study(name, recipe, seeds, out_file, *, jobs=1, say=print, **options):
 
 def quick(recipe):
     """`recipe` so small that it only shows that a study runs."""
-    epochs = 2
     warm_up = {} if recipe.warm_up == "none" else {"warm_up_epochs": 1}
-    return replace(recipe, epochs=epochs, width=1 / 32, num_steps=2, limit=64, test_limit=32, batch_size=32, **warm_up)
+    return replace(recipe, epochs=2, width=1 / 32, num_steps=2, limit=64, test_limit=32, batch_size=32, **warm_up)
 
 
 def tabulate(rows):
@@ -210,10 +210,6 @@ def format_study(table):
     with reading("table", "what tabulate returns"):
         head = ["setting", "variant", "seeds", "accuracy %", "difference", "p", "firing rate", "EE (Eq. 11)"]
         head += ["EE (counted, 0.1 pJ)", "EE (counted, 0.9 pJ)"]
-
-        def number(value, spec):
-            return "-" if value is None else format(value, spec)
-
         cells = [
             [
                 row["setting"] or "-",
@@ -229,10 +225,4 @@ def format_study(table):
             ]
             for row in table
         ]
-        widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
-
-        def line(values):
-            return "| " + " | ".join(value.ljust(width) for value, width in zip(values, widths, strict=True)) + " |"
-
-        rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-        return "\n".join([line(head), rule, *map(line, cells)])
+        return markdown(head, cells)

@@ -68,6 +68,10 @@ def _add_run_options(parser):
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="where to run")
 
 
+def _names(text):
+    return tuple(filter(None, text.split(",")))
+
+
 def _recipe(arguments):
     from .training.recipes import RECIPES, Recipe
 
@@ -93,7 +97,7 @@ def _train(arguments):
     row = train(
         recipe, arguments.seed, out, resume=arguments.resume, data_root=arguments.data_root,
         download=arguments.download, devices=arguments.devices, accelerator=arguments.accelerator,
-        precision=arguments.precision, num_workers=arguments.num_workers,
+        precision=arguments.precision, num_workers=arguments.num_workers, also_test=arguments.also_test,
     )  # fmt: skip
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         _print_result(row)
@@ -108,7 +112,7 @@ def _evaluate(arguments):
 
     row = evaluate(
         arguments.checkpoint, data_root=arguments.data_root, download=arguments.download,
-        accelerator=arguments.accelerator, test_limit=arguments.test_limit,
+        accelerator=arguments.accelerator, test_limit=arguments.test_limit, dataset=arguments.dataset,
     )  # fmt: skip
     _print_result(row)
     if arguments.neurobench is not None:
@@ -126,6 +130,8 @@ def _evaluate(arguments):
 
 
 def _print_result(row):
+    for name, found in row.get("also_test", {}).items():
+        print(f"{name}: test accuracy {100 * found['accuracy']:.2f} % of {found['samples']}")
     print(f"test accuracy {100 * row['accuracy']:.2f} %", end="")
     if row["firing_rate"] is None:
         print()
@@ -143,7 +149,7 @@ def _compare(arguments):
     out = arguments.out or Path("runs") / f"compare-{arguments.dataset}.json"
     rows = compare(
         recipe, arguments.seeds, out, jobs=arguments.jobs, data_root=arguments.data_root,
-        download=arguments.download, accelerator=arguments.accelerator,
+        download=arguments.download, accelerator=arguments.accelerator, also_test=arguments.also_test,
     )  # fmt: skip
     print(f"\n{arguments.dataset}, T = {recipe.num_steps}, {recipe.epochs} epochs, test set after the last one:\n")
     print(format_table(summarise(rows)))
@@ -183,7 +189,7 @@ def _study(arguments):
     print(textwrap.fill(STUDIES[arguments.name].claim, 100) + "\n")
     rows = study(
         arguments.name, recipe, seeds, out, jobs=arguments.jobs, data_root=arguments.data_root,
-        download=arguments.download, accelerator=arguments.accelerator,
+        download=arguments.download, accelerator=arguments.accelerator, also_test=arguments.also_test,
     )  # fmt: skip
     print(f"\n{arguments.name} on {arguments.dataset}, test set after the last epoch:\n")
     print(format_study(tabulate(rows)))
@@ -336,6 +342,12 @@ def _parser(with_recipes):
     )  # fmt: skip
     for command in (train, compare, study, evaluate):
         _add_run_options(command)
+    for command in (train, compare, study):
+        command.add_argument(
+            "--also-test", type=_names, default=(), metavar="NAMES",
+            help="measure the trained network on the test sets of these data sets as well: nmnist,nmnist_simulated",
+        )  # fmt: skip
+    evaluate.add_argument("--dataset", metavar="NAME", help="measure on the test set of this data set")
     return parser
 
 

@@ -202,9 +202,13 @@ def test_a_comparison_that_broke_goes_on_where_it_stopped(calls, monkeypatch, tm
     with pytest.raises(RuntimeError, match="out of memory"):
         compare.compare(RECIPE, [0, 1], out, say=say)
     assert len(calls) == 2 and len(read(out)) == 2
+    (failed,) = json.loads(out.read_text())["failed"]
+    assert failed["error"] == "RuntimeError: out of memory" and failed["commit"] and failed["versions"]["torch"]
+    assert (failed["variant"], failed["seed"]) not in [(row["variant"], row["seed"]) for row in read(out)]
     monkeypatch.setattr(compare, "_run_one", run)
     assert len(compare.compare(RECIPE, [0, 1], out, say=silent)) == 6
     assert len(calls) == 6 and len(read(out)) == 6
+    assert json.loads(out.read_text())["failed"] == [failed]  # it stays on record
 
 
 DAMAGED = {

@@ -1287,6 +1287,7 @@ RUN = {
     "precision": optional("32-true", "bf16-mixed"),
     "num_workers": optional(0, 2),
     "progress": optional(False),
+    "also_test": optional((), ("nmnist",)),
 }
 
 
@@ -1298,7 +1299,7 @@ def test_train(lightning, empty, arguments):
 
 @fuzz("evaluate", examples=80, arguments=calls(
     checkpoint=st.sampled_from(["nowhere.ckpt", Path("nowhere.ckpt"), "."]), data_root=WHERE, download=optional(False),
-    accelerator=optional("cpu"), test_limit=optional(0, 3),
+    accelerator=optional("cpu"), test_limit=optional(0, 3), dataset=optional(None, "digits"),
 ))  # fmt: skip
 def test_evaluate(lightning, empty, arguments):
     with contextlib.suppress(FileNotFoundError):
@@ -1337,7 +1338,6 @@ def test_learning_rate_schedule(lightning, draws):
 
 @fuzz("augment", examples=80, draws=st.data())
 def test_augment(lightning, draws):
-    pytest.importorskip("torchvision", reason="torchvision (extra: data) is missing")
     shapes = st.sampled_from([(2, 1, 4, 4), (3, 2, 2, 4, 5), (0, 1, 4, 4), (1, 1, 1, 1)])
     arguments = draws.draw(calls(
         x=tensors(shapes, [torch.float32]), pad=st.sampled_from([0, 1, 4]), flip=st.booleans(),

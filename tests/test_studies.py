@@ -272,3 +272,14 @@ def test_without_relu(relu):
     net = replace(RECIPE, relu=relu).build_network()
     kinds = [type(module).__name__ for module in net.modules()]
     assert kinds.count("ReLU") == (4 if relu else 0) and kinds.count("Leaky") == 5
+
+
+def test_other_test_sets_have_columns_of_their_own():
+    own = [row("", "baseline", seed, 0.9, name="ablation") for seed in (0, 1)]
+    for each, accuracy in zip(own, (0.5, 0.75), strict=True):
+        each["also_test"] = {"nmnist": {"accuracy": accuracy}}
+    (found,) = tabulate(own)
+    assert found["accuracy_nmnist"] == 62.5 and found["accuracy_nmnist_std"] == pytest.approx(17.67767)
+    head, _, line = format_study([found]).splitlines()
+    assert "% on nmnist" in head and "62.50 ± 17.68" in line
+    assert "accuracy_nmnist" not in tabulate(own + [row("", "baseline", 2, 0.9, name="ablation")])[0]

@@ -14,7 +14,7 @@ from torch import nn
 
 import snntorch_bpsta as snn
 from snntorch_bpsta.training import Recipe
-from snntorch_bpsta.training.lightning import Classifier, augment, evaluate, learning_rate_schedule, train
+from snntorch_bpsta.training.lightning import Classifier, Frames, augment, evaluate, learning_rate_schedule, train
 
 TINY = Recipe(
     dataset="digits", width=1 / 16, num_steps=2, epochs=5, batch_size=32, lr_warm_up_epochs=2, warm_up="identity",
@@ -243,7 +243,6 @@ def test_the_warm_up_ends(kind):
 
 
 def test_augmentation_moves_all_frames_of_a_sample_together():
-    pytest.importorskip("torchvision", reason="torchvision (extra: data) is missing")
     torch.manual_seed(0)
     frame = torch.zeros(1, 1, 12, 12)
     frame[..., 4:8, 5:7] = 1
@@ -255,6 +254,63 @@ def test_augmentation_moves_all_frames_of_a_sample_together():
     assert torch.equal(
         moved.sum((2, 3, 4)), x.sum((2, 3, 4))
     )  # nothing was cropped away: the blob is inside the padding
+
+
+def test_augmentation_is_a_crop_of_the_padded_picture_mirrored_or_not():
+    torch.manual_seed(0)
+    picture = torch.rand(3, 6, 9)
+    padded = nn.functional.pad(picture, (2, 2, 2, 2))
+    crops = [padded[:, i : i + 6, j : j + 9] for i in range(5) for j in range(5)]
+    choices = torch.stack([*crops, *(crop.flip(-1) for crop in crops)])
+    moved = augment(picture.expand(400, 3, 6, 9), 2, True, 0)
+    found = (moved[:, None] == choices).flatten(2).all(2)
+    assert found.any(1).all() and found.any(0).sum() == 50  # each of them is one, and all come up
+
+
+def test_augmentation_turns_about_the_middle_by_up_to_the_angle():
+    torch.manual_seed(0)
+    picture = torch.zeros(1, 41, 61)
+    picture[:, 20, 30:] = 1  # a hand from the middle to the right
+    moved = augment(picture.expand(300, 1, 41, 61), 0, False, 15)
+    angles = []
+    for sample in moved[:, 0]:
+        y, x = sample.nonzero().T
+        assert sample[20, 30] == 1 and x.max() >= 57
+        far = x > 50
+        angles.append(torch.atan2(20.0 - y[far], x[far] - 30.0).rad2deg().mean())
+    angles = torch.stack(angles)
+    assert angles.abs().max() < 16 and angles.max() > 13 and angles.min() < -13 and abs(angles.mean()) < 2
+
+
+def test_other_data_sets_are_measured_at_the_end(tmp_path):
+    pytest.importorskip("sklearn", reason="sklearn (extra: data) is missing")
+    recipe = replace(
+        TINY, dataset="digits_simulated", network="small", epochs=1, warm_up="none", test_limit=0, limit=32
+    )
+    row = train(recipe, 0, tmp_path, progress=False, also_test=("digits_simulated",))
+    found = row["also_test"]["digits_simulated"]
+    assert found["accuracy"] == row["accuracy"] and found["samples"] == 360
+    assert found["firing_rate"] == pytest.approx(row["firing_rate"])
+    assert json.loads((tmp_path / "result.json").read_text())["also_test"] == row["also_test"]
+    again = evaluate(tmp_path / "last.ckpt", dataset="digits_simulated", test_limit=100)
+    assert again["recipe"]["test_limit"] == 100 and again["recipe"]["dataset"] == "digits_simulated"
+    for function in (
+        lambda: train(recipe, also_test=("digits",)),
+        lambda: evaluate(tmp_path / "last.ckpt", dataset="digits"),
+    ):
+        with pytest.raises(ValueError, match=r"digits has 10 classes of \(1, 8, 8\); a network for digits_simulated"):
+            function()
+    with pytest.raises(ValueError, match="devices=1, got 2"):
+        train(recipe, also_test=("nmnist",), devices=2)
+
+
+def test_batches_are_the_samples():
+    frames = Frames(replace(TINY, limit=10, test_limit=7, batch_size=4))
+    frames.setup()
+    x, targets = zip(*frames.val_dataloader(), strict=True)
+    assert [len(each) for each in x] == [4, 3]
+    expected, labels = zip(*frames.test, strict=True)
+    assert torch.equal(torch.cat(x), torch.stack(expected)) and torch.cat(targets).tolist() == list(labels)
 
 
 def test_membranes_are_kept_out_of_ddp():

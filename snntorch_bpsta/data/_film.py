@@ -4,6 +4,19 @@ import numba
 import numpy as np
 
 
+@numba.njit(nogil=True, cache=True)
+def mix(weights, values):
+    """``weights @ values`` for a few weights other than 0. On this thread: a BLAS would bring threads of its own, which get
+    in the way of those that film beside it."""
+    out = np.zeros((weights.shape[0], values.shape[1]))
+    for i in range(weights.shape[0]):
+        for k in range(weights.shape[1]):
+            if weights[i, k] != 0:
+                for j in range(values.shape[1]):
+                    out[i, j] += weights[i, k] * values[k, j]
+    return out
+
+
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def film(scene, samples, top, left, path, height, width, threshold, refractory, x, y, t, p):
     """Events pixel by pixel into x, y, t, p, as many as there is room for; returns how many there are."""

@@ -20,7 +20,7 @@ from .._validation import (
 )
 from . import images
 
-_MODEL = 1  # goes up when the same camera gives other events
+_MODEL = 2  # goes up when the same camera gives other events
 _SAMPLES = 4  # of the scene per pixel of the camera, in each direction
 _MARGIN = 1.0  # pixels beyond what the movement uncovers
 _DTYPE = np.dtype([("x", int), ("y", int), ("t", int), ("p", int)])  # tonic's
@@ -192,12 +192,14 @@ def _luma(image):
 
 
 def _film(image, camera, seed):
-    from ._film import film  # numba, which takes its time to import
+    from ._film import film, mix  # numba, which takes its time to import
 
     path = _path(camera)
     height, width = camera.sensor_size
     down, right = (_optics(camera, side) for side in image.shape)
-    scene = np.log1p(camera.contrast * (down @ image**camera.gamma @ right.T))
+    rows = mix(down, image**camera.gamma)
+    scene = np.log1p(camera.contrast * mix(right, np.ascontiguousarray(rows.T)).T)
+    scene = np.ascontiguousarray(scene)
     # where the sensor's first pixel is in the scene, with the picture in the middle
     top, left = ((len(s) / _SAMPLES - size) / 2 for s, size in ((down, height), (right, width)))
     seen = np.empty(20 * height * width, _DTYPE)

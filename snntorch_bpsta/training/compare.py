@@ -10,7 +10,7 @@ import torch
 
 from .._validation import check_choice, check_instance, check_int, check_path, check_positive_int, reading
 from ._tables import markdown, number
-from .lightning import train, write_json
+from .lightning import environment, train, write_json
 from .recipes import COMPARED, VARIANTS, Recipe
 
 
@@ -23,7 +23,8 @@ def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=COMPARED, **
     """Train `recipe` as each of `variants` with each of `seeds`, and keep every run in one JSON file.
 
     The file is written whole after every run; runs that it holds already, with the same recipe and seed, are not done
-    again, so that a comparison that was killed goes on where it stopped.
+    again, so that a comparison that was killed goes on where it stopped. A run that fails is kept, under "failed", with its
+    error, and ends the comparison.
 
     Args:
         recipe: a :class:`~snntorch_bpsta.training.Recipe`; its `spatial_adj` and `temporal_alpha` are the variants'.
@@ -70,7 +71,7 @@ def run_all(wanted, labels, out_file, jobs, say, options):
         dict: key -> row.
     """
     out_file = Path(out_file)
-    done = _read_runs(out_file)
+    done, failed = _read_runs(out_file)
     found, default = {}, Recipe().as_dict()  # a file may be older than a field
     for row in done:
         for key, recipe in wanted.items():
@@ -88,12 +89,16 @@ def run_all(wanted, labels, out_file, jobs, say, options):
             key = futures[future]
             try:
                 row = {**labels[key], **future.result()}
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(cancel_futures=True)
+                if isinstance(error, Exception):
+                    row = {**labels[key], "seed": key[-1], "recipe": wanted[key].as_dict()}
+                    failed.append({**row, "error": f"{type(error).__name__}: {error}", **environment()})
+                    _write_runs(out_file, done, failed)
                 raise
             found[key] = row
             done.append(row)
-            write_json(out_file, {"runs": done})
+            _write_runs(out_file, done, failed)
             rate = "-" if row["firing_rate"] is None else f"{row['firing_rate']:.3f}"
             name = ", ".join(filter(None, map(str, key[:-1])))
             say(
@@ -103,15 +108,21 @@ def run_all(wanted, labels, out_file, jobs, say, options):
     return {key: found[key] for key in wanted}
 
 
+def _write_runs(path, runs, failed):
+    write_json(path, {"runs": runs, **({"failed": failed} if failed else {})})
+
+
 def _read_runs(path):
+    """The finished runs of a results file, and the failed ones."""
     if not path.exists():
-        return []
+        return [], []
     try:
-        runs = list(json.loads(path.read_text())["runs"])
+        content = json.loads(path.read_text())
+        runs, failed = list(content["runs"]), list(content.get("failed", []))
         for row in runs:
             row["seed"], dict(row["recipe"])
         summarise(runs)
-        return runs
+        return runs, failed
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a results file of `bpsta compare`: move it away or choose another --out"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -11,16 +12,19 @@ import warnings
 import zipfile
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import snntorch
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from packaging.version import Version
+from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -43,6 +47,7 @@ from ..networks import set_warm_up
 from .recipes import Recipe
 
 CHECKPOINT = "last.ckpt"
+_ON_DEVICE = 2**32  # bytes of a data set that a GPU keeps
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
 
 # (padding of the random crop, horizontal flip, rotation in degrees) of the released code, at our frame sizes.
@@ -257,16 +262,40 @@ class Frames(L.LightningDataModule):
     def val_dataloader(self):
         return self._loader(self.test)
 
-    def _loader(self, dataset, sampler=None):
-        return DataLoader(dataset, self.recipe.batch_size, sampler=sampler, num_workers=self.num_workers)
+    def _loader(self, samples, sampler=None):
+        # Whole batches are taken out of the array at once, and on a GPU it lies there already if it is small.
+        fits = self.trainer is not None and self.num_workers == 0 and samples.data.nbytes < _ON_DEVICE
+        batches = _Batches(samples, self.trainer.strategy.root_device if fits else torch.device("cpu"))
+        order = BatchSampler(sampler or SequentialSampler(samples), self.recipe.batch_size, drop_last=False)
+        return DataLoader(batches, batch_size=None, sampler=order, num_workers=self.num_workers)
 
     def on_after_batch_transfer(self, batch, dataloader_idx):
         x, targets = batch
         return (x.transpose(0, 1) if x.dim() == 5 else x), targets
 
 
+class _Batches(Dataset):
+    """The batches of a :class:`~snntorch_bpsta.data.Samples`, by lists of positions."""
+
+    def __init__(self, samples, device):
+        self.samples = samples
+        self.data = None if device.type == "cpu" else torch.tensor(samples.data, device=device)
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        samples = self.samples
+        x = torch.from_numpy(np.asarray(samples.data[index])) if self.data is None else self.data[index]
+        x = x.float()
+        return (x if samples.scale == 1 else x.div_(samples.scale)), samples.targets[index]
+
+
 def augment(x, pad, flip, degrees):
-    """Random crop after padding, horizontal flip and rotation, drawn once per sample (all its frames move together).
+    """Random shift, horizontal flip and rotation, drawn once per sample (all its frames move together).
+
+    The released code's random crop of the padded picture is a shift by whole pixels. All three are one resampling (nearest
+    pixel, zeros around), on the device of `x`.
 
     Args:
         x: images ``[B, C, H, W]`` or event frames ``[T, B, C, H, W]``.
@@ -283,21 +312,26 @@ def augment(x, pad, flip, degrees):
     check_int("pad", pad, 0)
     check_flags(flip=flip)
     check_number("degrees", degrees, "a number from 0 to 360", lowest=0, highest=360)
-    from torchvision.transforms import v2
-
-    steps = [v2.RandomCrop(x.shape[-2:], padding=pad)]
-    if flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if degrees:
-        steps.append(v2.RandomRotation(degrees))
-    one = v2.Compose(steps)
-    batch = x.dim() - 4
-    return torch.stack([one(sample) for sample in x.unbind(batch)], batch)
+    batch, (height, width) = x.dim() - 4, x.shape[-2:]
+    samples = x.movedim(batch, 0)
+    count = len(samples)
+    chance = partial(torch.rand, count, device=x.device)
+    shift = [(chance() * (2 * pad + 1)).floor() - pad for _ in range(2)]
+    mirror = 1 - 2 * (chance() < 0.5).float() if flip else torch.ones(count, device=x.device)
+    angle = (chance() * 2 - 1) * math.radians(degrees)
+    # Where each pixel of the result comes from, in units of half a width and half a height (affine_grid's).
+    cos, sin, ratio = angle.cos(), angle.sin(), height / width
+    rows = (mirror * cos, -mirror * sin * ratio, 2 * shift[0] / width), (sin / ratio, cos, 2 * shift[1] / height)
+    maps = torch.stack([torch.stack(row, 1) for row in rows], 1)
+    flat = samples.reshape(count, -1, height, width).float()
+    grid = nn.functional.affine_grid(maps, flat.shape, align_corners=False)
+    moved = nn.functional.grid_sample(flat, grid, mode="nearest", align_corners=False)
+    return moved.view(samples.shape).movedim(0, batch).to(x.dtype)
 
 
 def train(
     recipe, seed=0, out_dir=None, *, resume=False, data_root=None, download=False, devices=1, accelerator="auto",
-    precision="32-true", num_workers=0, progress=True,
+    precision="32-true", num_workers=0, progress=True, also_test=(),
 ):  # fmt: skip
     """Train `recipe` with `seed` and measure it on the test set after every epoch.
 
@@ -314,6 +348,8 @@ def train(
         accelerator, precision: Lightning's ("cpu", "gpu"; "32-true", "bf16-mixed", "16-mixed").
         num_workers: of the data loaders.
         progress: show a progress bar.
+        also_test: other data sets, of the same shape and classes, on whose test sets the network is measured at the end
+            (simulated recordings, real ones); one process only.
 
     Returns:
         dict: the row of a results file (see :func:`result_row`).
@@ -328,6 +364,13 @@ def train(
     check_flags(resume=resume, progress=progress)
     check_positive_int("devices", devices)
     check_choice("precision", precision, PRECISIONS)
+    check_instance("also_test", also_test, (list, tuple), "names of data sets")
+    for name in also_test:
+        _check_alike("also_test", name, recipe.dataset)
+    if also_test and devices != 1:
+        raise ValueError(
+            f"also_test needs devices=1, got {devices}: measure the checkpoint with evaluate(..., dataset=)"
+        )
     if out_dir is not None:
         check_path("out_dir", out_dir)
     checkpoint = None
@@ -367,18 +410,48 @@ def train(
             raise _damaged(checkpoint, error) from error
         raise
     row = result_row(model, time.perf_counter() - started, trainer)
+    for name in also_test:
+        other = replace(recipe, dataset=name, test_limit=0)
+        found = _measure(model, Frames(other, seed, data_root, download, num_workers), accelerator, precision)
+        row.setdefault("also_test", {})[name] = {**found, "samples": model._samples}
     if out_dir is not None and trainer.is_global_zero:
         write_json(out_dir / "result.json", row)
     return row
 
 
-def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", test_limit=0):
+def _check_alike(argument, name, dataset):
+    """Refuse a data set whose samples a network for `dataset` does not take."""
+    check_choice(argument, name, tuple(data.DATASETS))
+    own, other = data.DATASETS[dataset], data.DATASETS[name]
+    if (own.input_shape, own.num_classes) != (other.input_shape, other.num_classes):
+        raise ValueError(
+            f"{argument}: {name} has {other.num_classes} classes of {other.input_shape}; a network for {dataset} takes "
+            f"{own.num_classes} of {own.input_shape}"
+        )
+
+
+def _measure(model, frames, accelerator, precision="32-true"):
+    """Accuracy and firing rates on the test set of `frames`."""
+    trainer = L.Trainer(
+        accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, precision=precision,
+    )  # fmt: skip
+    (metrics,) = trainer.validate(model, frames, verbose=False)
+    return {
+        "accuracy": metrics["test_accuracy"],
+        "firing_rate": model._firing.mean(),
+        "firing_rates": model._firing.rates(),
+    }
+
+
+def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", test_limit=0, dataset=None):
     """Load a checkpoint of :func:`train` and measure it on the test set.
 
     Args:
         checkpoint: path of a ``last.ckpt``; read with ``weights_only=True``.
         data_root, download, accelerator: as in :func:`train`.
         test_limit: measure on this many samples; 0 for the recipe's.
+        dataset: measure on the test set of another data set, of the same shape and classes; None for the recipe's.
 
     Returns:
         dict: recipe, seed, epochs, accuracy, firing_rate, firing_rates.
@@ -398,6 +471,9 @@ def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", 
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}; bpsta train writes one as OUT/{CHECKPOINT}")
     saved, recipe = _load_checkpoint(path)
+    if dataset is not None:
+        _check_alike("dataset", dataset, recipe.dataset)
+        recipe = replace(recipe, dataset=dataset, test_limit=0)
     if test_limit:
         recipe = replace(recipe, test_limit=test_limit)
     model = Classifier(recipe.build_network(), recipe, saved["bpsta"]["seed"])
@@ -406,19 +482,12 @@ def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", 
     except Exception as error:
         raise _damaged(path, error) from error
     _quieten()
-    trainer = L.Trainer(
-        accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    frames = Frames(recipe, model.seed, data_root, download)
-    (metrics,) = trainer.validate(model, frames, verbose=False)
+    found = _measure(model, Frames(recipe, model.seed, data_root, download), accelerator)
     return {
         "recipe": recipe.as_dict(),
         "seed": model.seed,
         "epochs": len(saved["bpsta"]["history"]),
-        "accuracy": metrics["test_accuracy"],
-        "firing_rate": model._firing.mean(),
-        "firing_rates": model._firing.rates(),
+        **found,
         **counted(model),
     }
 

@@ -166,11 +166,11 @@ def _classify(out):
     return out.transpose(0, 1).mean(0).argmax(-1)
 
 
-def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", test_limit=0):
+def evaluate(checkpoint, **options):
     """:func:`snntorch_bpsta.training.lightning.evaluate`, and NeuroBench's metrics on the same samples.
 
     Args:
-        checkpoint, data_root, download, accelerator, test_limit: see there.
+        checkpoint, **options: see there.
 
     Returns:
         dict: the row that ``evaluate`` gives; under ``neurobench`` the version, the number of samples and of steps, and the
@@ -183,15 +183,15 @@ def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", 
     version = need().__version__
     from . import lightning
 
-    row = lightning.evaluate(
-        checkpoint, data_root=data_root, download=download, accelerator=accelerator, test_limit=test_limit
-    )
+    row = lightning.evaluate(checkpoint, **options)
     saved, recipe = lightning._load_checkpoint(checkpoint)
     net = recipe.build_network()
     net.load_state_dict({name.removeprefix("net."): value for name, value in saved["state_dict"].items()})
-    frames = lightning.Frames(Recipe(**row["recipe"]), row["seed"], data_root, download)
+    frames = lightning.Frames(
+        Recipe(**row["recipe"]), row["seed"], options.get("data_root"), options.get("download", False)
+    )
     frames.setup("validate")
-    loader = frames.val_dataloader()
+    loader, accelerator = frames.val_dataloader(), options.get("accelerator", "auto")
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     metrics = measure(net, loader, "cuda" if gpu else "cpu")
     report = {"version": version, "samples": len(loader.dataset), "num_steps": recipe.num_steps, "metrics": metrics}

@@ -156,7 +156,8 @@ def quick(recipe):
 def tabulate(rows):
     """One dict per setting and variant: mean, standard deviation and number of seeds of the accuracy in percent; its
     difference with the same seeds to what the study holds it against, and the p-value of a paired t-test of that; firing
-    rate; energy ratios by Eq. 11 (0.1 pJ) and by counted operations (0.1 and 0.9 pJ)."""
+    rate; energy ratios by Eq. 11 (0.1 pJ) and by counted operations (0.1 and 0.9 pJ); and the accuracy on every data set
+    of `also_test` that all runs were measured on."""
     check_instance("rows", rows, (list, tuple), "a list of rows of a results file")
     with reading("rows", "rows of a study"):
         return _tabulate(rows)
@@ -164,6 +165,11 @@ def tabulate(rows):
 
 def _tabulate(rows):
     table, first = [], {}
+    others = [
+        name
+        for name in (rows[0].get("also_test") or {} if rows else {})
+        if all(name in (row.get("also_test") or {}) for row in rows)
+    ]
     against = STUDIES[rows[0]["study"]].against if rows else "variant"
     for setting, variant in dict.fromkeys((row["setting"], row["variant"]) for row in rows):
         runs = {row["seed"]: row for row in rows if (row["setting"], row["variant"]) == (setting, variant)}
@@ -191,6 +197,12 @@ def _tabulate(rows):
                 "energy_ratio_counted_fp32_ac": average("energy_ratio_counted_fp32_ac"),
             }
         )
+        for name in others:
+            found = [100 * row["also_test"][name]["accuracy"] for row in runs.values()]
+            table[-1] |= {
+                f"accuracy_{name}": mean(found),
+                f"accuracy_{name}_std": stdev(found) if len(found) > 1 else None,
+            }
     return table
 
 
@@ -210,19 +222,28 @@ def format_study(table):
     with reading("table", "what tabulate returns"):
         head = ["setting", "variant", "seeds", "accuracy %", "difference", "p", "firing rate", "EE (Eq. 11)"]
         head += ["EE (counted, 0.1 pJ)", "EE (counted, 0.9 pJ)"]
+        others = [
+            key for key in (table[0] if table else {}) if key.startswith("accuracy_") and f"{key}_std" in table[0]
+        ]
+        head += [f"% on {key.removeprefix('accuracy_')}" for key in others]
         cells = [
             [
                 row["setting"] or "-",
                 row["variant"],
                 str(row["seeds"]),
-                f"{row['accuracy']:.2f}" + (f" ± {row['accuracy_std']:.2f}" if row["accuracy_std"] is not None else ""),
+                _percent(row, "accuracy"),
                 number(row["difference"], "+.2f"),
                 number(row["p"], ".3f"),
                 number(row["firing_rate"], ".3f"),
                 number(row["energy_ratio"], ".1f"),
                 number(row["energy_ratio_counted"], ".1f"),
                 number(row["energy_ratio_counted_fp32_ac"], ".2f"),
+                *[_percent(row, key) for key in others],
             ]
             for row in table
         ]
         return markdown(head, cells)
+
+
+def _percent(row, key):
+    return f"{row[key]:.2f}" + (f" ± {row[f'{key}_std']:.2f}" if row[f"{key}_std"] is not None else "")

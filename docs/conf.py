@@ -1,6 +1,7 @@
 """Sphinx configuration; warnings are errors (``make docs``)."""
 
 import json
+import re
 from pathlib import Path
 
 import snntorch_bpsta
@@ -76,6 +77,9 @@ def fill_in(app, name, source):
     if name == "compatibility":
         for table, text in compatibility(Path(__file__).parent / "compatibility").items():
             source[0] = source[0].replace(f"<!-- {table} -->", text)
+    if name == "results":
+        page = (Path(__file__).parent.parent / "results" / "README.md").read_text(encoding="utf-8")
+        source[0] = re.sub(r"\]\((?!https?:|#)", "](../results/", page)
 
 
 def setup(app):

@@ -169,7 +169,8 @@ def _recipes(arguments):
     runs = []
     for path in sorted(arguments.results.rglob("*.json")):
         try:
-            runs += json.loads(path.read_text())["runs"]
+            content = json.loads(path.read_text())
+            runs += content["runs"] if "runs" in content else [content] if "accuracy" in content else []
         except (ValueError, KeyError, TypeError):
             continue  # no results file
     print(beside(paper_rows(arguments.preset), runs))
@@ -180,6 +181,9 @@ def _study(arguments):
     from .plots import study as draw
     from .training.studies import STUDIES, format_study, quick, study, tabulate
 
+    if arguments.name == "simulator":
+        _simulator(arguments)
+        return
     recipe = quick(_recipe(arguments)) if arguments.quick else _recipe(arguments)
     if arguments.name == "gradients":
         _gradients(recipe, arguments)
@@ -219,6 +223,18 @@ def _gradients(recipe, arguments):
             f"{row['weights']:6} {row['variant']:10} {row['layer']:6} largest {max(row['flow']):.2e}, by step {share}"
         )
     print(f"\ngradients: {out}\nfigure: {figure}")
+
+
+def _simulator(arguments):
+    from .training.lightning import environment, write_json
+    from .training.simulator import against_recordings, format_table
+
+    out = arguments.out or Path("runs") / "study-simulator.json"
+    rows = against_recordings(arguments.data_root)
+    write_json(out, {"recordings": rows, **environment()})
+    print("Simulated recordings of MNIST's images beside the real ones:\n")
+    print(format_table(rows))
+    print(f"\nrecordings: {out}")
 
 
 def _bench(arguments):
@@ -314,7 +330,7 @@ def _parser(with_recipes):
         train.add_argument(
             "--recipe", choices=tuple(paper_rows()), metavar="ROW", help="a row of the paper: see bpsta recipes"
         )
-        names = (*STUDIES, "gradients")
+        names = (*STUDIES, "gradients", "simulator")
         study.add_argument("name", choices=names, metavar="STUDY", help=", ".join(names))
     train.add_argument("--seed", type=int, default=0, help="default: 0")
     train.add_argument("--out", type=Path, help="folder for checkpoint, logs and result (default: runs/DATASET)")

@@ -1,8 +1,6 @@
 """The simulated event camera: against events worked out by hand, and against the real recordings of the same images."""
 
-import gzip
 import os
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,35 +186,19 @@ def test_digits_are_filmed_without_a_download(cache):
 # --- beside the real recordings -------------------------------------------------------------------
 
 
-def real_recordings(indices):
-    """Real events by index of the image in MNIST's training set, and the images."""
-    raw = gzip.decompress((REAL / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").read_bytes())
-    images = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28)
-    with zipfile.ZipFile(REAL / "NMNIST" / "nmnist_1100_bin.zip") as archive:
-        names = {int(Path(n).stem) - 1: n for n in archive.namelist() if n.startswith("Train/") and n.endswith(".bin")}
-        for k in indices:
-            x, y, high, middle, low = np.frombuffer(archive.read(names[k]), np.uint8).reshape(-1, 5).T.astype(np.int64)
-            yield images[k], {"x": x, "y": y, "p": high >> 7, "t": (high & 127) << 16 | middle << 8 | low}
-
-
-def saccade_maps(events):
-    """Events per pixel by saccade and polarity, [6, 34 * 34]."""
-    part = np.searchsorted([95_000, 205_000], events["t"], "right") * 2 + events["p"]
-    cell = (part * 34 + events["y"]) * 34 + events["x"]
-    return np.bincount(cell, minlength=6 * 34 * 34).reshape(6, -1)
-
-
 @pytest.mark.skipif(not (REAL / "NMNIST").is_dir(), reason="the real N-MNIST part is not beside the repository")
+@pytest.mark.filterwarnings("ignore:nmnist. 1")
 def test_it_looks_like_the_real_recordings():
-    """Of images that nothing was fitted to."""
-    correlations, counts, on = [], [], []
-    for image, real in real_recordings(range(200, 260)):
-        events = saccades(image, "nmnist")
-        maps = zip(saccade_maps(events), saccade_maps(real), strict=True)
-        correlations.append([np.corrcoef(ours, theirs)[0, 1] for ours, theirs in maps])
-        counts.append([len(events), len(real["t"])])
-        on.append([events["p"].mean(), real["p"].mean()])
-    assert np.mean(correlations, 0).min() > 0.7 and np.mean(correlations) > 0.8
-    ours, theirs = np.mean(counts, 0)
-    assert 0.9 < ours / theirs < 1.1 and np.corrcoef(np.transpose(counts))[0, 1] > 0.9
-    assert np.abs(np.mean(on, 0) - 0.5).max() < 0.02
+    """Also those of images that nothing was fitted to."""
+    pytest.importorskip("lightning", reason="lightning (extra: train) is missing")
+    from snntorch_bpsta.training.simulator import against_recordings, format_table, summarise
+
+    rows = against_recordings(REAL)
+    assert len(rows) == 1100 and sum(row["fitted"] for row in rows) == 60
+    found = summarise([row for row in rows if not row["fitted"]])
+    correlations = list(found["correlation"].values())
+    assert min(correlations) > 0.7 and np.mean(correlations) > 0.8
+    assert 0.9 < found["ratio"] < 1.1 and found["correlation of counts"] > 0.9
+    assert np.abs(np.array(found["on"]) - 0.5).max() < 0.02
+    assert f"| {found['ratio']:.3f} |" in format_table(rows)
+    assert found["control"] < 0.6  # another image, mostly of the same class, is not as like

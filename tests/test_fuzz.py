@@ -99,7 +99,8 @@ INTERNAL |= {
     "cached_frames",
     "height_width",
 }
-INTERNAL |= {"run_all", "counted", "quick", "paired_p", "Row", "Study", "one_neuron", "through_network"}
+INTERNAL |= {"run_all", "counted", "quick", "paired_p", "Row", "Study", "one_neuron", "through_network", "variant"}
+INTERNAL |= {"against_recordings"}
 INTERNAL |= {"as_portable", "from_portable", "kernel_surrogate", "neurobench"}
 
 

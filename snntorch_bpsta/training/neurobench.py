@@ -170,7 +170,8 @@ def evaluate(checkpoint, **options):
     """:func:`snntorch_bpsta.training.lightning.evaluate`, and NeuroBench's metrics on the same samples.
 
     Args:
-        checkpoint, **options: see there.
+        checkpoint: path of a ``last.ckpt``.
+        **options: of that function.
 
     Returns:
         dict: the row that ``evaluate`` gives; under ``neurobench`` the version, the number of samples and of steps, and the

@@ -1,9 +1,11 @@
 """The paper's tables, row by row, as recipes: what was reported, and the command that runs it again."""
 
 from dataclasses import dataclass, replace
+from statistics import mean, stdev
 
 from .._validation import check_choice, check_instance, reading
 from ..networks import NETWORKS
+from ._tables import markdown, number
 from .recipes import COMPARED, RECIPES, Recipe
 
 DATASETS = ("mnist", "cifar10", "nmnist", "dvs_gesture", "cifar10_dvs")
@@ -108,6 +110,9 @@ def paper_rows(preset="paper"):
 def beside(rows, runs):
     """The paper's rows as a Markdown table, with the runs of ours that had the very same recipe beside them.
 
+    The verdict is "reproduced" where our mean and two standard errors (half a point for a single run) reach the paper's
+    accuracy, else "not reproduced", or "not run".
+
     Args:
         rows: what :func:`paper_rows` returns.
         runs: rows of results files.
@@ -119,18 +124,32 @@ def beside(rows, runs):
     check_instance("rows", rows, dict, "what paper_rows returns")
     check_instance("runs", runs, (list, tuple), "rows of results files")
     default = Recipe().as_dict()
-    lines = ["| row | data set | variant | T | epochs | paper, % | paper, rate | ours, % (seeds) | ours, rate |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    head = ["row", "data set", "variant", "T", "epochs", "paper, %", "paper, rate", "ours, % (seeds)", "ours, rate"]
+    cells = []
     with reading("runs", "rows of results files"):
         for name, row in rows.items():
             recipe = row.recipe
             own = {run["seed"]: run for run in runs if default | run["recipe"] == recipe.as_dict()}
-            accuracy = rate = "not run"
+            accuracy = rate = "-"
+            verdict = "not run"
             if own:
-                accuracy = f"{100 * sum(run['accuracy'] for run in own.values()) / len(own):.2f} ({len(own)})"
-                rate = f"{sum(run['firing_rate'] for run in own.values()) / len(own):.3f}"
-            variant = "baseline" if not recipe.spatial_adj else "bpsa+bpta" if recipe.temporal_alpha else "bpsa"
-            cells = [name, recipe.dataset, variant, recipe.num_steps, recipe.epochs, f"{row.accuracy:.2f}"]
-            cells += ["-" if row.firing_rate is None else f"{row.firing_rate:.3f}", accuracy, rate]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+                accuracies = [100 * run["accuracy"] for run in own.values()]
+                accuracy = f"{mean(accuracies):.2f} ({len(own)})"
+                rate = f"{mean(run['firing_rate'] for run in own.values()):.3f}"
+                error = stdev(accuracies) / len(own) ** 0.5 if len(own) > 1 else 0.25
+                verdict = "reproduced" if mean(accuracies) + 2 * error >= row.accuracy else "not reproduced"
+            cells.append(
+                [
+                    name, recipe.dataset, variant(recipe), str(recipe.num_steps), str(recipe.epochs), f"{row.accuracy:.2f}",
+                    number(row.firing_rate, ".3f"), accuracy, rate, verdict,
+                ]
+            )  # fmt: skip
+    return markdown([*head, "verdict"], cells)
+
+
+def variant(recipe):
+    """The row of ``VARIANTS`` that a recipe is, with any alpha."""
+    check_instance("recipe", recipe, Recipe, "a Recipe")
+    return {(0, 0): "baseline", (1, 0): "bpsa", (0, 1): "bpta", (1, 1): "bpsa+bpta"}[
+        recipe.spatial_adj, recipe.temporal_alpha > 0
+    ]

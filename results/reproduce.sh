@@ -28,3 +28,18 @@ for readout in spikes current; do
       --lr-warm-up-epochs 1 --limit 10000 --test-limit 2000 --readout $readout $(warm_up $kind 2)
   done
 done
+study() { # name, data set, then options
+  local name=$1 dataset=$2
+  shift 2
+  bpsta study "$name" --dataset "$dataset" --seeds 5 --jobs "${JOBS:-2}" --accelerator cpu "$@" \
+    --out "results/studies/$name-$dataset.json"
+}
+for name in ablation causes energy alpha gradients; do
+  study $name digits
+done
+study latency digits --epochs 15 --warm-up-epochs 3
+study ablation nmnist_simulated --width 0.125 --num-steps 4 --epochs 6 --lr-warm-up-epochs 1 --warm-up identity \
+  --warm-up-epochs 2 --limit 10000 --test-limit 1000 --also-test nmnist
+study ablation nmnist --width 0.125 --num-steps 4 --epochs 20 --warm-up identity --warm-up-epochs 5 \
+  --also-test nmnist_simulated
+bpsta study simulator --out results/studies/simulator.json

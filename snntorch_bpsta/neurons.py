@@ -400,7 +400,7 @@ class Adjusted:
             return input_
         zeros = torch.zeros_like(input_[0] if multistep else input_)
         states = zip(self._states, states, strict=True)
-        return input_, *(zeros if state is None else state for name, state in states if name != "spk")
+        return input_, *(_or_zeros(state, zeros) for name, state in states if name != "spk")
 
     def _check_threshold(self):
         """A learnable threshold may drift to where 1/u has no meaning, long after the constructor looked at it."""
@@ -509,6 +509,11 @@ def _is_freed(node):
                         return True
         todo += [before for before, _ in node.next_functions]
     return False
+
+
+def _or_zeros(state, zeros):
+    """A state to start with, where there is none, or the host's ``init_leaky()``, which is empty."""
+    return zeros if state is None or (state.numel() == 0 and zeros.numel()) else state
 
 
 def _refuse_stale(grad):

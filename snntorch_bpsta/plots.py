@@ -159,7 +159,7 @@ def animation(frames, interval=120):
 
 
 def raster(events):
-    """The events of one recording: their rows over time, OFF blue, ON red; and how many there are in each millisecond.
+    """The events of one recording: their rows over time, OFF blue, ON red; and how many there are per millisecond.
 
     Args:
         events: with the fields x, y, t (us) and p, as :func:`snntorch_bpsta.data.events_to_frames` takes them.
@@ -174,14 +174,20 @@ def raster(events):
         y, t, p = (np.asarray(events[name]) for name in "ytp")
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         points, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        for polarity, colour, name in ((0, "#1f4fd8", "OFF"), (1, "#d62728", "ON")):
-            chosen = p == polarity
-            points.plot(t[chosen] / 1000, y[chosen], ",", color=colour, alpha=0.6)
-            rate.hist(t[chosen] / 1000, np.arange(t.max() / 1000 + 1), histtype="step", color=colour, label=name)
+        end = t.max() / 1000
+        colours = {"OFF": "#1f4fd8", "ON": "#d62728"}
+        size = min(4.0, max(0.2, 2e4 / len(t)))  # one over the other in the order of time, neither polarity on top
+        points.scatter(
+            t / 1000, y, s=size, c=[(*colours.values(),)[i] for i in np.asarray(p, dtype=int)], lw=0, rasterized=True
+        )
+        width = max(1.0, end / 200)  # ms
+        for polarity, (name, colour) in enumerate(colours.items()):
+            counts, edges = np.histogram(t[p == polarity] / 1000, np.arange(0, end + width, width))
+            rate.stairs(counts / width, edges, color=colour, label=name)
         points.invert_yaxis()
         points.set(ylabel="row, pixels")
-        rate.set(xlabel="time, ms", ylabel="events per ms")
-        rate.legend(frameon=False, fontsize=8)
+        rate.set(xlabel="time, ms", ylabel="per ms")
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
         return figure
 
 

@@ -39,6 +39,7 @@ FEATURES = {
     "Simulated recordings": "test_data_simulation",
     "Energy": "test_energy",
     "Plots": "test_plots",
+    "Notebooks": "test_examples",
     "Command line": "test_cli test_bench",
     "Wheel, sdist and docs": "test_packaging test_docs",
 }

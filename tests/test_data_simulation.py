@@ -72,6 +72,20 @@ def test_noise():
     assert not np.array_equal(events, saccades(EDGE, camera, seed=4))
 
 
+def test_the_spread_of_what_pixels_memorise():
+    """With a spread of one threshold the first event of a pixel comes anywhere up to the second one of a pixel without."""
+    camera = replace(STILL, sensor_size=(400, 6))
+    tall = np.tile(EDGE[:1], (400, 1))
+    first = [np.array([e["t"][(e["x"] == 4) & (e["y"] == y)][0] for y in range(50, 350)]) for e in (
+        saccades(tall, camera), saccades(tall, replace(camera, spread=1.0), seed=1)
+    )]  # fmt: skip
+    assert len({*first[0]}) == 1 and len({*first[1]}) > 50
+    second = 1_000 + np.expm1(0.2) * 1_000
+    assert 1_000 - 125 <= first[1].min() and first[1].max() <= second + 25  # a step of the calculation early
+    assert np.median(first[1]) == pytest.approx(np.median(first[0]), abs=25)
+    assert np.array_equal(*(saccades(tall, replace(camera, spread=1.0), seed=2) for _ in range(2)))
+
+
 @pytest.mark.parametrize("name", CAMERAS)
 def test_cameras(name):
     camera, image = CAMERAS[name], digit()

@@ -422,6 +422,15 @@ def test_none_restores(warm_up):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+def test_identity_warm_up_in_a_loop_of_a_tutorial():
+    lif = snn.Leaky(beta=0.9)
+    lif.warm_up = "identity"
+    mem = lif.init_leaky()  # empty, as the host's
+    for cur in torch.rand(3, 4, 5):
+        spk, mem = lif(cur, mem)
+        assert torch.equal(spk, cur) and torch.equal(mem, torch.zeros(4, 5))
+
+
 def test_set_warm_up_reaches_every_neuron_and_leaves_the_rest_alone():
     net = nn.ModuleList([nn.Sequential(narrow()), snntorch.Leaky(beta=0.9), nn.Linear(2, 2)])
     networks.set_warm_up(net, "identity")

@@ -17,6 +17,7 @@ __all__ = [
     "DatasetSpec",
     "Samples",
     "cache_dir",
+    "data_dir",
     "events_to_frames",
     "load",
     "read_aedat2",

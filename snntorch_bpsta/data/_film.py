@@ -18,8 +18,9 @@ def mix(weights, values):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def film(scene, samples, top, left, path, height, width, threshold, refractory, x, y, t, p):
-    """Events pixel by pixel into x, y, t, p, as many as there is room for; returns how many there are."""
+def film(scene, samples, top, left, path, height, width, threshold, refractory, offset, x, y, t, p):
+    """Events pixel by pixel into x, y, t, p, as many as there is room for; returns how many there are. `offset` is what a
+    pixel has memorised at first, over what it sees; of one pixel for all, or of each."""
     count, room = 0, len(t)
     rows, columns = scene.shape
     steps = len(path) - 1
@@ -48,7 +49,7 @@ def film(scene, samples, top, left, path, height, width, threshold, refractory, 
                 now = (1 - v) * ((1 - u) * scene[r, c] + u * scene[r, c + 1])
                 now += v * ((1 - u) * scene[r + 1, c] + u * scene[r + 1, c + 1])
                 if step == 0:
-                    level = now
+                    level = now + offset[min(i, offset.shape[0] - 1), min(j, offset.shape[1] - 1)]
                 else:
                     begin, end = path[step - 1, 0], path[step, 0]
                     slope = (now - before) / (end - begin)

@@ -20,7 +20,7 @@ from .._validation import (
 )
 from . import images
 
-_MODEL = 2  # goes up when the same camera gives other events
+_MODEL = 3  # goes up when the same camera gives other events
 _SAMPLES = 4  # of the scene per pixel of the camera, in each direction
 _MARGIN = 1.0  # pixels beyond what the movement uncovers
 _DTYPE = np.dtype([("x", int), ("y", int), ("t", int), ("p", int)])  # tonic's
@@ -42,6 +42,8 @@ class Camera:
         threshold: change of the natural logarithm of luminance that makes an event.
         refractory: dead time of a pixel after an event, us.
         noise: events without a cause, per pixel and second: (OFF, ON).
+        spread: what a pixel memorises at the beginning differs by chance from what it sees, by up to this part of the
+            threshold. Without it, pixels whose movement comes back to where it began fire at one instant.
         inverted: polarities change places.
         step: of the calculation, us; in between the logarithm of luminance is linear.
     """
@@ -55,6 +57,7 @@ class Camera:
     threshold: float = 0.25
     refractory: float = 2000.0
     noise: tuple = (0.0, 0.0)
+    spread: float = 0.0
     inverted: bool = False
     step: float = 1000.0
 
@@ -66,7 +69,7 @@ class Camera:
             check_positive_int("sensor_size", size)
         for name in ("scale", "contrast", "gamma", "threshold", "step"):
             check_number(name, getattr(self, name), "a finite number > 0", above=0)
-        for name in ("blur", "refractory"):
+        for name in ("blur", "refractory", "spread"):
             check_number(name, getattr(self, name), "a finite number >= 0", lowest=0)
         check_flags(inverted=self.inverted)
         check_instance("noise", self.noise, tuple, "two rates (OFF, ON)")
@@ -123,6 +126,7 @@ CAMERAS = {
         scale=3.5,
         contrast=10.0,
         threshold=0.6,
+        spread=1.0,
         step=2000.0,
     ),
 }
@@ -138,7 +142,7 @@ def saccades(image, camera="nmnist", *, seed=0):
     Args:
         image: ``[H, W]`` or ``[C, H, W]``, C = 1 or 3 (RGB, of which the luma counts); bytes, or floats in [0, 1].
         camera: a key of :data:`CAMERAS` ("nmnist", "cifar10_dvs") or a :class:`Camera`.
-        seed: of the noise; an integer, or a sequence of them. Everything else is without chance.
+        seed: of the noise and the spread; an integer, or a sequence of them. Everything else is without chance.
 
     Returns:
         numpy.ndarray: events in the order of time, a structured array of tonic's dtype, with the fields x, y, t (us) and p
@@ -202,9 +206,15 @@ def _film(image, camera, seed):
     scene = np.ascontiguousarray(scene)
     # where the sensor's first pixel is in the scene, with the picture in the middle
     top, left = ((len(s) / _SAMPLES - size) / 2 for s, size in ((down, height), (right, width)))
+    random = np.random.default_rng(seed)
+    offset = (
+        camera.threshold
+        * camera.spread
+        * (random.uniform(-1, 1, (height, width)) if camera.spread else np.zeros((1, 1)))
+    )
     seen = np.empty(20 * height * width, _DTYPE)
     while True:
-        arguments = scene, _SAMPLES, top, left, path, height, width, camera.threshold, camera.refractory
+        arguments = scene, _SAMPLES, top, left, path, height, width, camera.threshold, camera.refractory, offset
         count = film(*arguments, seen["x"], seen["y"], seen["t"], seen["p"])
         if count <= len(seen):
             break
@@ -213,7 +223,6 @@ def _film(image, camera, seed):
     if camera.inverted:
         seen["p"] = 1 - seen["p"]
     if any(camera.noise):
-        random = np.random.default_rng(seed)
         noise = []
         for polarity, rate in enumerate(camera.noise):
             events = np.empty(random.poisson(rate * height * width * path[-1, 0] * 1e-6), _DTYPE)

@@ -159,7 +159,8 @@ def animation(frames, interval=120):
 
 
 def raster(events):
-    """The events of one recording: their rows over time, OFF blue, ON red; and how many there are per millisecond.
+    """The events of one recording: their rows over time (of more than 20,000 a part), OFF blue, ON red; and how many there
+    are per millisecond.
 
     Args:
         events: with the fields x, y, t (us) and p, as :func:`snntorch_bpsta.data.events_to_frames` takes them.
@@ -176,10 +177,12 @@ def raster(events):
         points, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         end = t.max() / 1000
         colours = {"OFF": "#1f4fd8", "ON": "#d62728"}
-        size = min(4.0, max(0.2, 2e4 / len(t)))  # one over the other in the order of time, neither polarity on top
-        points.scatter(
-            t / 1000, y, s=size, c=[(*colours.values(),)[i] for i in np.asarray(p, dtype=int)], lw=0, rasterized=True
-        )
+        shown = slice(None, None, -(-len(t) // 20_000))
+        size = min(4.0, max(1.0, 2e4 / len(t)))
+        dots = [
+            (*colours.values(),)[i] for i in np.asarray(p[shown], dtype=int)
+        ]  # in the order of time: none is on top
+        points.scatter(t[shown] / 1000, y[shown], s=size, c=dots, lw=0, rasterized=True)
         width = max(1.0, end / 200)  # ms
         for polarity, (name, colour) in enumerate(colours.items()):
             counts, edges = np.histogram(t[p == polarity] / 1000, np.arange(0, end + width, width))

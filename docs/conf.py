@@ -16,6 +16,7 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "snntorch-bpsta"
+html_static_path = ["_static"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = True
@@ -79,8 +80,15 @@ def fill_in(app, name, source):
             source[0] = source[0].replace(f"<!-- {table} -->", text)
     if name == "results":
         page = (Path(__file__).parent.parent / "results" / "README.md").read_text(encoding="utf-8")
-        source[0] = re.sub(r"\]\((?!https?:|#)", "](../results/", page)
+        source[0] = re.sub(r"\]\((?!https?:|#)", "](../results/", page).replace(" ± ", "\u00a0±\u00a0")
+
+
+def add_playground(app, name, template, context, doctree):
+    if name == "playground":
+        app.add_css_file("playground.css")
+        app.add_js_file("playground.js", loading_method="defer")
 
 
 def setup(app):
     app.connect("source-read", fill_in)
+    app.connect("html-page-context", add_playground)

@@ -40,6 +40,7 @@ FEATURES = {
     "Energy": "test_energy",
     "Plots": "test_plots",
     "Notebooks": "test_examples",
+    "Docs in a browser (Chromium)": "test_browser",
     "Command line": "test_cli test_bench",
     "Wheel, sdist and docs": "test_packaging test_docs",
 }

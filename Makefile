@@ -2,10 +2,12 @@
 PYTHON ?= python3
 # the packages to install torch by; e.g. TORCH="torch==2.13.0" where a special build is wanted
 TORCH ?= torch torchvision
+# what release-check installs before the wheel, which needs neither torchvision nor a GPU; e.g. CORE="torch==2.13.0"
+CORE ?= torch
 BIN = .venv/bin
 JOBS ?= 2
 
-.PHONY: train test docs lint dist clean
+.PHONY: train test docs lint types dist release-check clean
 
 train: .venv/installed
 	$(BIN)/bpsta compare --dataset digits --seeds 3 --jobs $(JOBS) --out runs/digits.json
@@ -20,9 +22,15 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: .venv/installed
+	$(BIN)/mypy
+
 dist: .venv/installed
 	rm -rf build dist
 	$(BIN)/python -m build
+
+release-check: .venv/installed
+	$(BIN)/python .ci/release_check.py $(CORE)
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,10 +1,14 @@
 """Sphinx configuration; warnings are errors (``make docs``)."""
 
+import ast
+import inspect
 import json
 import re
 from pathlib import Path
 
 import snntorch_bpsta
+from snntorch_bpsta import _typing
+from snntorch_bpsta.neurons import FAMILY
 
 project = "snntorch-bpsta"
 copyright = "2026, the snntorch-bpsta developers"
@@ -18,7 +22,10 @@ html_theme = "furo"
 html_title = "snntorch-bpsta"
 html_static_path = ["_static"]
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 100
+python_use_unqualified_type_names = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -79,7 +86,10 @@ def fill_in(app, name, source):
         for table, text in compatibility(Path(__file__).parent / "compatibility").items():
             source[0] = source[0].replace(f"<!-- {table} -->", text)
     if name == "results":
-        page = (Path(__file__).parent.parent / "results" / "README.md").read_text(encoding="utf-8")
+        results = Path(__file__).parent.parent / "results"
+        page = (results / "README.md").read_text(encoding="utf-8")
+        folders = "|".join(re.escape(path.name) for path in results.iterdir() if path.is_dir())
+        page = re.sub(rf"\[([^\]]+)\]\((?:{folders})/?\)", r"\1", page)  # which are no page
         source[0] = re.sub(r"\]\((?!https?:|#)", "](../results/", page).replace(" ± ", "\u00a0±\u00a0")
 
 
@@ -89,6 +99,32 @@ def add_playground(app, name, template, context, doctree):
         app.add_js_file("playground.js", loading_method="defer")
 
 
+# The names of _typing.py, which a reader need not know, and what they stand for.
+TYPES = {
+    node.target.id: ast.unparse(node.value).strip('"')
+    for node in ast.parse(Path(_typing.__file__).read_text(encoding="utf-8")).body
+    if isinstance(node, ast.AnnAssign)
+}
+
+
+def spell_out(app, what, name, obj, options, signature, returns):
+    def spelled(text):
+        text = re.sub(r": Unpack\[\w+\]", "", text or "")
+        return re.sub(rf"\b(?:{'|'.join(TYPES)})\b(?=\s*(?:[|,)=\]]|$))", lambda found: TYPES[found[0]], text) or None
+
+    return spelled(signature), spelled(returns)
+
+
+def annotate_neurons():
+    """The arguments of a neuron are the host's, which has no types; _typing.py has them."""
+    for neuron in FAMILY:
+        types, signature = getattr(_typing, f"{neuron.__name__}Arguments").__annotations__, inspect.signature(neuron)
+        parameters = [each.replace(annotation=types[name]) for name, each in signature.parameters.items()]
+        neuron.__signature__ = signature.replace(parameters=parameters)
+
+
 def setup(app):
+    annotate_neurons()
     app.connect("source-read", fill_in)
     app.connect("html-page-context", add_playground)
+    app.connect("autodoc-process-signature", spell_out)

@@ -4,6 +4,7 @@
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 from . import _host, functional, surrogate  # _host first: it answers where snntorch is missing, too old or too new
 from ._version import __version__ as __version__
@@ -12,19 +13,28 @@ from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
 from .memory import compress_spikes
 from .neurons import Alpha, Lapicque, Leaky, RLeaky, RSynaptic, Synaptic
 
+if TYPE_CHECKING:
+    from . import bench as bench
+    from . import data as data
+    from . import energy as energy
+    from . import flow as flow
+    from . import networks as networks
+    from . import plots as plots
+    from . import training as training
+
 __all__ = ["Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic"]
 __all__ += ["ConvBlock", "DirectEncoding", "MultiStep", "NeuronDropout", "Voting"]
 __all__ += ["Conversion", "convert", "patched", "reset", "revert"]
 __all__ += ["compress_spikes", "functional", "surrogate"]
 __all__ += [name for name in _host.public_names(_host.snntorch) if name not in __all__]
 
-_ON_FIRST_USE = ("bench", "data", "energy", "networks", "plots", "training")
+_ON_FIRST_USE = ("bench", "data", "energy", "flow", "networks", "plots", "training")
 
 _host.install_finder()
 _from_host, __dir__ = _host.fall_back_to(_host.snntorch, __name__)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _ON_FIRST_USE:
         return importlib.import_module(f"{__name__}.{name}")
     return _from_host(name)

@@ -1,24 +1,30 @@
 """The host, snnTorch, seen through this package: every name and submodule we do not define ourselves is the host's."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import re
 import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
 OURS = __package__
 HOST = "snntorch"
 OLDEST, BEYOND = (0, 9, 4), (2,)  # the range of setup.cfg
 
 
-def supported(version):
+def supported(version: str) -> bool:
     """Whether `version` of the host is in the range. One that does not begin with a number is let through."""
-    release = tuple(int(part) for part in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))
+    release = tuple(int(part) for part in re.findall(r"\d+", re.findall(r"\A[\d.]*", version)[0]))
     return not release or OLDEST <= release < BEYOND
 
 
-def import_host():
+def import_host() -> ModuleType:
     """The module snntorch; an ImportError that says what is needed where it is missing, too old or too new."""
     wanted = f"snntorch>={'.'.join(map(str, OLDEST))},<{'.'.join(map(str, BEYOND))}"
     try:
@@ -43,7 +49,7 @@ class _HostFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     module object itself is handed out, unchanged; nothing of the host is patched or run twice.
     """
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if not fullname.startswith(OURS + "."):
             return None
         host_name = HOST + fullname[len(OURS) :]
@@ -53,23 +59,23 @@ class _HostFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             found = False
         return importlib.machinery.ModuleSpec(fullname, self) if found else None
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         # The import system takes what lies in sys.modules after this call, so the host's module takes the place.
         sys.modules[module.__name__] = importlib.import_module(HOST + module.__name__[len(OURS) :])
 
 
-def install_finder():
+def install_finder() -> None:
     """Put the finder at the end of ``sys.meta_path`` once."""
     if not any(type(finder).__qualname__ == _HostFinder.__qualname__ for finder in sys.meta_path):
         sys.meta_path.append(_HostFinder())
 
 
-def public_names(host):
+def public_names(host: ModuleType) -> list[str]:
     """Public names that ``from host import *`` would bring."""
     return list(getattr(host, "__all__", None) or (name for name in vars(host) if not name.startswith("_")))
 
 
-def fall_back_to(host, ours):
+def fall_back_to(host: ModuleType, ours: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return ``(__getattr__, __dir__)`` for our module named `ours`: a name it lacks is looked up in the module `host`,
     then among the host's submodules (which may need an extra library and are imported only now)."""
 

@@ -1,9 +1,13 @@
 """Checks at the door. Every message says what was expected and what came, and what to do."""
 
+from __future__ import annotations
+
 import math
 import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +22,11 @@ def _described(tensor):
     return f"{tensor.dtype}" if tensor.layout is torch.strided else f"{tensor.dtype}, {tensor.layout}"
 
 
-def check_temporal_alpha(alpha, reset_mechanism="zero", reset_delay=True):
+def check_temporal_alpha(alpha: Any, reset_mechanism: str = "zero", reset_delay: bool = True) -> float:
     """Return `alpha` as a float in [0, 1]; refuse it where the reset path it mends does not exist."""
     if isinstance(alpha, bool) or not isinstance(alpha, Real):
         raise TypeError(f"temporal_alpha must be a number in [0, 1], got {type(alpha).__name__}")
-    if not 0 <= alpha <= 1:
+    if not 0 <= alpha <= 1:  # type: ignore[operator]  # typeshed does not compare a Real
         raise ValueError(f"temporal_alpha must be a finite number in [0, 1], got {alpha}")
     if alpha and reset_mechanism == "none":
         raise ValueError(
@@ -37,14 +41,14 @@ def check_temporal_alpha(alpha, reset_mechanism="zero", reset_delay=True):
     return float(alpha)
 
 
-def check_flags(**flags):
+def check_flags(**flags: Any) -> None:
     """Refuse what is neither True nor False."""
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
 
 
-def check_spatial_adj(spatial_adj, spike_grad=None):
+def check_spatial_adj(spatial_adj: Any, spike_grad: Any = None) -> None:
     """Refuse a `spatial_adj` that is no bool, or that stands beside another surrogate."""
     check_flags(spatial_adj=spatial_adj)
     if spatial_adj and spike_grad is not None:
@@ -54,7 +58,9 @@ def check_spatial_adj(spatial_adj, spike_grad=None):
         )
 
 
-def check_number(name, value, expected, lowest=-math.inf, highest=math.inf, above=-math.inf):
+def check_number(
+    name: str, value: Any, expected: str, lowest: float = -math.inf, highest: float = math.inf, above: float = -math.inf
+) -> float:
     """Return `value` as a float; refuse what is no finite number, or one out of range."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
@@ -67,7 +73,7 @@ def check_number(name, value, expected, lowest=-math.inf, highest=math.inf, abov
     return number
 
 
-def as_parameter(name, value, device=None):
+def as_parameter(name: str, value: Any, device: torch.device | None = None) -> torch.Tensor:
     """`value`, a parameter of a neuron (beta, threshold, ...), as a tensor; refuse what is no real number or numbers."""
     if not isinstance(value, torch.Tensor):
         try:
@@ -81,13 +87,13 @@ def as_parameter(name, value, device=None):
     return tensor
 
 
-def check_surrogate(name, spike_grad):
+def check_surrogate(name: str, spike_grad: Any) -> None:
     """Refuse a surrogate that is neither None nor a function."""
     if spike_grad is not None and not callable(spike_grad):
         raise TypeError(f"{name} must be a function of mem - threshold or None, got {type(spike_grad).__name__}")
 
 
-def check_host_options(given):
+def check_host_options(given: Mapping[str, Any]) -> None:
     """Refuse, of the host's arguments of a neuron (numbers aside), what it fails on in words of Python's or too late."""
     check_surrogate("spike_grad", given["spike_grad"])
     check_choice("reset_mechanism", given["reset_mechanism"], ("subtract", "zero", "none"))
@@ -107,7 +113,7 @@ def check_host_options(given):
                 raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
 
 
-def check_threshold_positive(threshold, name="threshold"):
+def check_threshold_positive(threshold: Any, name: str = "threshold") -> None:
     """Refuse a threshold (number or tensor) that is not > 0 everywhere: 1/u needs u > threshold > 0. No look at values
     while a CUDA graph is captured, or traced, or on the device "meta": there are none yet."""
     lowest = threshold
@@ -130,7 +136,7 @@ def check_threshold_positive(threshold, name="threshold"):
         )
 
 
-def check_learnable(name, value, learn, flag=None):
+def check_learnable(name: str, value: Any, learn: Any, flag: str | None = None) -> None:
     """Refuse to learn an integer or boolean `value`, which cannot carry a gradient."""
     if learn and (isinstance(value, bool) or not as_parameter(name, value).is_floating_point()):
         if isinstance(value, torch.Tensor):
@@ -140,20 +146,22 @@ def check_learnable(name, value, learn, flag=None):
         raise ValueError(f"{flag or f'learn_{name}'}=True needs a floating-point {name}, got {got}: use {instead}")
 
 
-def check_tensor(name, value, num_dims, expected, dtypes=None):
+def check_tensor(
+    name: str, value: Any, num_dims: int, expected: str, dtypes: tuple[torch.dtype, ...] | None = None
+) -> None:
     """Refuse what is no tensor of at least `num_dims` dimensions (`expected` names them), or not one of these dtypes."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a tensor of shape {expected}, got {type(value).__name__}")
     # torch.compile of some versions (2.13) does not let a backward pass look at the layout
     dense = torch.compiler.is_compiling() or value.layout is torch.strided
     if not dense or (dtypes is not None and value.dtype not in dtypes):
-        kind = {FLOATING: "floating-point ", REAL: "real "}.get(dtypes, "")
+        kind = "floating-point " if dtypes == FLOATING else "real " if dtypes == REAL else ""
         raise TypeError(f"{name} must be a dense {kind}tensor, got {_described(value)}")
     if value.dim() < num_dims:
         raise ValueError(f"{name} must have shape {expected}, got {tuple(value.shape)}")
 
 
-def check_current(input_, num_dims, expected):
+def check_current(input_: Any, num_dims: int, expected: str) -> None:
     """Refuse an input current that is no floating-point tensor of at least `num_dims` dimensions (`expected` names them);
     with autograd's anomaly detection on, also one that holds NaN."""
     if not isinstance(input_, torch.Tensor):
@@ -171,13 +179,13 @@ def check_current(input_, num_dims, expected):
         )
 
 
-def check_some_steps(input_, time=0, name="input_"):
+def check_some_steps(input_: torch.Tensor, time: int = 0, name: str = "input_") -> None:
     """Refuse an input without a step in its dimension `time`."""
     if input_.shape[time] == 0:
         raise ValueError(f"{name} must hold at least one time step, got shape {tuple(input_.shape)}")
 
 
-def check_broadcast(name, value, shape):
+def check_broadcast(name: str, value: torch.Tensor, shape: Sequence[int]) -> None:
     """Refuse a `value` (beta, threshold, ...) that does not broadcast to the shape of one step, ``[B, *]``."""
     own = value.shape
     if len(own) > len(shape) or any(a not in (1, b) for a, b in zip(own, shape[len(shape) - len(own) :], strict=True)):
@@ -188,7 +196,7 @@ def check_broadcast(name, value, shape):
         raise ValueError(message)
 
 
-def check_state(name, state, shape):
+def check_state(name: str, state: Any, shape: Sequence[int]) -> None:
     """Refuse an initial state that is no real tensor of the shape of one step."""
     if not isinstance(state, torch.Tensor):
         raise TypeError(f"{name} must be a tensor of shape {tuple(shape)} or None, got {type(state).__name__}")
@@ -200,24 +208,24 @@ def check_state(name, state, shape):
         )
 
 
-def check_device(name, value, device, of="input_"):
+def check_device(name: str, value: torch.Tensor, device: torch.device, of: str = "input_") -> None:
     """Refuse a `value` on another device than the input's, unless it is one number."""
     if value.device != device and (value.dim() or value.is_meta):
         raise ValueError(f"{name} must be on the device of {of}, {device}, got {value.device}")
 
 
-def check_instance(name, value, kind, expected):
+def check_instance(name: str, value: Any, kind: Any, expected: str) -> None:
     """Refuse a `value` that is not of this kind."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
 
 
-def check_module(name, module):
+def check_module(name: str, module: Any) -> None:
     """Refuse what is no module of PyTorch."""
     check_instance(name, module, torch.nn.Module, "a torch.nn.Module")
 
 
-def check_path(name, value):
+def check_path(name: str, value: Any) -> None:
     """Refuse what is no path."""
     check_instance(name, value, (str, os.PathLike), "a path")
     if "\0" in str(value):
@@ -225,7 +233,7 @@ def check_path(name, value):
 
 
 @contextmanager
-def reading(name, expected):
+def reading(name: str, expected: str) -> Iterator[None]:
     """Around code that takes `name`, data from outside, for what it should be."""
     try:
         yield
@@ -233,14 +241,14 @@ def reading(name, expected):
         raise ValueError(f"{name} must be {expected}, and is not: {type(error).__name__}: {error}") from error
 
 
-def check_choice(name, value, choices):
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """Refuse a `value` outside `choices`."""
     # Tensors and arrays are compared element by element.
     if not (value is None or isinstance(value, (str, int))) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
-def check_int(name, value, lowest, beyond=2**63):
+def check_int(name: str, value: Any, lowest: int, beyond: int = 2**63) -> None:
     """Refuse a `value` that is no integer in this range."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer >= {lowest}, got {type(value).__name__}")
@@ -249,6 +257,6 @@ def check_int(name, value, lowest, beyond=2**63):
         raise ValueError(f"{name} must be an integer >= {lowest}{upper}, got {value}")
 
 
-def check_positive_int(name, value):
+def check_positive_int(name: str, value: Any) -> None:
     """Refuse a `value` that is no integer >= 1."""
     check_int(name, value, 1)

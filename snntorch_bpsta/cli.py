@@ -1,13 +1,19 @@
 """``bpsta``: parse, call, print."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
 import textwrap
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ._version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class _Parser(argparse.ArgumentParser):
@@ -367,7 +373,7 @@ def _parser(with_recipes):
     return parser
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``bpsta``. Returns the exit code: 0, or 2 for wrong values, missing files and missing libraries."""
     argv = sys.argv[1:] if argv is None else argv
     try:

@@ -1,15 +1,23 @@
 """Neurons of the host into ours and back, in place; and the hidden states of a net, reset."""
 
+from __future__ import annotations
+
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from warnings import warn
 
 import snntorch
 
 from ._validation import check_module, check_spatial_adj, check_temporal_alpha
 from .neurons import FAMILY, Adjusted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
+
 
 __all__ = ["Conversion", "convert", "patched", "reset", "revert"]
 
@@ -27,11 +35,11 @@ class Conversion(NamedTuple):
         refused: neurons that were left as they are, name -> reason.
     """
 
-    changed: tuple
-    unchanged: tuple
-    refused: dict
+    changed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    refused: dict[str, str]
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"changed: {', '.join(map(repr, self.changed)) or 'nothing'}"]
         if self.unchanged:
             lines.append(f"as asked already: {', '.join(map(repr, self.unchanged))}")
@@ -39,7 +47,13 @@ class Conversion(NamedTuple):
         return "\n".join(lines)
 
 
-def convert(net, *, spatial_adj=False, temporal_alpha=0.0, match=None):
+def convert(
+    net: nn.Module,
+    *,
+    spatial_adj: bool = False,
+    temporal_alpha: float = 0.0,
+    match: Callable[[str, nn.Module], bool] | None = None,
+) -> Conversion:
     """Turn snnTorch's neurons inside `net` into ours, in place: the same objects with another class.
 
     Parameters, buffers, hidden states, hooks, the references that an optimiser holds, and snnTorch's list of neurons stay
@@ -72,7 +86,7 @@ def convert(net, *, spatial_adj=False, temporal_alpha=0.0, match=None):
     return _each_neuron(net, match, lambda neuron: _convert(neuron, spatial_adj, temporal_alpha))
 
 
-def revert(net, *, match=None):
+def revert(net: nn.Module, *, match: Callable[[str, nn.Module], bool] | None = None) -> Conversion:
     """Turn our neurons inside `net` back into snnTorch's, in place; the opposite of :func:`convert`.
 
     Args:
@@ -147,12 +161,13 @@ def _revert(neuron):
 
 # The blocks of patched() that this context has entered. A generator may leave one out of turn, or in another context: so
 # each is a list of its options that is emptied when it is left.
-_blocks = ContextVar("snntorch_bpsta.patched", default=())
-_lock, _depth, _originals = Lock(), 0, {}
+_blocks: ContextVar[tuple[list[tuple[bool, float]], ...]] = ContextVar("snntorch_bpsta.patched", default=())
+_lock, _depth = Lock(), 0
+_originals: dict[Any, Callable[..., None]] = {}
 
 
 @contextmanager
-def patched(*, spatial_adj=False, temporal_alpha=0.0):
+def patched(*, spatial_adj: bool = False, temporal_alpha: float = 0.0) -> Iterator[None]:
     """Neurons that code inside the block builds by snnTorch's own classes come out as ours, for code you cannot change.
 
     ``snntorch.Leaky(...)`` and its five sisters are converted as they are built, see :func:`convert`; one that cannot be is
@@ -209,7 +224,7 @@ def _converting(host, original):
     return __init__
 
 
-def reset(net):
+def reset(net: nn.Module) -> None:
     """Set the hidden states of every spiking neuron inside `net` to zero and cut them from their graph.
 
     At any depth, ours and snnTorch's, in copies too, and of this net only. (``snntorch.utils.reset`` looks one level deep,

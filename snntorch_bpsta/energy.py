@@ -1,12 +1,18 @@
 """Firing rates, operations, and the paper's analytic energy model (Eq. 11). A model, not a measurement of silicon."""
 
+from __future__ import annotations
+
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import snntorch
 import torch
 from torch import nn
 
 from ._validation import check_module, check_number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Energy of one operation in 45 nm CMOS at 0.9 V, in picojoule. M. Horowitz, "Computing's energy problem (and what we can
 # do about it)", ISSCC 2014: fp32 multiply 3.7 + fp32 add 0.9; int32 add 0.1.
@@ -15,7 +21,7 @@ E_AC_PJ = 0.1  # int32 add: reproduces Table 6
 E_AC_FP32_PJ = 0.9  # fp32 add: what most later papers use
 
 
-def energy_ratio(firing_rate, num_steps, e_ac_pj=E_AC_PJ):
+def energy_ratio(firing_rate: float, num_steps: int, e_ac_pj: float = E_AC_PJ) -> float:
     r"""Eq. 11: how many times less energy the spiking network needs than the artificial one of the same structure.
 
     .. math::
@@ -40,21 +46,21 @@ def energy_ratio(firing_rate, num_steps, e_ac_pj=E_AC_PJ):
     return E_MAC_PJ / energy if energy else float("inf")
 
 
-class FiringRates(dict):
+class FiringRates(dict[str, tuple[torch.Tensor | int, int]]):
     """Spike counts by layer name, as ``(spikes, neuron-steps)``; :meth:`rates` and :meth:`mean` turn them into rates."""
 
-    def rates(self):
+    def rates(self) -> dict[str, float]:
         """Spikes per neuron and step of each layer, in the order of the network."""
         return {name: float(spikes) / max(count, 1) for name, (spikes, count) in self.items()}
 
-    def mean(self):
+    def mean(self) -> float:
         """Spikes per neuron and step over all neurons of the network."""
         spikes = sum(float(spikes) for spikes, _ in self.values())
         return spikes / max(sum(count for _, count in self.values()), 1)
 
 
 @contextmanager
-def record_firing_rates(net):
+def record_firing_rates(net: nn.Module) -> Iterator[FiringRates]:
     """Count the spikes of every ``snntorch.SpikingNeuron`` in `net` while the context lasts (single steps or sequences).
 
     Yields:
@@ -88,7 +94,7 @@ def record_firing_rates(net):
             handle.remove()
 
 
-class Operations(dict):
+class Operations(dict[str, dict[str, float]]):
     """Operations by layer name, as :func:`count_operations` counts them: dicts with
 
     - ``dense``: multiply-accumulates of one pass over one sample, what the artificial network of the same structure does;
@@ -96,7 +102,7 @@ class Operations(dict):
     - ``mac``: the same for numbers that come before the first spiking neuron (pixels, event counts), zeros left out.
     """
 
-    def energy_ratio(self, samples, e_ac_pj=E_AC_PJ, e_mac_pj=E_MAC_PJ):
+    def energy_ratio(self, samples: int, e_ac_pj: float = E_AC_PJ, e_mac_pj: float = E_MAC_PJ) -> float:
         """How many times less energy the spiking network needed than the artificial one, by the counts and not by Eq. 11.
 
         Args:
@@ -115,7 +121,7 @@ class Operations(dict):
 
 
 @contextmanager
-def count_operations(net):
+def count_operations(net: nn.Module) -> Iterator[Operations]:
     """Count what the convolutions and linear layers of `net` do while the context lasts, from the spikes themselves.
 
     A spike costs one accumulate for each weight it meets: all outputs of a linear layer; of a convolution those whose

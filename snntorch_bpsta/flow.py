@@ -1,23 +1,31 @@
 """How far the error comes: the size of dL/du over the time steps, neuron by neuron."""
 
+from __future__ import annotations
+
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
 from ._validation import check_module
 from .neurons import Adjusted
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-class GradientFlow(dict):
+    from torch import Tensor, nn
+
+
+class GradientFlow(dict[str, list[torch.Tensor]]):
     """By layer name, for every backward pass the mean over batch and neurons of \\|dL/du[t]\\|, ``[T]``."""
 
-    def mean(self):
+    def mean(self) -> dict[str, Tensor]:
         """By layer name, the mean over the backward passes, ``[T]``."""
         return {name: torch.stack(passes).mean(0) for name, passes in self.items()}
 
 
 @contextmanager
-def record_gradient_flow(net):
+def record_gradient_flow(net: nn.Module) -> Iterator[GradientFlow]:
     r"""Record the gradient that reaches the membranes of our neurons in `net`, step by step, while the context lasts.
 
     What is recorded is the gradient with respect to the current of a neuron, which by Eq. 2 is :math:`\partial L / \partial

@@ -1,6 +1,9 @@
 """Layers around the neurons: whole sequences through a stack, the paper's voting, neuron dropout, direct encoding."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
+from typing import TYPE_CHECKING, overload
 
 import snntorch
 import torch
@@ -15,6 +18,11 @@ from ._validation import (
     check_some_steps,
     check_tensor,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ._typing import WarmUp
 
 # Modules of the host that take the whole [T, B, *] in one call and are not stepped.
 _WHOLE_SEQUENCE = tuple(
@@ -63,22 +71,30 @@ class MultiStep(nn.Sequential):
 
     time_major = True
 
-    def __init__(self, *layers, batch_first=False, fold=True):
+    def __init__(
+        self, *layers: nn.Module | OrderedDict[str, nn.Module], batch_first: bool = False, fold: bool = True
+    ) -> None:
         check_flags(batch_first=batch_first, fold=fold)
         single = layers[0] if len(layers) == 1 else None
         for layer in single.values() if isinstance(single, OrderedDict) else layers:
             check_module("each of layers", layer)
-        super().__init__(*layers)
+        super().__init__(*layers)  # type: ignore[arg-type]  # either of its two forms
         self.batch_first = batch_first
         self.fold = fold
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: slice) -> MultiStep: ...
+
+    @overload
+    def __getitem__(self, index: int) -> nn.Module: ...
+
+    def __getitem__(self, index: int | slice) -> nn.Module:
         if not isinstance(index, slice):
             return super().__getitem__(index)
         layers = OrderedDict(list(self._modules.items())[index])
         return MultiStep(layers, batch_first=self.batch_first, fold=self.fold)
 
-    def forward(self, input_):
+    def forward(self, input_: Tensor) -> Tensor:
         check_current(input_, 2, "[B, T, *]" if self.batch_first else "[T, B, *]")
         x = input_.transpose(0, 1) if self.batch_first else input_
         check_some_steps(input_, time=1 if self.batch_first else 0)
@@ -128,7 +144,7 @@ class MultiStep(nn.Sequential):
             return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return torch.stack([layer(x_t) for x_t in x.unbind(0)])
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         options = {"batch_first": False, "fold": True}
         return ", ".join(f"{name}={getattr(self, name)}" for name, off in options.items() if getattr(self, name) != off)
 
@@ -181,7 +197,9 @@ class ConvBlock(nn.Sequential):
         inside a :class:`MultiStep`, ``[T, B, in_channels, H, W]`` -> ``[T, B, out_channels, H, W]``.
     """
 
-    def __init__(self, in_channels, out_channels, neuron, num_steps=None, relu=True):
+    def __init__(
+        self, in_channels: int, out_channels: int, neuron: nn.Module, num_steps: int | None = None, relu: bool = True
+    ) -> None:
         check_positive_int("in_channels", in_channels)
         check_positive_int("out_channels", out_channels)
         check_module("neuron", neuron)
@@ -210,18 +228,18 @@ class Voting(nn.Module):
         ValueError: the last dimension is no multiple of `voters`.
     """
 
-    def __init__(self, voters=10):
+    def __init__(self, voters: int = 10) -> None:
         super().__init__()
         check_positive_int("voters", voters)
         self.voters = voters
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_tensor("x", x, 1, "[..., classes * voters]", FLOATING)
         if x.shape[-1] % self.voters:
             raise ValueError(f"the last dimension must be a multiple of voters={self.voters}, got {tuple(x.shape)}")
         return x.unflatten(-1, (x.shape[-1] // self.voters, self.voters)).mean(-1)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"voters={self.voters}"
 
 
@@ -237,7 +255,7 @@ class NeuronDropout(nn.Module):
 
     time_major = True
 
-    def __init__(self, p=0.5):
+    def __init__(self, p: float = 0.5) -> None:
         super().__init__()
         if isinstance(p, bool) or not isinstance(p, (int, float)):
             raise TypeError(f"p must be a number in [0, 1], got {type(p).__name__}")
@@ -245,13 +263,13 @@ class NeuronDropout(nn.Module):
             raise ValueError(f"p must be a number in [0, 1], got {p}")
         self.p = p
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_tensor("x", x, 2, "[T, B, *]", FLOATING)
         if not self.training or self.p == 0 or len(x) == 0:
             return x
         return x * nn.functional.dropout(torch.ones_like(x[0]), self.p)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
@@ -273,17 +291,17 @@ class DirectEncoding(nn.Module):
 
     time_major = True
 
-    def __init__(self, num_steps):
+    def __init__(self, num_steps: int) -> None:
         super().__init__()
         check_positive_int("num_steps", num_steps)
         self.num_steps = num_steps
-        self.warm_up = None
+        self.warm_up: WarmUp | None = None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_tensor("x", x, 1, "[1, B, *] or [T, B, *]")
         if x.shape[0] != 1 or self.warm_up == "identity":
             return x
         return x.expand(self.num_steps, *x.shape[1:])
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"num_steps={self.num_steps}"

@@ -1,11 +1,19 @@
 """Less memory for training: what layers keep of spikes for backward, stored as one bit each."""
 
+from __future__ import annotations
+
 import weakref
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
 
 __all__ = ["compress_spikes"]
 
@@ -72,13 +80,13 @@ class compress_spikes(torch.autograd.graph.saved_tensors_hooks):
         - Like all such contexts it holds for the thread that entered it, and ``torch.func`` transforms refuse it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(self._pack, _unpack)
         self.bytes_before = 0
         self.bytes_after = 0
-        self._known = weakref.WeakValueDictionary()
+        self._known: weakref.WeakValueDictionary[tuple[object, ...], _Bits] = weakref.WeakValueDictionary()
 
-    def __enter__(self):
+    def __enter__(self) -> compress_spikes:  # type: ignore[override]  # PyTorch's returns nothing
         super().__enter__()
         return self
 
@@ -190,7 +198,7 @@ def _is_dense(x):
     return True
 
 
-def pack_bits(x):
+def pack_bits(x: Tensor) -> Tensor | None:
     """The elements of a dense `x` in memory order, eight in a byte (uint8), or None if one is neither +0.0 nor 1.0."""
     integers, one = _WORDS[x.dtype]
     words = x.detach().as_strided((x.numel(),), (1,)).view(integers)
@@ -199,7 +207,7 @@ def pack_bits(x):
     return _pack_numpy(words, one) if x.device.type == "cpu" else _pack_torch(words, one)
 
 
-def unpack_bits(bits, shape, stride, dtype):
+def unpack_bits(bits: Tensor, shape: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> Tensor:
     """What `pack_bits` was given."""
     x = torch.empty_strided(shape, stride, dtype=dtype, device=bits.device)
     integers, one = _WORDS[dtype]

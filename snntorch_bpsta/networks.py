@@ -1,6 +1,9 @@
 """The networks of Table 1: their rows in the paper's own notation, and one builder."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -16,6 +19,12 @@ from ._validation import (
 )
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
 from .neurons import WARM_UPS, Leaky
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import Unpack
+
+    from ._typing import LeakyArguments, NetworkArguments, WarmUp
 
 # 128C3 = Conv 3x3 -> BatchNorm -> ReLU -> LIF; 4096FC = Linear -> ReLU -> LIF; MP/AP = max/average pooling;
 # DP = neuron dropout; 10Voting = Linear to 10 output neurons per class -> LIF -> mean over the ten.
@@ -55,7 +64,16 @@ class SpikingNetwork(MultiStep):
           score to classify by. ``T = 1`` for images while the "identity" warm-up is on.
     """
 
-    def __init__(self, layers, *, notation, input_shape, num_classes, readout, fold):
+    def __init__(
+        self,
+        layers: list[nn.Module] | tuple[nn.Module, ...],
+        *,
+        notation: str,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        readout: str,
+        fold: bool,
+    ) -> None:
         check_instance("layers", layers, (list, tuple), "a list of modules")
         check_instance("notation", notation, str, "a string")
         _check_input_shape(input_shape)
@@ -67,7 +85,7 @@ class SpikingNetwork(MultiStep):
         self.num_classes = num_classes
         self.readout = readout
 
-    def forward(self, input_):
+    def forward(self, input_: Tensor) -> Tensor:
         check_tensor("input_", input_, 0, "[B, C, H, W] or [T, B, C, H, W]", FLOATING)
         frames = input_.dim() == 5
         if input_.dim() == 4:
@@ -84,7 +102,7 @@ class SpikingNetwork(MultiStep):
         return super().forward(input_)
 
 
-def set_warm_up(net, warm_up):
+def set_warm_up(net: nn.Module, warm_up: WarmUp | None) -> None:
     """Set ``warm_up`` on the neurons of `net`, and on direct encoding, which need not repeat while there are none.
 
     Args:
@@ -103,18 +121,18 @@ def set_warm_up(net, warm_up):
 
 
 def build(
-    notation,
-    input_shape,
-    num_classes=10,
+    notation: str,
+    input_shape: tuple[int, int, int],
+    num_classes: int = 10,
     *,
-    num_steps=16,
-    width=1.0,
-    readout="spikes",
-    dropout=0.5,
-    relu=True,
-    fold=True,
-    **neuron,
-):
+    num_steps: int = 16,
+    width: float = 1.0,
+    readout: str = "spikes",
+    dropout: float = 0.5,
+    relu: bool = True,
+    fold: bool = True,
+    **neuron: Unpack[LeakyArguments],
+) -> SpikingNetwork:
     """Build a network from the paper's notation.
 
     Args:
@@ -232,7 +250,13 @@ def _build_row(name, input_shape, num_classes, preset, options):
     return build(rows[name], input_shape, num_classes, **{**NEURONS[preset], **options})
 
 
-def small(input_shape=(1, 28, 28), num_classes=10, *, preset="paper", **options):
+def small(
+    input_shape: tuple[int, int, int] = (1, 28, 28),
+    num_classes: int = 10,
+    *,
+    preset: str = "paper",
+    **options: Unpack[NetworkArguments],
+) -> SpikingNetwork:
     """Table 1's small network (MNIST). Options are those of :func:`build`, and of the neuron.
 
     The preset "paper" has the paper's network, lambda = 0.9, threshold 0.5 and alpha = 0.8; "official_code" the released
@@ -247,12 +271,24 @@ def small(input_shape=(1, 28, 28), num_classes=10, *, preset="paper", **options)
     return _build_row("small", input_shape, num_classes, preset, options)
 
 
-def middle(input_shape=(3, 32, 32), num_classes=10, *, preset="paper", **options):
+def middle(
+    input_shape: tuple[int, int, int] = (3, 32, 32),
+    num_classes: int = 10,
+    *,
+    preset: str = "paper",
+    **options: Unpack[NetworkArguments],
+) -> SpikingNetwork:
     """Table 1's middle network (CIFAR10, N-MNIST); see :func:`small`. The released code has one of its own for each of
     the two data sets; two input channels (events) choose N-MNIST's."""
     return _build_row("middle", input_shape, num_classes, preset, options)
 
 
-def large(input_shape=(2, 64, 64), num_classes=11, *, preset="paper", **options):
+def large(
+    input_shape: tuple[int, int, int] = (2, 64, 64),
+    num_classes: int = 11,
+    *,
+    preset: str = "paper",
+    **options: Unpack[NetworkArguments],
+) -> SpikingNetwork:
     """Table 1's large network (DVS-Gesture, DVS-CIFAR10); see :func:`small`."""
     return _build_row("large", input_shape, num_classes, preset, options)

@@ -1,7 +1,10 @@
 """The host's neurons with gradients that cross spikes."""
 
+from __future__ import annotations
+
 import inspect
 import weakref
+from typing import TYPE_CHECKING, Any
 
 import snntorch
 import torch
@@ -30,16 +33,30 @@ from .functional._reference import temporal_residual
 from .functional.lif import DEFAULT_SPIKE_GRAD, IMPLS, SAVES
 from .surrogate import Logistic, SpatialAdjustment, Surrogate, as_portable, from_portable
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from torch import Tensor
+    from typing_extensions import Unpack
+
+    from . import _typing
+    from ._typing import ImplName, SpikeGrad, WarmUp
+
+    _Neuron: TypeAlias = snntorch.SpikingNeuron
+else:
+    _Neuron = object  # the bases of a neuron follow one another as they stand there
+
 __getattr__, __dir__ = fall_back_to(snntorch.neurons, __name__)
 
 WARM_UPS = (None, "identity", "surrogate")
 _WARM_UP_SURROGATE = Logistic()
 _STATE_FUNCTIONS = {"subtract": "_base_sub", "zero": "_base_zero", "none": "_base_int"}
-_OPTIONS = {"spatial_adj": False, "temporal_alpha": 0.0}
+_OPTIONS: dict[str, Any] = {"spatial_adj": False, "temporal_alpha": 0.0}
 _FUSED_OPTIONS = {"inplace": False, "save": None}
 
 
-class Adjusted:
+class Adjusted(_Neuron):
     """What the neurons of this package add to those of the host; goes before the host's class among the bases.
 
     The step is the host's own: its equations (``_base_zero`` and the like), ``fire`` and ``mem_reset`` are called, not
@@ -47,11 +64,17 @@ class Adjusted:
     ``reset_mechanism``, and can be copied, pickled and shared out.
     """
 
-    _host = None  # the class of the host
-    _states = ("mem",)  # what a step takes and leaves behind, as attributes, in the order of the host's arguments
-    _per_neuron = ("beta", "threshold")
+    _host: Any = None  # the class of the host
+    _states: tuple[str, ...] = (
+        "mem",
+    )  # what a step takes and leaves behind, as attributes, in the order of the host's arguments
+    _per_neuron: tuple[str, ...] = ("beta", "threshold")
     _options = _OPTIONS
     reset_delay = True
+    spatial_adj: bool
+    temporal_alpha: float
+    warm_up: WarmUp | None
+    mem: Tensor
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -62,7 +85,7 @@ class Adjusted:
         elif "__init__" in vars(cls):
             cls.__signature__ = inspect.signature(cls.__init__.__get__(object()))
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name, off) for name, off in self._options.items()}
         given = inspect.signature(self._host).bind(*args, **kwargs)
         given.apply_defaults()
@@ -145,7 +168,7 @@ class Adjusted:
         self.state_function = getattr(self, _STATE_FUNCTIONS[self.reset_mechanism])
 
     @property
-    def spike_grad(self):
+    def spike_grad(self) -> Callable[[Tensor], Tensor]:
         """The surrogate in force, that is the warm-up's, the spatial adjustment's, or the one the neuron was built with."""
         if not self.surrogate_disable:
             if self.warm_up == "surrogate":
@@ -155,7 +178,7 @@ class Adjusted:
         return self._spike_grad
 
     @spike_grad.setter
-    def spike_grad(self, spike_grad):
+    def spike_grad(self, spike_grad: SpikeGrad) -> None:
         self._spike_grad = spike_grad
 
     # --- one step ---------------------------------------------------------------------------------
@@ -267,7 +290,7 @@ class Adjusted:
             self._put(spk=spk)
         return spk
 
-    def mem_reset(self, mem):
+    def mem_reset(self, mem: Tensor) -> Tensor:
         """The spikes of `mem`, detached."""
         if isinstance(self.spike_grad, Surrogate):  # whose gradient nobody asks for
             return (mem.detach() - self.threshold.detach() > 0).to(
@@ -416,7 +439,7 @@ class Adjusted:
             if watch:
                 self._checked_threshold = threshold, threshold._version
 
-    def reset_mem(self):
+    def reset_mem(self) -> Tensor | tuple[Tensor, ...]:
         """Set the states to zero, as the host's, and return them; those that a transform of torch.func left become empty."""
         self._put(**{name: _alive(getattr(self, name)) for name in self._states})
         return super().reset_mem()
@@ -477,7 +500,7 @@ class Adjusted:
             return self.__dict__[name]
         return super().__getattr__(name)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         options = self._options | {"warm_up": None}
         values = {
             name: getattr(self, name, off) for name, off in options.items()
@@ -601,11 +624,25 @@ class Leaky(_Fused, snntorch.Leaky):
 
     _host = snntorch.Leaky
 
-    def forward(self, input_, mem=None, *, multistep=False, **options):
+    if TYPE_CHECKING:
+
+        def __init__(self, *args: Any, **kwargs: Unpack[_typing.LeakyArguments]) -> None: ...
+
+    def forward(
+        self, input_: Tensor, mem: Tensor | None = None, *, multistep: bool = False, **options: Any
+    ) -> Tensor | tuple[Tensor, ...]:
         """One step as ``snntorch.Leaky.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
         return self._call(input_, (mem,), multistep, options)
 
-    def sequence(self, input_, mem=None, impl="auto", *, relu=False, num_steps=None):
+    def sequence(
+        self,
+        input_: Tensor,
+        mem: Tensor | None = None,
+        impl: ImplName = "auto",
+        *,
+        relu: bool = False,
+        num_steps: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """All time steps in one call, equal to the loop over single steps; see :func:`functional.lif_multistep`.
 
         Runs the module's hooks like any call. With ``init_hidden=True`` it starts from the hidden membrane and leaves the
@@ -656,6 +693,10 @@ class Lapicque(_Fused, snntorch.Lapicque):
     _host = snntorch.Lapicque
     _checked_decay = None
 
+    if TYPE_CHECKING:
+
+        def __init__(self, *args: Any, **kwargs: Unpack[_typing.LapicqueArguments]) -> None: ...
+
     @staticmethod
     def _check_host_arguments(given):
         Adjusted._check_host_arguments(given)
@@ -664,11 +705,21 @@ class Lapicque(_Fused, snntorch.Lapicque):
         if given["learn_beta"] and (given["R"] or given["C"]):
             raise ValueError("learn_beta=True needs beta alone: R and C do not follow what it learns; drop R and C")
 
-    def forward(self, input_, mem=None, *, multistep=False, **options):
+    def forward(
+        self, input_: Tensor, mem: Tensor | None = None, *, multistep: bool = False, **options: Any
+    ) -> Tensor | tuple[Tensor, ...]:
         """One step as ``snntorch.Lapicque.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
         return self._call(input_, (mem,), multistep, options)
 
-    def sequence(self, input_, mem=None, impl="auto", *, relu=False, num_steps=None):
+    def sequence(
+        self,
+        input_: Tensor,
+        mem: Tensor | None = None,
+        impl: ImplName = "auto",
+        *,
+        relu: bool = False,
+        num_steps: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """All time steps in one call; arguments and results are those of :meth:`Leaky.sequence`."""
         return self(input_, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
 
@@ -735,11 +786,32 @@ class RLeaky(Adjusted, snntorch.RLeaky):
     _host = snntorch.RLeaky
     _states = ("spk", "mem")
 
-    def forward(self, input_, spk=None, mem=None, *, multistep=False, **options):
+    if TYPE_CHECKING:
+
+        def __init__(self, *args: Any, **kwargs: Unpack[_typing.RLeakyArguments]) -> None: ...
+
+    def forward(
+        self,
+        input_: Tensor,
+        spk: Tensor | None = None,
+        mem: Tensor | None = None,
+        *,
+        multistep: bool = False,
+        **options: Any,
+    ) -> Tensor | tuple[Tensor, ...]:
         """One step as ``snntorch.RLeaky.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
         return self._call(input_, (spk, mem), multistep, options)
 
-    def sequence(self, input_, spk=None, mem=None, impl="auto", *, relu=False, num_steps=None):
+    def sequence(
+        self,
+        input_: Tensor,
+        spk: Tensor | None = None,
+        mem: Tensor | None = None,
+        impl: ImplName = "auto",
+        *,
+        relu: bool = False,
+        num_steps: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """All time steps in one call, looped over: spikes ``[T, B, *]`` and the last mem. See :meth:`Leaky.sequence`."""
         return self(input_, spk, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
 
@@ -774,11 +846,32 @@ class Synaptic(Adjusted, snntorch.Synaptic):
     _states = ("syn", "mem")
     _per_neuron = ("alpha", "beta", "threshold")
 
-    def forward(self, input_, syn=None, mem=None, *, multistep=False, **options):
+    if TYPE_CHECKING:
+
+        def __init__(self, *args: Any, **kwargs: Unpack[_typing.SynapticArguments]) -> None: ...
+
+    def forward(
+        self,
+        input_: Tensor,
+        syn: Tensor | None = None,
+        mem: Tensor | None = None,
+        *,
+        multistep: bool = False,
+        **options: Any,
+    ) -> Tensor | tuple[Tensor, ...]:
         """One step as ``snntorch.Synaptic.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
         return self._call(input_, (syn, mem), multistep, options)
 
-    def sequence(self, input_, syn=None, mem=None, impl="auto", *, relu=False, num_steps=None):
+    def sequence(
+        self,
+        input_: Tensor,
+        syn: Tensor | None = None,
+        mem: Tensor | None = None,
+        impl: ImplName = "auto",
+        *,
+        relu: bool = False,
+        num_steps: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """All time steps in one call, looped over: spikes ``[T, B, *]``, last syn and mem. See :meth:`Leaky.sequence`."""
         return self(input_, syn, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
 
@@ -811,11 +904,34 @@ class RSynaptic(Adjusted, snntorch.RSynaptic):
     _states = ("spk", "syn", "mem")
     _per_neuron = ("alpha", "beta", "threshold")
 
-    def forward(self, input_, spk=None, syn=None, mem=None, *, multistep=False, **options):
+    if TYPE_CHECKING:
+
+        def __init__(self, *args: Any, **kwargs: Unpack[_typing.RSynapticArguments]) -> None: ...
+
+    def forward(
+        self,
+        input_: Tensor,
+        spk: Tensor | None = None,
+        syn: Tensor | None = None,
+        mem: Tensor | None = None,
+        *,
+        multistep: bool = False,
+        **options: Any,
+    ) -> Tensor | tuple[Tensor, ...]:
         """One step as ``snntorch.RSynaptic.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
         return self._call(input_, (spk, syn, mem), multistep, options)
 
-    def sequence(self, input_, spk=None, syn=None, mem=None, impl="auto", *, relu=False, num_steps=None):
+    def sequence(
+        self,
+        input_: Tensor,
+        spk: Tensor | None = None,
+        syn: Tensor | None = None,
+        mem: Tensor | None = None,
+        impl: ImplName = "auto",
+        *,
+        relu: bool = False,
+        num_steps: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """All time steps in one call, looped over: spikes ``[T, B, *]``, last syn and mem. See :meth:`Leaky.sequence`."""
         return self(input_, spk, syn, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
 
@@ -851,6 +967,10 @@ class Alpha(Adjusted, snntorch.Alpha):
     _states = ("syn_exc", "syn_inh", "mem")
     _per_neuron = ("alpha", "beta", "threshold")
 
+    if TYPE_CHECKING:
+
+        def __init__(self, *args: Any, **kwargs: Unpack[_typing.AlphaArguments]) -> None: ...
+
     @classmethod
     def _check_options(cls, spatial_adj, temporal_alpha, *args, **kwargs):
         temporal_alpha = super()._check_options(spatial_adj, temporal_alpha, *args, **kwargs)
@@ -868,11 +988,30 @@ class Alpha(Adjusted, snntorch.Alpha):
             alpha = nn.Parameter(self._buffers.pop("alpha"))
             self.alpha = alpha
 
-    def forward(self, input_, syn_exc=None, syn_inh=None, mem=None, *, multistep=False, **options):
+    def forward(
+        self,
+        input_: Tensor,
+        syn_exc: Tensor | None = None,
+        syn_inh: Tensor | None = None,
+        mem: Tensor | None = None,
+        *,
+        multistep: bool = False,
+        **options: Any,
+    ) -> Tensor | tuple[Tensor, ...]:
         """One step as ``snntorch.Alpha.forward``; with ``multistep=True`` all steps, see :meth:`sequence`."""
         return self._call(input_, (syn_exc, syn_inh, mem), multistep, options)
 
-    def sequence(self, input_, syn_exc=None, syn_inh=None, mem=None, impl="auto", *, relu=False, num_steps=None):
+    def sequence(
+        self,
+        input_: Tensor,
+        syn_exc: Tensor | None = None,
+        syn_inh: Tensor | None = None,
+        mem: Tensor | None = None,
+        impl: ImplName = "auto",
+        *,
+        relu: bool = False,
+        num_steps: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """All time steps in one call, looped over: spikes ``[T, B, *]`` and the last states. See :meth:`Leaky.sequence`."""
         return self(input_, syn_exc, syn_inh, mem, multistep=True, impl=impl, relu=relu, num_steps=num_steps)
 

@@ -1,16 +1,28 @@
 """Rows of results to figures. No file access."""
 
+from __future__ import annotations
+
 from statistics import mean, stdev
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ._validation import REAL, check_instance, check_positive_int, check_tensor, reading
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.animation import FuncAnimation
+    from torch import Tensor
+
+    from ._typing import Events, Result
+    from .data import Samples
+
 _COLOURS = {"baseline": "#7a7a7a", "bpsa": "#1f77b4", "bpsa+bpta": "#d62728", "bpta": "#2ca02c"}
 
 
-def comparison(rows, title=""):
+def comparison(rows: Sequence[Result], title: str = "") -> Figure:
     """Test accuracy over the epochs (mean, with the range over the seeds) and firing rate per layer, by variant.
 
     Args:
@@ -32,7 +44,7 @@ def comparison(rows, title=""):
         return _draw(rows, title)
 
 
-def study(rows, title=""):
+def study(rows: Sequence[Result], title: str = "") -> Figure:
     """Test accuracy (mean, standard deviation and every seed) and firing rate by setting and variant; for a study with one
     setting the figure of :func:`comparison`.
 
@@ -85,7 +97,7 @@ def _draw_settings(rows, settings, title):
     return figure
 
 
-def samples(data, count=8):
+def samples(data: Samples, count: int = 8) -> Figure:
     """What a data set shows: pictures, or the frames of recordings, one recording a row.
 
     Args:
@@ -123,7 +135,7 @@ def _picture(x, largest):
     return 1 - np.stack([off, np.maximum(off, on), on], -1)
 
 
-def animation(frames, interval=120):
+def animation(frames: Tensor, interval: int = 120) -> FuncAnimation:
     """The frames of a recording, one after the other.
 
     Args:
@@ -158,7 +170,7 @@ def animation(frames, interval=120):
     return FuncAnimation(figure, show, len(frames), interval=interval)
 
 
-def raster(events):
+def raster(events: Events) -> Figure:
     """The events of one recording: their rows over time (of more than 20,000 a part), OFF blue, ON red; and how many there
     are per millisecond.
 
@@ -194,7 +206,7 @@ def raster(events):
         return figure
 
 
-def gradient_flow(neuron, network, title=""):
+def gradient_flow(neuron: Sequence[Result], network: Sequence[Result], title: str = "") -> Figure:
     """How far the error comes: of one neuron, its membrane, spikes and dL/du; of a network, dL/du by layer.
 
     Args:

@@ -6,17 +6,24 @@ A surrogate here is an object ``spike_grad(x)`` of ``x = mem - threshold``, as s
 (the host's own surrogates give float32), and the objects can be pickled, copied and printed.
 """
 
+from __future__ import annotations
+
 import inspect
 import math
 from numbers import Real
 from types import FunctionType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from snntorch import surrogate as _host_surrogate
 
 from ._host import fall_back_to, public_names
 from ._validation import REAL, check_broadcast, check_device, check_number, check_tensor, check_threshold_positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ._typing import Number, SpikeGrad
 
 __all__ = ["ArcTangent", "Logistic", "Rectangle", "SpatialAdjustment", "Surrogate", "rectangle", "spatial_adjustment"]
 __all__ += [name for name in public_names(_host_surrogate) if name not in __all__]
@@ -44,27 +51,27 @@ SPATIAL_ADJUSTMENT, TRIANGULAR = _NUMBERS["spatial_adjustment"], _NUMBERS["trian
 
 
 def _host_closure(spike_grad):
-    """The name of the host's function that made the closure `spike_grad`, and what it holds; (None, None) if none did."""
+    """The name of the host's function that made the closure `spike_grad`, and what it holds; (None, {}) if none did."""
     name, _, rest = spike_grad.__qualname__.partition(".")
     if rest != "<locals>.inner" or spike_grad.__module__ != _host_surrogate.__name__:
-        return None, None
+        return None, {}
     return name, inspect.getclosurevars(spike_grad).nonlocals
 
 
 # torch.compiler.assume_constant_result, which would import all of the compiler: that of torch 2.13 cannot read a function's
 # __qualname__.
-_host_closure._dynamo_marked_constant = True
+_host_closure._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def kernel_surrogate(spike_grad, threshold):
+def kernel_surrogate(spike_grad: SpikeGrad, threshold: Number) -> tuple[int, float, float] | None:
     """(number, first parameter, second one) of a surrogate in ``KERNELS``, for a neuron of that `threshold`; else None."""
     if isinstance(spike_grad, Surrogate):
         name = spike_grad.kernel
-        if name is None or (name == "spatial_adjustment" and not spike_grad.fits(threshold)):
+        if name is None or (name == "spatial_adjustment" and not spike_grad.fits(threshold)):  # type: ignore[attr-defined]
             return None
         values = {parameter: getattr(spike_grad, parameter) for parameter in KERNELS[name]}
     else:
-        name, values = _host_closure(spike_grad) if isinstance(spike_grad, FunctionType) else (None, None)
+        name, values = _host_closure(spike_grad) if isinstance(spike_grad, FunctionType) else (None, {})
         if name not in KERNELS:
             return None
     values = {parameter: values[parameter] for parameter in KERNELS[name]}
@@ -72,7 +79,8 @@ def kernel_surrogate(spike_grad, threshold):
         return None
     if name in _SIGNED and not values[_SIGNED[name]] >= 0:
         return None
-    return _NUMBERS[name], *(float(value) for value in values.values()), *(0.0,) * (2 - len(values))
+    first, second = [*(float(value) for value in values.values()), 0.0, 0.0][:2]
+    return _NUMBERS[name], first, second
 
 
 class _Portable(NamedTuple):
@@ -82,7 +90,7 @@ class _Portable(NamedTuple):
     arguments: dict
 
 
-def as_portable(spike_grad):
+def as_portable(spike_grad: Any) -> Any:
     """`spike_grad`, or its name and arguments if it is a closure of the host's."""
     name, _, rest = getattr(spike_grad, "__qualname__", "").partition(".<locals>")
     if not rest or spike_grad.__module__ != _host_surrogate.__name__:
@@ -90,7 +98,7 @@ def as_portable(spike_grad):
     return _Portable(name, dict(inspect.getclosurevars(spike_grad).nonlocals))
 
 
-def from_portable(spike_grad):
+def from_portable(spike_grad: Any) -> Any:
     """What :func:`as_portable` was given."""
     if not isinstance(spike_grad, _Portable):
         return spike_grad
@@ -148,26 +156,26 @@ class Surrogate:
     the row of ``KERNELS`` with the same derivative, if there is one.
     """
 
-    kernel = None
+    kernel: str | None = None
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         return _fire(x, self)
 
-    def derivative(self, x):
+    def derivative(self, x: Tensor) -> Tensor:
         """d spike / d mem at ``x = mem - threshold``; same shape and dtype as `x`."""
         raise NotImplementedError(f"{type(self).__name__} does not define derivative(x)")
 
-    def primitive(self, x):
+    def primitive(self, x: Tensor) -> Tensor:
         """A function of ``x = mem - threshold`` whose slope is :meth:`derivative`."""
         raise NotImplementedError(f"{type(self).__name__} does not define primitive(x)")
 
     def _times_derivative(self, dspk, x):
         return dspk * self.derivative(x)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and repr(self) == repr(other)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(type(self))  # torch.compile of PyTorch 2.6 asks for it before the parameters are there
 
 
@@ -176,20 +184,20 @@ class SpatialAdjustment(Surrogate):
 
     kernel = "spatial_adjustment"
 
-    def __init__(self, threshold):
+    def __init__(self, threshold: Number) -> None:
         if not isinstance(threshold, torch.Tensor):
             threshold = check_number("threshold", threshold, "a finite number > 0, or a tensor")
         check_threshold_positive(threshold)
         self.threshold = threshold
 
     @classmethod
-    def _unchecked(cls, threshold):
+    def _unchecked(cls, threshold: Number) -> SpatialAdjustment:
         """For a neuron that has checked its threshold already."""
         surrogate = cls(1.0)  # torch.compile of PyTorch 2.6 does not know cls.__new__
         surrogate.threshold = threshold
         return surrogate
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         if isinstance(self.threshold, torch.Tensor):
             self._check(x)
             return _fire(x, self, self.threshold.detach())
@@ -202,17 +210,17 @@ class SpatialAdjustment(Surrogate):
             if self.threshold.dim():
                 check_broadcast("threshold", self.threshold, x.shape)
 
-    def fits(self, threshold):
+    def fits(self, threshold: object) -> bool:
         """Whether this is the adjustment of a neuron of that `threshold`."""
         if isinstance(threshold, torch.Tensor) or isinstance(self.threshold, torch.Tensor):
             return self.threshold is threshold
         return isinstance(threshold, Real) and self.threshold == threshold
 
-    def derivative(self, x):
+    def derivative(self, x: Tensor) -> Tensor:
         self._check(x)
         return self._times_derivative(torch.ones_like(x), x)
 
-    def primitive(self, x):
+    def primitive(self, x: Tensor) -> Tensor:
         """log u where ``u = x + threshold`` fired, else 0."""
         self._check(x)
         return torch.where(x > 0, torch.log(x.clamp(min=0) + self.threshold), torch.zeros_like(x))
@@ -224,7 +232,7 @@ class SpatialAdjustment(Surrogate):
         u = x.clamp(min=0) + threshold
         return torch.where(x > 0, dspk / u, 0.0).to(x.dtype)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         threshold = self.threshold
         if isinstance(threshold, torch.Tensor) and not threshold.is_meta:
             threshold = threshold.tolist()
@@ -236,22 +244,22 @@ class Rectangle(Surrogate):
 
     kernel = "rectangle"
 
-    def __init__(self, width=1.0):
+    def __init__(self, width: float = 1.0) -> None:
         self.width = check_number("width", width, "a finite number > 0", above=0)
 
-    def derivative(self, x):
+    def derivative(self, x: Tensor) -> Tensor:
         _check_real(x)
         return self._times_derivative(torch.ones_like(x), x)
 
     def _times_derivative(self, dspk, x):
         return torch.where(x.abs() < self.width / 2, dspk / self.width, 0.0)
 
-    def primitive(self, x):
+    def primitive(self, x: Tensor) -> Tensor:
         """The ramp that rises from 0 to 1 over the window."""
         _check_real(x)
         return (x / self.width + 0.5).clamp(0, 1)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"rectangle(width={self.width})"
 
 
@@ -269,19 +277,19 @@ class ArcTangent(Surrogate):
 
     kernel = "atan"
 
-    def __init__(self, alpha=2.0):
+    def __init__(self, alpha: float = 2.0) -> None:
         self.alpha = check_number("alpha", alpha, "a finite number > 0", above=0)
 
-    def derivative(self, x):
+    def derivative(self, x: Tensor) -> Tensor:
         _check_real(x)
         return self.alpha / 2 / (1 + (math.pi / 2 * self.alpha * x).pow(2))
 
-    def primitive(self, x):
+    def primitive(self, x: Tensor) -> Tensor:
         """The arc tangent that rises from -1/2 to 1/2."""
         _check_real(x)
         return torch.atan(math.pi / 2 * self.alpha * x) / math.pi
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"ArcTangent(alpha={self.alpha})"
 
 
@@ -296,24 +304,24 @@ class Logistic(Surrogate):
 
     kernel = "sigmoid"
 
-    def __init__(self, slope=4.0):
+    def __init__(self, slope: float = 4.0) -> None:
         self.slope = check_number("slope", slope, "a finite number > 0", above=0)
 
-    def derivative(self, x):
+    def derivative(self, x: Tensor) -> Tensor:
         _check_real(x)
         sigma = torch.sigmoid(self.slope * x)
         return self.slope * sigma * (1 - sigma)
 
-    def primitive(self, x):
+    def primitive(self, x: Tensor) -> Tensor:
         """The logistic function."""
         _check_real(x)
         return torch.sigmoid(self.slope * x)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Logistic(slope={self.slope})"
 
 
-def spatial_adjustment(threshold):
+def spatial_adjustment(threshold: Number) -> SpatialAdjustment:
     r"""BPSA, the biologically plausible spatial adjustment of Shen, Zhao and Zeng (2022), Eq. 9.
 
     .. math::
@@ -351,7 +359,7 @@ def spatial_adjustment(threshold):
     return SpatialAdjustment(threshold)
 
 
-def rectangle(width=1.0):
+def rectangle(width: float = 1.0) -> Rectangle:
     r"""The rectangular surrogate of STBP, the baseline of the paper.
 
     .. math:: \frac{\partial o}{\partial u} = \frac{1}{a}\,\bigl[\,|u - u_{th}| < a/2\,\bigr]

@@ -42,7 +42,7 @@ FEATURES = {
     "Notebooks": "test_examples",
     "Docs in a browser (Chromium)": "test_browser",
     "Command line": "test_cli test_bench",
-    "Wheel, sdist and docs": "test_packaging test_docs",
+    "Types, wheel, sdist and docs": "test_types test_packaging test_docs",
 }
 WORDS = {word if "::" in word else f"{word}::": name for name, words in FEATURES.items() for word in words.split()}
 

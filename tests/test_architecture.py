@@ -9,9 +9,11 @@ PACKAGE = "snntorch_bpsta"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
 # From the bottom up: a layer may import those below it, never those above. `_host` (the host seen
-# through our package) and `_version` lie under everything and import nothing of ours.
+# through our package) and `_version` lie under everything and import nothing of ours. `_typing` is for
+# type checkers: it is imported under TYPE_CHECKING only.
 ORDER = [
     "_version",
+    "_typing",
     "_host",
     "_validation",
     "surrogate",

@@ -297,7 +297,7 @@ ROW = {
 def test_a_results_file_is_read(tmp_path):
     path = tmp_path / "runs.json"
     path.write_text(json.dumps({"runs": [ROW]}))
-    assert compare._read_runs(path) == [ROW]
+    assert compare._read_runs(path) == ([ROW], [])
 
 
 RESULTS = {

@@ -1,5 +1,7 @@
-"""The wheel and the sdist: what is in them, and that the wheel works where only the core's dependencies are."""
+"""The wheel and the sdist: what is in them, and that the wheel works where only the core's dependencies are. And that the
+version, the workflows and CONTRIBUTING.md agree with what is there."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -8,6 +10,8 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+
+from snntorch_bpsta import __version__
 
 ROOT = Path(__file__).parent.parent
 EXTRAS = (
@@ -92,3 +96,82 @@ assert main(["evaluate", "nowhere.ckpt"]) == 2
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "pip install 'snntorch-bpsta[train,plots]'" in done.stderr
+
+
+# --- one version, and files that name each other --------------------------------------------------
+
+RELEASED = re.compile(r"^## (?:Unreleased \((?P<next>[\d.]+)\)|(?P<version>[\d.]+) - \d{4}-\d\d-\d\d)$", re.MULTILINE)
+here = pytest.mark.skipif(not (ROOT / "CONTRIBUTING.md").is_file(), reason="not part of this distribution")
+
+
+def test_the_version_stands_in_one_place():
+    assert re.search(r"^version = attr: snntorch_bpsta\._version\.__version__$", (ROOT / "setup.cfg").read_text(), re.M)
+    citation = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert citation[1].strip("\"'") == __version__
+    newest = RELEASED.search((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    final = __version__.partition(".dev")[0]
+    assert (newest["next"] if __version__ != final else newest["version"]) == final
+    if (ROOT / "docs" / "conf.py").is_file():
+        assert "release = version = snntorch_bpsta.__version__" in (ROOT / "docs" / "conf.py").read_text(
+            encoding="utf-8"
+        )
+
+
+def test_the_citation_is_of_the_paper():
+    citation = pytest.importorskip("yaml").safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "license", "version", "type"} <= citation.keys()
+    paper = citation["preferred-citation"]
+    assert paper["doi"] == "10.1016/j.patter.2022.100522"
+    assert [author["family-names"] for author in paper["authors"]] == ["Shen", "Zhao", "Zeng"]
+
+
+@here
+def test_workflows_call_targets_of_the_makefile():
+    """And nothing else: what a check does stands in one place. Together they call all that .ci/run does."""
+    yaml = pytest.importorskip("yaml")
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    phony = set(re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
+    assert phony <= targets
+    called = set()
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values():
+            for step in job["steps"]:
+                assert ("run" in step) != ("uses" in step), (path.name, step)
+                for line in step.get("run", "").splitlines():
+                    found = re.fullmatch(r"make (?:([\w-]+)|\$\{\{ matrix\.(\w+) \}\})", line)
+                    assert found, f"{path.name}: {line!r} is no target of the Makefile"
+                    called |= {found[1]} if found[1] else set(job["strategy"]["matrix"][found[2]])
+    everything = set(re.findall(r"^make ([\w-]+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE))
+    assert everything and everything <= called <= phony
+
+
+@here
+def test_the_workflows_run_the_pythons_of_the_classifiers():
+    yaml = pytest.importorskip("yaml")
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text(encoding="utf-8"))["jobs"]
+    classifiers = re.findall(r"Python :: (3\.\d+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    assert jobs["test"]["strategy"]["matrix"]["python"] == classifiers
+
+
+@here
+def test_issue_forms_parse():
+    yaml = pytest.importorskip("yaml")
+    forms = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")}
+    assert forms.keys() == {"bug", "feature", "question", "config"}
+    for name in ("bug", "feature", "question"):
+        ids = [field["id"] for field in forms[name]["body"]]
+        assert forms[name]["name"] and forms[name]["description"] and len(ids) == len(set(ids))
+        assert all(field["attributes"]["label"] for field in forms[name]["body"])
+
+
+@here
+def test_contributing_names_files_and_targets_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./-]+\.(?:py|md|sh|cfg|toml|cff|yml|txt))(?:[#:][^`]*)?`", text))
+    assert {"tests/test_types.py", "tests/_oracle.py", "docs/api.md"} <= named
+    folders = ("", "snntorch_bpsta", "snntorch_bpsta/functional", "snntorch_bpsta/data", "snntorch_bpsta/training")
+    assert {
+        name for name in named if "NAME" not in name and not any((ROOT / f / name).is_file() for f in folders)
+    } == set()
+    phony = set(re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
+    assert set(re.findall(r"`make ([\w-]+)`", text)) <= phony

@@ -7,13 +7,13 @@ surrogate of their own choice get the arc tangent where they have it, and a deta
 import importlib.util
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 BETA, THRESHOLD = 0.9, 0.5
-PLAIN = {"beta": BETA, "threshold": THRESHOLD, "reset_mechanism": "zero"}
-PAPER = {**PLAIN, "spatial_adj": True, "temporal_alpha": 0.8}
+PLAIN: dict[str, Any] = {"beta": BETA, "threshold": THRESHOLD, "reset_mechanism": "zero"}
+PAPER: dict[str, Any] = {**PLAIN, "spatial_adj": True, "temporal_alpha": 0.8}
 
 
 class Unavailable(Exception):

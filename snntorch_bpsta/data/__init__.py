@@ -1,7 +1,10 @@
 """The data sets of the paper, and small ones for a first try, through one door: :func:`load`."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from .._validation import check_choice, check_positive_int
 from . import events, images, simulation
@@ -9,6 +12,11 @@ from ._common import Samples, cache_dir, data_dir, stratified_order
 from .events import read_aedat2
 from .frames import events_to_frames, height_width
 from .simulation import CAMERAS, Camera, saccades
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .._typing import AnyPath
 
 __all__ = [
     "CAMERAS",
@@ -44,7 +52,7 @@ class DatasetSpec:
     kind: str
     input_shape: tuple[int, int, int]
     num_classes: int
-    loader: Callable
+    loader: Callable[[bool, Path, bool], Samples | events.Recordings | simulation.Filmed]
     url: str
     description: str
 
@@ -137,7 +145,16 @@ DATASETS = {
 }
 
 
-def load(name, *, train=True, root=None, num_steps=16, size=None, limit=None, download=False):
+def load(
+    name: str,
+    *,
+    train: bool = True,
+    root: AnyPath | None = None,
+    num_steps: int = 16,
+    size: int | tuple[int, int] | None = None,
+    limit: int | None = None,
+    download: bool = False,
+) -> Samples:
     """Load a data set of :data:`DATASETS` as (float32 tensor, int label) pairs.
 
     An image is [C, H, W] in [0, 1], not normalised further. A recording is [T, 2, H, W], the counts
@@ -192,7 +209,7 @@ def load(name, *, train=True, root=None, num_steps=16, size=None, limit=None, do
     if spec.kind == "image" and size != native:
         raise ValueError(f"size must be None or {native} for the images of {name!r}, which keep their size, got {size}")
 
-    found = spec.loader(train, data_dir(root), download)
+    found: Any = spec.loader(train, data_dir(root), download)
     labels = found.targets
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < spec.num_classes:
         raise ValueError(

@@ -1,15 +1,26 @@
 """What the loaders share: folders, errors, atomic writes, and the data set they return."""
 
+from __future__ import annotations
+
 import importlib
 import os
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from .._validation import check_flags, check_number, check_path, reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import ModuleType
+
+    from numpy.typing import ArrayLike
+
+    from .._typing import AnyPath
 
 
 class Samples(torch.utils.data.Dataset):
@@ -24,7 +35,7 @@ class Samples(torch.utils.data.Dataset):
         targets: LongTensor [N].
     """
 
-    def __init__(self, data, targets, scale=1):
+    def __init__(self, data: np.ndarray, targets: ArrayLike, scale: float = 1) -> None:
         with reading("targets", "N integers"):
             targets = np.asarray(targets)
         if not isinstance(data, np.ndarray) or data.dtype.kind not in "iubf" or not data.ndim:
@@ -37,14 +48,14 @@ class Samples(torch.utils.data.Dataset):
         self.targets = torch.as_tensor(targets, dtype=torch.long)
         self.scale = check_number("scale", scale, "a finite number > 0", above=0)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         sample = np.divide(np.asarray(self.data[index]), self.scale, dtype=np.float32)
         return torch.from_numpy(sample), int(self.targets[index])
 
-    def take(self, index):
+    def take(self, index: ArrayLike) -> Samples:
         """These samples at the positions `index` only, in that order."""
         with reading("index", "an array of positions"):
             index = np.asarray(index)
@@ -67,7 +78,7 @@ class Samples(torch.utils.data.Dataset):
             self.data = np.load(self.data, mmap_mode="r", allow_pickle=False)
 
 
-def stratified_order(targets):
+def stratified_order(targets: torch.Tensor | np.ndarray) -> np.ndarray:
     """A fixed permutation of [N] labels whose beginnings hold the classes as evenly as possible."""
     random = np.random.RandomState(0)  # its numbers never change with numpy's version
     order = random.permutation(len(targets))
@@ -78,7 +89,7 @@ def stratified_order(targets):
     return order[np.argsort(turn, kind="stable")]
 
 
-def cache_dir():
+def cache_dir() -> Path:
     """The folder for what is derived from the data (unpacked files, frames); safe to delete.
 
     ``SNNTORCH_BPSTA_CACHE`` if set, else ``snntorch_bpsta`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
@@ -89,7 +100,7 @@ def cache_dir():
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "snntorch_bpsta"
 
 
-def data_dir(root=None):
+def data_dir(root: AnyPath | None = None) -> Path:
     """The folder of the data sets: `root`, else ``SNNTORCH_BPSTA_DATA``, else :func:`cache_dir`."""
     if root is not None:
         check_path("root", root)
@@ -97,13 +108,13 @@ def data_dir(root=None):
     return Path(root).expanduser()
 
 
-def check_loader(train, root, download):
+def check_loader(train: bool, root: AnyPath | None, download: bool) -> Path:
     """The checks of every loader; returns the folder."""
     check_flags(train=train, download=download)
     return data_dir(root)
 
 
-def write_atomically(path, chunks):
+def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     """Write an iterable of bytes to `path`, which appears complete or not at all."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -124,7 +135,7 @@ def write_atomically(path, chunks):
         temporary.unlink(missing_ok=True)
 
 
-def need(module):
+def need(module: str) -> ModuleType:
     """Import an optional library, or say how to install it."""
     try:
         return importlib.import_module(module)
@@ -135,7 +146,7 @@ def need(module):
         ) from error
 
 
-def missing(name, expected, root, url):
+def missing(name: str, expected: str, root: Path, url: str) -> FileNotFoundError:
     """The error for files that are not there."""
     return FileNotFoundError(
         f"expected {expected} in {root} for the data set {name!r}, got nothing by that name. "
@@ -144,7 +155,7 @@ def missing(name, expected, root, url):
     )
 
 
-def damaged(path, reason, url):
+def damaged(path: Path, reason: object, url: str) -> ValueError:
     """The error for a file that is there and broken."""
     return ValueError(
         f"expected {path} to be intact, got a damaged or foreign file ({reason}): delete it and get it again from {url}"
@@ -152,7 +163,7 @@ def damaged(path, reason, url):
 
 
 @contextmanager
-def decoding(path, url):
+def decoding(path: Path, url: str) -> Iterator[None]:
     """Around a decoder of `path`: what it raises comes out as a ValueError that names the file."""
     try:
         yield
@@ -163,7 +174,7 @@ def decoding(path, url):
 
 
 @contextmanager
-def fetching(name, url):
+def fetching(name: str, url: str) -> Iterator[None]:
     """Around a download by a library."""
     try:
         yield

@@ -3,6 +3,8 @@
 A loader lists the recordings without reading them; :func:`cached_frames` reads them once.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import logging
@@ -12,12 +14,19 @@ import warnings
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._validation import check_path
 from ._common import cache_dir, check_loader, damaged, decoding, fetching, missing, need, write_atomically
 from .frames import events_to_frames
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .._typing import AnyPath, Events
+    from .simulation import Filmed
 
 NMNIST_URL = "https://data.mendeley.com/datasets/468j46mzdv"
 DVS_GESTURE_URL = "https://research.ibm.com/interactive/dvsgesture/"
@@ -61,27 +70,27 @@ class Recordings:
 
     name: str
     source: Path
-    files: tuple
+    files: tuple[tuple[str, int], ...]
     targets: np.ndarray
-    sensor_size: tuple
+    sensor_size: tuple[int, int]
     url: str
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def take(self, index):
+    def take(self, index: np.ndarray) -> Recordings:
         """These recordings at the positions `index` only, in that order."""
         return replace(self, files=tuple(self.files[i] for i in index), targets=self.targets[index])
 
-    def identity(self):
+    def identity(self) -> str:
         """What the events depend on, as text."""
         return repr((self.source.name, self.files))
 
-    def names(self):
+    def names(self) -> list[str]:
         """What to call each recording in a message."""
         return [str(self.source / name) for name, _ in self.files]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Events]:
         archive = _open_zip(self.source, self.url) if self.source.is_file() else None
         try:
             for name, size in self.files:
@@ -98,7 +107,7 @@ class Recordings:
                 archive.close()
 
 
-def nmnist(train, root, download=False):
+def nmnist(train: bool, root: AnyPath, download: bool = False) -> Recordings:
     """N-MNIST, 34 x 34 pixels, 10 digits: 60,000 train and 10,000 test recordings of about 0.3 s.
 
     Looks in `root` for ``NMNIST/Train/<label>/*.bin`` and ``NMNIST/Test/...`` (the layout of the
@@ -141,7 +150,7 @@ def nmnist(train, root, download=False):
     )
 
 
-def dvs_gesture(train, root, download=False):
+def dvs_gesture(train: bool, root: AnyPath, download: bool = False) -> Recordings:
     """DVS128 Gesture, 128 x 128 pixels, 11 gestures.
 
     Looks in `root` for tonic's layout, ``DVSGesture/ibmGestureTrain/user*/<label>.npy`` and
@@ -198,7 +207,7 @@ def dvs_gesture(train, root, download=False):
     return found
 
 
-def cifar10_dvs(train, root, download=False):
+def cifar10_dvs(train: bool, root: AnyPath, download: bool = False) -> Recordings:
     """CIFAR10-DVS, 128 x 128 pixels, 10 classes, 1,000 recordings of each.
 
     Looks in `root` for ``CIFAR10DVS/<class>/*.aedat4`` (tonic's layout), then for
@@ -238,7 +247,7 @@ def cifar10_dvs(train, root, download=False):
         url=CIFAR10_DVS_URL,
         download=download and (lambda: _tonic_download("CIFAR10DVS", root, {"url": f"{_FIGSHARE}38023437"})),
     )
-    index = []
+    index: list[int] = []
     for label in np.unique(found.targets):
         of_class = np.flatnonzero(found.targets == label)
         first = -(-9 * len(of_class) // 10)  # rounded up
@@ -251,7 +260,7 @@ def cifar10_dvs(train, root, download=False):
     return found.take(np.array(index, dtype=np.int64))
 
 
-def read_aedat2(source):
+def read_aedat2(source: AnyPath | bytes) -> np.ndarray:
     """Read the events of an AEDAT 2.0 file of a 128 x 128 DVS, such as an original CIFAR10-DVS one.
 
     An ASCII header of lines that begin with ``#``, then eight bytes an event, big endian: address,
@@ -290,7 +299,7 @@ def read_aedat2(source):
     return events
 
 
-def cached_frames(recordings, num_steps, size):
+def cached_frames(recordings: Recordings | Filmed, num_steps: int, size: tuple[int, int]) -> np.ndarray:
     """The frames of all `recordings`, computed once, then memory-mapped from the cache folder.
 
     One file for one combination of data set, split, number of frames, size, and names and sizes of

@@ -1,11 +1,20 @@
 """Events to frames, as a pure function of numpy arrays."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from .._validation import check_positive_int, reading
 
+if TYPE_CHECKING:
+    from .._typing import Events
 
-def events_to_frames(events, num_steps, sensor_size, size=None):
+
+def events_to_frames(
+    events: Events, num_steps: int, sensor_size: int | tuple[int, int], size: int | tuple[int, int] | None = None
+) -> np.ndarray:
     r"""Count events in `num_steps` frames that hold equally many events each.
 
     With N events in the order of time, frame t counts the events :math:`[t n, (t + 1) n)` with
@@ -92,11 +101,12 @@ def events_to_frames(events, num_steps, sensor_size, size=None):
     return frames.astype(np.int16)
 
 
-def height_width(name, value):
+def height_width(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     """Return `value`, one integer or a pair of them, as (H, W)."""
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"expected {name} to be (height, width) or one integer, got {value!r}")
     for number in pair:
         check_positive_int(name, number)
-    return tuple(pair)
+    height, width = pair
+    return height, width

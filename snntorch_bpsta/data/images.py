@@ -1,10 +1,13 @@
 """Static images: `digits`, `mnist`, `cifar10`. Bytes in memory, scaled to [0, 1] on access."""
 
+from __future__ import annotations
+
 import gzip
 import hashlib
 import io
 import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,12 +23,15 @@ from ._common import (
     write_atomically,
 )
 
+if TYPE_CHECKING:
+    from .._typing import AnyPath
+
 DIGITS_URL = "https://archive.ics.uci.edu/dataset/80"
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 
-def digits(train, root=None, download=False):
+def digits(train: bool, root: AnyPath | None = None, download: bool = False) -> Samples:
     """Optical handwritten digits: the 1,797 images [1, 8, 8] that scikit-learn brings along.
 
     scikit-learn has the test part of the original set, without a split of its own. Here 1,437 train
@@ -55,7 +61,7 @@ def digits(train, root=None, download=False):
     return Samples(found.images[index, None].astype(np.uint8), found.target[index], scale=16)
 
 
-def mnist(train, root, download=False):
+def mnist(train: bool, root: AnyPath, download: bool = False) -> Samples:
     """MNIST through torchvision: 60,000 train and 10,000 test images [1, 28, 28].
 
     Looks for ``MNIST/raw/*-ubyte`` in `root` (torchvision's layout), then for the four original
@@ -103,7 +109,7 @@ def mnist(train, root, download=False):
     return Samples(found.data.numpy()[:, None], found.targets, scale=255)
 
 
-def cifar10(train, root, download=False):
+def cifar10(train: bool, root: AnyPath, download: bool = False) -> Samples:
     """CIFAR-10 through torchvision: 50,000 train and 10,000 test images [3, 32, 32].
 
     Looks in `root` for ``cifar-10-batches-py/`` (torchvision's layout), ``cifar-10-python.tar.gz``

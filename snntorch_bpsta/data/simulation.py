@@ -1,10 +1,13 @@
 """Images to event streams: a picture moves before a modelled event camera. What comes out is simulated, never recorded."""
 
+from __future__ import annotations
+
 import hashlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +22,14 @@ from .._validation import (
     check_positive_int,
 )
 from . import images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Future
+
+    from .._typing import AnyPath, Leg
+    from ._common import Samples
+
 
 _MODEL = 3  # goes up when the same camera gives other events
 _SAMPLES = 4  # of the scene per pixel of the camera, in each direction
@@ -48,20 +59,20 @@ class Camera:
         step: of the calculation, us; in between the logarithm of luminance is linear.
     """
 
-    sensor_size: tuple
-    path: tuple
+    sensor_size: tuple[int, int]
+    path: tuple[Leg, ...]
     scale: float = 1.0
     blur: float = 0.7
     contrast: float = 4.5
     gamma: float = 1.0
     threshold: float = 0.25
     refractory: float = 2000.0
-    noise: tuple = (0.0, 0.0)
+    noise: tuple[float, float] = (0.0, 0.0)
     spread: float = 0.0
     inverted: bool = False
     step: float = 1000.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_instance("sensor_size", self.sensor_size, tuple, "(H, W)")
         if len(self.sensor_size) != 2:
             raise ValueError(f"sensor_size must be (H, W), got {self.sensor_size}")
@@ -132,7 +143,9 @@ CAMERAS = {
 }
 
 
-def saccades(image, camera="nmnist", *, seed=0):
+def saccades(
+    image: torch.Tensor | np.ndarray, camera: str | Camera = "nmnist", *, seed: int | Sequence[int] = 0
+) -> np.ndarray:
     """Film one picture with a modelled event camera.
 
     The picture moves before the sensor; where the logarithm of a pixel's luminance has changed by `threshold` since its
@@ -285,36 +298,36 @@ class Filmed:
         sensor_size: (H, W) in pixels.
     """
 
-    def __init__(self, name, images, camera, index=None):
+    def __init__(self, name: str, images: Samples, camera: Camera, index: np.ndarray | None = None) -> None:
         self.name, self.images, self.camera = name, images, camera
         self.index = np.arange(len(images)) if index is None else index
         self.targets = np.asarray(images.targets)[self.index]
         self.sensor_size = camera.sensor_size
         self.url = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.index)
 
-    def take(self, index):
+    def take(self, index: np.ndarray) -> Filmed:
         """These recordings at the positions `index` only, in that order."""
         return Filmed(self.name, self.images, self.camera, self.index[index])
 
-    def identity(self):
+    def identity(self) -> str:
         """What the events depend on, as text."""
-        pictures = hashlib.sha256(np.ascontiguousarray(self.images.data[self.index]))
+        pictures = hashlib.sha256(np.ascontiguousarray(self.images.data[self.index]))  # type: ignore[arg-type]
         return repr((_MODEL, astuple(self.camera), pictures.hexdigest(), self.index.tolist()))
 
-    def names(self):
+    def names(self) -> list[str]:
         """What to call each recording in a message."""
         return [f"the film of image {i} of {self.name}" for i in self.index]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[np.ndarray]:
         def film(i):
             return _film(_luma(self.images.data[i] / self.images.scale), self.camera, (0, int(i)))
 
         threads = max(1, torch.get_num_threads())
         with ThreadPoolExecutor(threads) as pool:  # a few ahead, and no more: memory stays what it is
-            ahead = deque()
+            ahead: deque[Future[np.ndarray]] = deque()
             for i in self.index:
                 ahead.append(pool.submit(film, i))
                 if len(ahead) > 4 * threads:
@@ -323,7 +336,7 @@ class Filmed:
                 yield ahead.popleft().result()
 
 
-def digits_simulated(train, root=None, download=False):
+def digits_simulated(train: bool, root: AnyPath | None = None, download: bool = False) -> Filmed:
     """scikit-learn's digits filmed as N-MNIST was, by :func:`saccades`: 1,437 train and 360 test recordings, simulated. No
     download. A pixel of the picture is 3.5 of the camera's, which makes the digits as large as N-MNIST's.
 
@@ -339,7 +352,7 @@ def digits_simulated(train, root=None, download=False):
     return Filmed("digits_simulated", images.digits(train, root, download), replace(CAMERAS["nmnist"], scale=3.5))
 
 
-def nmnist_simulated(train, root, download=False):
+def nmnist_simulated(train: bool, root: AnyPath, download: bool = False) -> Filmed:
     """MNIST filmed as N-MNIST was, by :func:`saccades`: 60,000 train and 10,000 test recordings, simulated.
 
     Args:
@@ -354,7 +367,7 @@ def nmnist_simulated(train, root, download=False):
     return Filmed("nmnist_simulated", images.mnist(train, root, download), CAMERAS["nmnist"])
 
 
-def cifar10_dvs_simulated(train, root, download=False):
+def cifar10_dvs_simulated(train: bool, root: AnyPath, download: bool = False) -> Filmed:
     """CIFAR-10 filmed as CIFAR10-DVS was, by :func:`saccades`: 50,000 train and 10,000 test recordings, simulated.
 
     Args:

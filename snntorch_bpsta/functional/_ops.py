@@ -20,11 +20,17 @@ gradients; those of the parameters are per neuron, for the caller to reduce, whi
 the memory of `saved` (`reuse`: nobody else holds it), the spikes that of the current.
 """
 
+from __future__ import annotations
+
 from math import prod
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import _packing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RESETS = {"zero": 0, "subtract": 1, "none": 2}
 STALE = (
@@ -48,7 +54,7 @@ _LIB.define(
 )
 
 
-def compute_dtype(dtype):
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Of the state, for a current of `dtype`."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -284,7 +290,7 @@ def _is_negated(*tensors):
     return any(x is not None and x.is_neg() for x in tensors)
 
 
-def lif(input_, *options, inplace=False):
+def lif(input_: Tensor, *options: Any, inplace: bool = False) -> tuple[Tensor, Tensor]:
     """Spikes and membrane, the arguments being those of the operator."""
     if not _is_eager(input_) or _is_negated(input_, *options[:4]):
         return torch.ops.snntorch_bpsta.lif.default(input_, *options)[:2]

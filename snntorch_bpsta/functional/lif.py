@@ -1,10 +1,12 @@
 """The door to all time steps of a leaky integrate-and-fire layer: documents, checks, chooses the implementation."""
 
+from __future__ import annotations
+
 import os
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -26,6 +28,11 @@ from .._validation import (
 )
 from . import _ops
 from ._reference import lif_reference
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .._typing import ImplName, Number, Reset, Save, SpikeGrad
 
 
 class Impl(str, Enum):
@@ -58,23 +65,23 @@ SAVES = (None, "float32", "bfloat16", "compact")
 
 
 def which_impl(
-    input_,
-    mem=None,
+    input_: Tensor,
+    mem: Tensor | None = None,
     *,
-    beta,
-    threshold=1.0,
-    reset_mechanism="subtract",
-    spike_grad=None,
-    spatial_adj=False,
-    temporal_alpha=0.0,
-    graded_spikes_factor=1.0,
-    record_mem=False,
-    num_steps=None,
-    relu=False,
-    inplace=False,
-    save=None,
-    impl="auto",
-):
+    beta: Number,
+    threshold: Number = 1.0,
+    reset_mechanism: Reset = "subtract",
+    spike_grad: SpikeGrad | None = None,
+    spatial_adj: bool = False,
+    temporal_alpha: float = 0.0,
+    graded_spikes_factor: Number = 1.0,
+    record_mem: bool = False,
+    num_steps: int | None = None,
+    relu: bool = False,
+    inplace: bool = False,
+    save: Save | None = None,
+    impl: ImplName = "auto",
+) -> str:
     """Name the implementation that :func:`lif_multistep` runs for the same arguments.
 
     "auto" takes the kernels of the input's device, "triton" on CUDA (where Triton is installed) and "cpu" on the CPU, for
@@ -180,23 +187,23 @@ def _not_covered(kernels, input_, mem, beta, threshold, known, spike_grad, save)
 
 
 def lif_multistep(
-    input_,
-    mem=None,
+    input_: Tensor,
+    mem: Tensor | None = None,
     *,
-    beta,
-    threshold=1.0,
-    reset_mechanism="subtract",
-    spike_grad=None,
-    spatial_adj=False,
-    temporal_alpha=0.0,
-    graded_spikes_factor=1.0,
-    record_mem=False,
-    num_steps=None,
-    relu=False,
-    inplace=False,
-    save=None,
-    impl="auto",
-):
+    beta: Number,
+    threshold: Number = 1.0,
+    reset_mechanism: Reset = "subtract",
+    spike_grad: SpikeGrad | None = None,
+    spatial_adj: bool = False,
+    temporal_alpha: float = 0.0,
+    graded_spikes_factor: Number = 1.0,
+    record_mem: bool = False,
+    num_steps: int | None = None,
+    relu: bool = False,
+    inplace: bool = False,
+    save: Save | None = None,
+    impl: ImplName = "auto",
+) -> LIFOutput:
     r"""All time steps of a leaky integrate-and-fire layer, equal to the loop over ``Leaky.forward``.
 
     Spikes and membranes are the loop's to the bit with every implementation; gradients are with "reference", and agree to

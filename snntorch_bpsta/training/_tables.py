@@ -1,7 +1,14 @@
 """Tables for people."""
 
+from __future__ import annotations
 
-def markdown(head, cells):
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def markdown(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """A Markdown table with its columns in line, which also reads well in a terminal; `head` and `cells` are texts."""
     widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
 
@@ -11,6 +18,6 @@ def markdown(head, cells):
     return "\n".join([line(head), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, cells)])
 
 
-def number(value, spec):
+def number(value: float | None, spec: str) -> str:
     """`value` in the format `spec`, or "-" for None."""
     return "-" if value is None else format(value, spec)

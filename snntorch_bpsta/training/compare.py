@@ -1,10 +1,13 @@
 """Baseline, BPSA and BPSA+BPTA with the same seeds: runs, rows, table."""
 
+from __future__ import annotations
+
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,13 +16,29 @@ from ._tables import markdown, number
 from .lightning import environment, train, write_json
 from .recipes import COMPARED, VARIANTS, Recipe
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from .._typing import AnyPath, Result
+
+    Key = tuple[Any, ...]
+
 
 def _run_one(recipe, seed, threads, options):
     torch.set_num_threads(threads)
     return train(recipe, seed, progress=False, **options)
 
 
-def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=COMPARED, **options):
+def compare(
+    recipe: Recipe,
+    seeds: Iterable[int],
+    out_file: AnyPath,
+    *,
+    jobs: int = 1,
+    say: Callable[[str], object] = print,
+    variants: Sequence[str] = COMPARED,
+    **options: Any,
+) -> list[Result]:
     """Train `recipe` as each of `variants` with each of `seeds`, and keep every run in one JSON file.
 
     The file is written whole after every run; runs that it holds already, with the same recipe and seed, are not done
@@ -59,7 +78,14 @@ def compare(recipe, seeds, out_file, *, jobs=1, say=print, variants=COMPARED, **
     return list(run_all(wanted, labels, out_file, jobs, say, options).values())
 
 
-def run_all(wanted, labels, out_file, jobs, say, options):
+def run_all(
+    wanted: Mapping[Key, Recipe],
+    labels: Mapping[Key, Result],
+    out_file: AnyPath,
+    jobs: int,
+    say: Callable[[str], object],
+    options: Mapping[str, Any],
+) -> dict[Key, Result]:
     """Train the recipes of `wanted`, a dict of them by (..., seed), unless `out_file` holds the run; see :func:`compare`.
 
     Args:
@@ -129,7 +155,7 @@ def _read_runs(path):
         ) from error
 
 
-def summarise(rows):
+def summarise(rows: Sequence[Result]) -> list[Result]:
     """One dict per variant, in order: seeds, mean and standard deviation of the accuracy in percent, mean firing rate,
     mean energy ratios of Eq. 11, mean seconds of training."""
     check_instance("rows", rows, (list, tuple), "a list of rows of a results file")
@@ -162,7 +188,7 @@ def _summarise(rows):
     return table
 
 
-def format_table(table):
+def format_table(table: Sequence[Result]) -> str:
     """The summary as a Markdown table, which also reads well in a terminal."""
     check_instance("table", table, (list, tuple), "what summarise returns")
     with reading("table", "what summarise returns"):

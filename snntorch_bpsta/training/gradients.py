@@ -1,7 +1,10 @@
 """The study of how far the error comes: \\|dL/du[t]\\| over the steps, of one neuron and of every layer of a network."""
 
+from __future__ import annotations
+
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,8 +15,11 @@ from ..functional import lif_multistep
 from ..surrogate import rectangle
 from .recipes import VARIANTS, Recipe
 
+if TYPE_CHECKING:
+    from .._typing import Result
 
-def one_neuron(current=0.2, num_steps=16, beta=0.9, threshold=0.5):
+
+def one_neuron(current: float = 0.2, num_steps: int = 16, beta: float = 0.9, threshold: float = 0.5) -> list[Result]:
     """A neuron (Eq. 2) under a constant current, whose loss is its spike count in the last third of the steps.
 
     Returns:
@@ -22,18 +28,18 @@ def one_neuron(current=0.2, num_steps=16, beta=0.9, threshold=0.5):
     rows = []
     for variant, options in VARIANTS.items():
         cur = torch.full((num_steps, 1), float(current), dtype=torch.float64, requires_grad=True)
-        surrogate = {} if options["spatial_adj"] else {"spike_grad": rectangle()}
+        surrogate: dict[str, Any] = {} if options["spatial_adj"] else {"spike_grad": rectangle()}
         out = lif_multistep(
             cur, beta=beta, threshold=threshold, reset_mechanism="zero", record_mem=True, impl="reference",
             **options, **surrogate,
         )  # fmt: skip
         out.spk[-(num_steps // 3) :].sum().backward()
-        columns = {"u": out.mem, "o": out.spk, "flow": cur.grad}
+        columns: dict[str, Any] = {"u": out.mem, "o": out.spk, "flow": cur.grad}
         rows.append({"variant": variant, **{name: values.flatten().tolist() for name, values in columns.items()}})
     return rows
 
 
-def through_network(recipe, seed=0, **options):
+def through_network(recipe: Recipe, seed: int = 0, **options: Any) -> list[Result]:
     """Train the baseline of `recipe`; then, with its first and its last weights, send the error of one test batch through
     the network as each variant would.
 
@@ -61,7 +67,8 @@ def through_network(recipe, seed=0, **options):
     torch.manual_seed(seed)
     first = baseline.build_network().state_dict()
     test = data.load(recipe.dataset, train=False, limit=64, num_steps=recipe.num_steps, root=options.get("data_root"))
-    x, targets = (torch.stack(part) for part in zip(*((x, torch.tensor(y)) for x, y in test), strict=True))
+    pairs = [(x, torch.tensor(y)) for x, y in (test[i] for i in range(len(test)))]
+    x, targets = (torch.stack(part) for part in zip(*pairs, strict=True))
     x = x.transpose(0, 1) if x.dim() == 5 else x
     rows = []
     for weights, state in (("first", first), ("last", last)):

@@ -1,5 +1,7 @@
 """The Lightning module and data module, and one function that trains a recipe."""
 
+from __future__ import annotations
+
 import json
 import logging
 import math
@@ -14,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -46,6 +49,15 @@ from .._version import __version__
 from ..networks import set_warm_up
 from .recipes import Recipe
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+    from torch import Tensor
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from .._typing import AnyPath, Batch, Result
+
 CHECKPOINT = "last.ckpt"
 _ON_DEVICE = 2**32  # bytes of a data set that a GPU keeps
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true")
@@ -75,7 +87,7 @@ class Classifier(L.LightningModule):
             is selected on), firing_rate (mean) and firing_rates (by layer).
     """
 
-    def __init__(self, net, recipe, seed=0):
+    def __init__(self, net: nn.Module, recipe: Recipe, seed: int = 0) -> None:
         super().__init__()
         check_module("net", net)
         _check_run(recipe, seed)
@@ -84,40 +96,41 @@ class Classifier(L.LightningModule):
         self.seed = seed
         self._loss = recipe.loss_function()
         self.accuracy = MulticlassAccuracy(data.DATASETS[recipe.dataset].num_classes, average="micro")
-        self.history = []
-        self._losses = []
-        self._firing = self._operations = None
+        self.history: list[Result] = []
+        self._losses: list[Tensor] = []
+        self._firing: energy.FiringRates | None = None
+        self._operations: energy.Operations | None = None
         self._samples = 0
         self._restoring = False  # in the middle of taking over a checkpoint
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
     def _warm_up_of(self, epoch):
         """The warm-up in force in `epoch`."""
         return self.recipe.warm_up if self.recipe.warm_up != "none" and epoch < self.recipe.warm_up_epochs else None
 
-    def _fires(self):
-        """Whether the last measurement was of neurons that spike."""
+    def _fired(self) -> energy.FiringRates | None:
+        """The last measurement, if it was of neurons that spike."""
         warm_ups = [module.warm_up for module in self.net.modules() if hasattr(module, "warm_up")]
-        return self._firing is not None and "identity" not in warm_ups
+        return None if "identity" in warm_ups else self._firing
 
-    def on_train_start(self):
+    def on_train_start(self) -> None:
         if self._restoring:
             for optimizer in self.trainer.optimizers:
                 _check_restored(optimizer)
         self._restoring = False
 
-    def on_train_epoch_start(self):
+    def on_train_epoch_start(self) -> None:
         set_warm_up(self.net, self._warm_up_of(self.current_epoch))
         self._losses = []
 
-    def on_train_batch_start(self, batch, batch_idx):
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Not once an epoch: Lightning makes the data loader's iterator, which draws a number, before or after that hook,
         # depending on whether the run was resumed.
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
 
-    def training_step(self, batch, batch_idx):
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, targets = batch
         name = self.recipe.dataset.removesuffix("_simulated")
         if self.recipe.augment and name in _AUGMENTATIONS:
@@ -127,14 +140,14 @@ class Classifier(L.LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(targets))
         return loss
 
-    def on_validation_epoch_start(self):
+    def on_validation_epoch_start(self) -> None:
         self._recording = ExitStack()
         self._firing = self._recording.enter_context(energy.record_firing_rates(self.net))
-        if self.trainer.state.fn != "fit" or self.current_epoch == self.trainer.max_epochs - 1:
+        if self.trainer.state.fn != "fit" or self.current_epoch + 1 == self.trainer.max_epochs:
             self._operations = self._recording.enter_context(energy.count_operations(self.net))
             self._samples = 0
 
-    def validation_step(self, batch, batch_idx):
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         x, targets = batch
         out_rec = self(x)
         self._samples += len(targets)
@@ -142,15 +155,16 @@ class Classifier(L.LightningModule):
         self.log("test_accuracy", self.accuracy, on_epoch=True, prog_bar=True, batch_size=len(targets))
         self.log("test_loss", self._loss(out_rec, targets), on_epoch=True, batch_size=len(targets))
 
-    def on_validation_epoch_end(self):
+    def on_validation_epoch_end(self) -> None:
         self._recording.close()
-        if self._fires():
-            self.log("firing_rate", self._firing.mean())
+        firing = self._fired()
+        if firing is not None:
+            self.log("firing_rate", firing.mean())
 
-    def on_train_epoch_end(self):
+    def on_train_epoch_end(self) -> None:
         metrics = self.trainer.callback_metrics
         warm_up = self._warm_up_of(self.current_epoch)
-        fires = self._fires()
+        firing = self._fired()
         self.history.append(
             {
                 "epoch": self.current_epoch,
@@ -158,18 +172,18 @@ class Classifier(L.LightningModule):
                 "train_loss": float(torch.stack(self._losses).mean()) if self._losses else None,
                 "test_loss": float(metrics["test_loss"]) if "test_loss" in metrics else None,
                 "test_accuracy": float(metrics["test_accuracy"]) if "test_accuracy" in metrics else None,
-                "firing_rate": self._firing.mean() if fires else None,
-                "firing_rates": self._firing.rates() if fires else None,
+                "firing_rate": None if firing is None else firing.mean(),
+                "firing_rates": None if firing is None else firing.rates(),
             }
         )
 
-    def on_fit_end(self):
+    def on_fit_end(self) -> None:
         set_warm_up(self.net, None)
 
-    def on_save_checkpoint(self, checkpoint):
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["bpsta"] = {"recipe": self.recipe.as_dict(), "seed": self.seed, "history": self.history}
 
-    def on_load_checkpoint(self, checkpoint):
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["bpsta"]
         if (saved["recipe"], saved["seed"]) != (self.recipe.as_dict(), self.seed):
             ours = {**self.recipe.as_dict(), "seed": self.seed}
@@ -182,7 +196,7 @@ class Classifier(L.LightningModule):
         checkpoint.pop("callbacks", None)
         self._restoring = True
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         recipe = self.recipe
         optimizer = torch.optim.AdamW(self.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         return {"optimizer": optimizer, "lr_scheduler": learning_rate_schedule(optimizer, recipe)}
@@ -202,7 +216,7 @@ def _check_restored(optimizer):
                 raise ValueError(f"{name} is {tuple(state[name].shape)} for a weight of {tuple(parameter.shape)}")
 
 
-def learning_rate_schedule(optimizer, recipe):
+def learning_rate_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> LRScheduler:
     """Linear warm-up over ``lr_warm_up_epochs``, then one cosine to 0, or SGDR: two cosines, the second twice as long.
 
     Args:
@@ -238,28 +252,38 @@ class Frames(L.LightningDataModule):
         num_workers: of the data loaders.
     """
 
-    def __init__(self, recipe, seed=0, data_root=None, download=False, num_workers=0):
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int = 0,
+        data_root: AnyPath | None = None,
+        download: bool = False,
+        num_workers: int = 0,
+    ) -> None:
         super().__init__()
         _check_run(recipe, seed, data_root, download, num_workers)
         self.recipe = recipe
         self.seed = seed
         self.num_workers = num_workers
-        self._load_options = {"root": data_root, "num_steps": recipe.num_steps, "download": download}
+        self._load_options: dict[str, Any] = {"root": data_root, "num_steps": recipe.num_steps, "download": download}
 
-    def setup(self, stage=None):
+    def setup(self, stage: str | None = None) -> None:
         recipe = self.recipe
         if stage in (None, "fit"):
             self.train = data.load(recipe.dataset, train=True, limit=recipe.limit or None, **self._load_options)
         self.test = data.load(recipe.dataset, train=False, limit=recipe.test_limit or None, **self._load_options)
 
-    def train_dataloader(self):
+    def train_dataloader(self) -> DataLoader:
         # Built anew every epoch: the order is a function of (seed, epoch) and nothing else.
+        assert self.trainer is not None  # Lightning sets it first
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        sampler = DistributedSampler(self.train, num_replicas=world, rank=rank, shuffle=True, seed=self.seed)
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            self.train, num_replicas=world, rank=rank, shuffle=True, seed=self.seed
+        )
         sampler.set_epoch(self.trainer.current_epoch)
         return self._loader(self.train, sampler)
 
-    def val_dataloader(self):
+    def val_dataloader(self) -> DataLoader:
         return self._loader(self.test)
 
     def _loader(self, samples, sampler=None):
@@ -269,7 +293,7 @@ class Frames(L.LightningDataModule):
         order = BatchSampler(sampler or SequentialSampler(samples), self.recipe.batch_size, drop_last=False)
         return DataLoader(batches, batch_size=None, sampler=order, num_workers=self.num_workers)
 
-    def on_after_batch_transfer(self, batch, dataloader_idx):
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         x, targets = batch
         return (x.transpose(0, 1) if x.dim() == 5 else x), targets
 
@@ -291,7 +315,7 @@ class _Batches(Dataset):
         return (x if samples.scale == 1 else x.div_(samples.scale)), samples.targets[index]
 
 
-def augment(x, pad, flip, degrees):
+def augment(x: Tensor, pad: int, flip: bool, degrees: float) -> Tensor:
     """Random shift, horizontal flip and rotation, drawn once per sample (all its frames move together).
 
     The released code's random crop of the padded picture is a shift by whole pixels. All three are one resampling (nearest
@@ -324,15 +348,26 @@ def augment(x, pad, flip, degrees):
     rows = (mirror * cos, -mirror * sin * ratio, 2 * shift[0] / width), (sin / ratio, cos, 2 * shift[1] / height)
     maps = torch.stack([torch.stack(row, 1) for row in rows], 1)
     flat = samples.reshape(count, -1, height, width).float()
-    grid = nn.functional.affine_grid(maps, flat.shape, align_corners=False)
+    grid = nn.functional.affine_grid(maps, list(flat.shape), align_corners=False)
     moved = nn.functional.grid_sample(flat, grid, mode="nearest", align_corners=False)
     return moved.view(samples.shape).movedim(0, batch).to(x.dtype)
 
 
 def train(
-    recipe, seed=0, out_dir=None, *, resume=False, data_root=None, download=False, devices=1, accelerator="auto",
-    precision="32-true", num_workers=0, progress=True, also_test=(),
-):  # fmt: skip
+    recipe: Recipe,
+    seed: int = 0,
+    out_dir: AnyPath | None = None,
+    *,
+    resume: bool = False,
+    data_root: AnyPath | None = None,
+    download: bool = False,
+    devices: int = 1,
+    accelerator: str = "auto",
+    precision: str = "32-true",
+    num_workers: int = 0,
+    progress: bool = True,
+    also_test: Sequence[str] = (),
+) -> Result:
     """Train `recipe` with `seed` and measure it on the test set after every epoch.
 
     The result is that of the last epoch: nothing is selected on the test set.
@@ -383,7 +418,7 @@ def train(
     L.seed_everything(seed, verbose=False)
     model = Classifier(recipe.build_network(), recipe, seed)
     frames = Frames(recipe, seed, data_root, download, num_workers)
-    callbacks = [TQDMProgressBar()] if progress else []
+    callbacks: list[L.Callback] = [TQDMProgressBar()] if progress else []
     loggers = []
     if out_dir is not None:
         out_dir = Path(out_dir)
@@ -397,7 +432,7 @@ def train(
         ]  # a resumed run adds a version
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     trainer = L.Trainer(
-        accelerator=accelerator, devices=devices, strategy="ddp" if devices != 1 else "auto", precision=precision,
+        accelerator=accelerator, devices=devices, strategy="ddp" if devices != 1 else "auto", precision=precision,  # type: ignore[arg-type]
         max_epochs=recipe.epochs, callbacks=callbacks, logger=loggers or False, enable_checkpointing=out_dir is not None,
         enable_progress_bar=progress, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=10,
         use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1, sync_batchnorm=gpu and devices != 1,
@@ -444,7 +479,15 @@ def _measure(model, frames, accelerator, precision="32-true"):
     }
 
 
-def evaluate(checkpoint, *, data_root=None, download=False, accelerator="auto", test_limit=0, dataset=None):
+def evaluate(
+    checkpoint: AnyPath,
+    *,
+    data_root: AnyPath | None = None,
+    download: bool = False,
+    accelerator: str = "auto",
+    test_limit: int = 0,
+    dataset: str | None = None,
+) -> Result:
     """Load a checkpoint of :func:`train` and measure it on the test set.
 
     Args:
@@ -576,7 +619,7 @@ def _check_accelerator(accelerator):
         )
 
 
-def result_row(model, seconds, trainer):
+def result_row(model: Classifier, seconds: float, trainer: L.Trainer) -> Result:
     """What is written down of a run: its recipe and seed, its curve, its last epoch, and where it ran."""
     last = model.history[-1]
     rate = last["firing_rate"]
@@ -598,7 +641,7 @@ def result_row(model, seconds, trainer):
     }
 
 
-def counted(model):
+def counted(model: Classifier) -> Result:
     """What the last measurement counted: operations per sample by layer, and the energy ratios they give."""
     operations, samples = model._operations, model._samples
     if not operations or (model.history and model.history[-1]["firing_rate"] is None):
@@ -613,7 +656,7 @@ def counted(model):
     }
 
 
-def environment():
+def environment() -> Result:
     """Versions, device, commit and command, for a results file."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -634,7 +677,7 @@ def environment():
     }
 
 
-def write_json(path, value):
+def write_json(path: Path, value: Any) -> None:
     """Write `value` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")

@@ -1,11 +1,18 @@
 """The paper's loss, and one to set beside it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 
 from .._validation import FLOATING, check_some_steps, check_tensor
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def rate_mse_loss(out_rec, targets):
+
+def rate_mse_loss(out_rec: Tensor, targets: Tensor) -> Tensor:
     r"""Eq. 5: mean over the samples of the squared distance between the one-hot label and the firing rate.
 
     .. math:: \frac{1}{S} \sum_s \Bigl\lVert y_s - \frac{1}{T} \sum_t o_s[t] \Bigr\rVert^2
@@ -26,7 +33,7 @@ def rate_mse_loss(out_rec, targets):
     return (label - rate).square().sum(1).mean()
 
 
-def rate_cross_entropy_loss(out_rec, targets):
+def rate_cross_entropy_loss(out_rec: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy of the softmax over ten times the firing rates. (Rates lie in [0, 1]: without the factor no class
     could have a probability above 0.23 among ten.)
 

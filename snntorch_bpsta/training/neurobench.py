@@ -1,7 +1,10 @@
 """NeuroBench's metrics of the networks of this package. Needs the extra `neurobench`."""
 
+from __future__ import annotations
+
 import io
 from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any
 
 import snntorch
 import torch
@@ -12,12 +15,20 @@ from ..layers import _WHOLE_SEQUENCE, DirectEncoding, MultiStep, NeuronDropout
 from ..networks import SpikingNetwork
 from .recipes import Recipe
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from neurobench.models import NeuroBenchModel
+    from torch.utils.data import DataLoader
+
+    from .._typing import AnyPath, Result
+
 __all__ = ["evaluate", "measure", "multistep_model"]
 
 _NOT_BY_STEPS = (snntorch.SpikingNeuron, nn.RNNBase, *_WHOLE_SEQUENCE)  # inside a module that is no container
 
 
-def need():
+def need() -> ModuleType:
     """The library, or an error that says how to get it."""
     try:
         import neurobench.benchmarks
@@ -27,7 +38,7 @@ def need():
         raise ImportError(f"{error.name} is not installed: pip install 'snntorch-bpsta[neurobench]'") from error
 
 
-def multistep_model(net):
+def multistep_model(net: nn.Module) -> NeuroBenchModel:
     """A NeuroBench model of a :class:`~snntorch_bpsta.MultiStep` network.
 
     NeuroBench's own ``SNNTorchModel`` calls a net once for each step; a MultiStep network takes all steps in one call. This
@@ -50,7 +61,7 @@ def multistep_model(net):
     """
     if not isinstance(net, MultiStep):
         raise TypeError(f"net must be a MultiStep network, got {type(net).__name__}; for others see SNNTorchModel")
-    base = need().models.NeuroBenchModel
+    base: Any = need().models.NeuroBenchModel
 
     class MultiStepModel(base):
         def __init__(self):
@@ -118,7 +129,7 @@ def _step(layer, x, t):
     return layer(x)
 
 
-def measure(net, loader, device=None):
+def measure(net: nn.Module, loader: DataLoader, device: str | torch.device | None = None) -> Result:
     """Run NeuroBench's benchmark on a network.
 
     Args:
@@ -166,7 +177,7 @@ def _classify(out):
     return out.transpose(0, 1).mean(0).argmax(-1)
 
 
-def evaluate(checkpoint, **options):
+def evaluate(checkpoint: AnyPath, **options: Any) -> Result:
     """:func:`snntorch_bpsta.training.lightning.evaluate`, and NeuroBench's metrics on the same samples.
 
     Args:
@@ -195,5 +206,5 @@ def evaluate(checkpoint, **options):
     loader, accelerator = frames.val_dataloader(), options.get("accelerator", "auto")
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     metrics = measure(net, loader, "cuda" if gpu else "cpu")
-    report = {"version": version, "samples": len(loader.dataset), "num_steps": recipe.num_steps, "metrics": metrics}
+    report = {"version": version, "samples": len(frames.test), "num_steps": recipe.num_steps, "metrics": metrics}
     return {**row, "neurobench": report, **lightning.environment()}

@@ -1,12 +1,20 @@
 """The paper's tables, row by row, as recipes: what was reported, and the command that runs it again."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
+from typing import TYPE_CHECKING
 
 from .._validation import check_choice, check_instance, reading
 from ..networks import NETWORKS
 from ._tables import markdown, number
 from .recipes import COMPARED, RECIPES, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .._typing import Result
 
 DATASETS = ("mnist", "cifar10", "nmnist", "dvs_gesture", "cifar10_dvs")
 
@@ -48,7 +56,7 @@ _TABLE_8 = {"dvs_gesture": (93.92, 97.56, 98.96), "cifar10_dvs": (71.40, 75.30, 
 _TABLE_9 = {4: (73.96, 89.58, 96.18), 8: (84.03, 94.44, 96.18), 16: (93.92, 97.56, 98.26), 32: (95.49, 96.53, 98.27)}
 
 
-def full_size(dataset, preset="paper"):
+def full_size(dataset: str, preset: str = "paper") -> Recipe:
     """The recipe of a data set at the paper's size.
 
     Where the paper and its released code differ, the preset decides: "paper" has alpha = 0.8, T = 16, 300 epochs and SGDR;
@@ -78,7 +86,7 @@ def _adjusted(recipe, variant):
     return replace(changed, temporal_alpha=recipe.temporal_alpha) if changed.temporal_alpha else changed
 
 
-def paper_rows(preset="paper"):
+def paper_rows(preset: str = "paper") -> dict[str, Row]:
     """Name -> :class:`Row` of every number of ours and of the baseline in Tables 2 to 9.
 
     Args:
@@ -107,7 +115,7 @@ def paper_rows(preset="paper"):
     return rows
 
 
-def beside(rows, runs):
+def beside(rows: dict[str, Row], runs: Sequence[Result]) -> str:
     """The paper's rows as a Markdown table, with the runs of ours that had the very same recipe beside them.
 
     The verdict is "reproduced" where our mean and two standard errors (half a point for a single run) reach the paper's
@@ -147,7 +155,7 @@ def beside(rows, runs):
     return markdown([*head, "verdict"], cells)
 
 
-def variant(recipe):
+def variant(recipe: Recipe) -> str:
     """The row of ``VARIANTS`` that a recipe is, with any alpha."""
     check_instance("recipe", recipe, Recipe, "a Recipe")
     return {(0, 0): "baseline", (1, 0): "bpsa", (0, 1): "bpta", (1, 1): "bpsa+bpta"}[

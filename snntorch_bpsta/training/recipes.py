@@ -1,8 +1,10 @@
 """Recipes as data. A recipe is everything that decides a result, apart from the seed and the machine."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Real
+from typing import Any
 
 import torch
 
@@ -14,7 +16,7 @@ from .losses import rate_cross_entropy_loss, rate_mse_loss
 
 # The rows of every comparison. "baseline" is STBP: the rectangular surrogate, plain backpropagation through time. "bpta" is
 # the temporal adjustment alone, which the paper does not show.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "baseline": {"spatial_adj": False, "temporal_alpha": 0.0},
     "bpsa": {"spatial_adj": True, "temporal_alpha": 0.0},
     "bpsa+bpta": {"spatial_adj": True, "temporal_alpha": 0.8},
@@ -63,7 +65,7 @@ class Recipe:
     limit: int = _option(0, "train on this many samples, a fixed stratified subset; 0 for all")
     test_limit: int = _option(0, "the same for the test samples")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for option in fields(self):
             name, value = option.name, getattr(self, option.name)
             if option.metadata["choices"]:
@@ -88,24 +90,24 @@ class Recipe:
                 f"warm_up={self.warm_up!r} needs warm_up_epochs from 1 to epochs={self.epochs}, got {self.warm_up_epochs}"
             )
 
-    def variant(self, name):
+    def variant(self, name: str) -> "Recipe":
         """This recipe as a row of ``VARIANTS``."""
         check_choice("variant", name, tuple(VARIANTS))
         return replace(self, **VARIANTS[name])
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and checkpoints."""
         return asdict(self)
 
-    def loss_function(self):
+    def loss_function(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """The loss of this recipe, a function of (out_rec, targets)."""
         return {"mse": rate_mse_loss, "cross_entropy": rate_cross_entropy_loss}[self.loss]
 
-    def build_network(self):
+    def build_network(self) -> networks.SpikingNetwork:
         """The network of this recipe, with PyTorch's default initialisation; channels last, in which convolutions and
         pooling are faster."""
         dataset = DATASETS[self.dataset]
-        neuron = {"spatial_adj": self.spatial_adj, "temporal_alpha": self.temporal_alpha}
+        neuron: dict[str, Any] = {"spatial_adj": self.spatial_adj, "temporal_alpha": self.temporal_alpha}
         if not self.spatial_adj:
             neuron["spike_grad"] = rectangle()
         net = getattr(networks, self.network)(

@@ -1,6 +1,9 @@
 """The study of the simulated event camera: its films of MNIST beside the real recordings of the same images."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,12 +11,17 @@ from ..data import CAMERAS, events, images, saccades
 from ..data._common import data_dir
 from ._tables import markdown
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .._typing import AnyPath, Result
+
 FITTED = range(60)  # MNIST's training images that the camera was fitted to
 _SACCADES = (95_000, 205_000)  # us, where one ends and the next begins
 _MAPS = [f"saccade {number}, {polarity}" for number in (1, 2, 3) for polarity in ("OFF", "ON")]
 
 
-def against_recordings(data_root=None):
+def against_recordings(data_root: AnyPath | None = None) -> list[Result]:
     """Film every MNIST image of which there is a real N-MNIST recording, and compare the two.
 
     Args:
@@ -67,7 +75,7 @@ def _correlation(these, those):
     return [float(np.corrcoef(*pair)[0, 1]) for pair in zip(these, those, strict=True)]
 
 
-def summarise(rows):
+def summarise(rows: Sequence[Result]) -> Result:
     """Means over rows of :func:`against_recordings`: how many, events (simulated, real), their ratio and their correlation
     over recordings, share of ON events (simulated, real), and the mean correlation of the maps by saccade and polarity, and
     of the control."""
@@ -83,7 +91,7 @@ def summarise(rows):
     }
 
 
-def format_table(rows):
+def format_table(rows: Sequence[Result]) -> str:
     """The summary as a Markdown table: recordings that the camera was fitted to, and those that it was not."""
     parts = {"fitted to": [row for row in rows if row["fitted"]], "not": [row for row in rows if not row["fitted"]]}
     found = [summarise(part) for part in parts.values() if part]

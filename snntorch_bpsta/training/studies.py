@@ -1,13 +1,21 @@
 """Studies: one claim each, a grid of recipes over seeds, a table with paired tests."""
 
+from __future__ import annotations
+
 import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
 
 from .._validation import check_choice, check_instance, check_int, check_path, check_positive_int, reading
 from ._tables import markdown, number
 from .recipes import COMPARED, VARIANTS, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from .._typing import AnyPath, Result
 
 
 @dataclass(frozen=True)
@@ -22,13 +30,17 @@ class Study:
     """
 
     claim: str
-    settings: dict
-    variants: tuple = COMPARED
+    settings: dict[str, dict[str, Any] | Callable[[Recipe], dict[str, Any]]]
+    variants: tuple[str, ...] = COMPARED
     against: str = "variant"
 
 
 def _warm_up(kind):
     return lambda recipe: dict(warm_up=kind, warm_up_epochs=0 if kind == "none" else max(1, recipe.epochs // 5))
+
+
+def _readout(readout, kind):
+    return lambda recipe: {"readout": readout, **_warm_up(kind)(recipe)}
 
 
 def _causes(**changes):
@@ -63,10 +75,7 @@ STUDIES = {
     "readout": Study(
         "A spiking output layer falls silent under Eq. 9; with an output that cannot, BPSA needs no warm-up (ours).",
         {
-            f"{readout}, {kind}": lambda recipe, readout=readout, kind=kind: {
-                "readout": readout,
-                **_warm_up(kind)(recipe),
-            }
+            f"{readout}, {kind}": _readout(readout, kind)
             for readout in ("spikes", "current")
             for kind in ("none", "identity")
         },
@@ -84,7 +93,7 @@ STUDIES = {
 }
 
 
-def grid(name, recipe, seeds):
+def grid(name: str, recipe: Recipe, seeds: Iterable[int]) -> dict[tuple[str, str, int], Recipe]:
     """The runs of a study: ``(setting, variant, seed)`` -> recipe.
 
     Args:
@@ -114,7 +123,16 @@ def grid(name, recipe, seeds):
     return runs
 
 
-def study(name, recipe, seeds, out_file, *, jobs=1, say=print, **options):
+def study(
+    name: str,
+    recipe: Recipe,
+    seeds: Iterable[int],
+    out_file: AnyPath,
+    *,
+    jobs: int = 1,
+    say: Callable[[str], object] = print,
+    **options: Any,
+) -> list[Result]:
     """Run a study, and write its runs (JSON) and its table (CSV, beside it); runs that the file holds are not done again.
 
     Args:
@@ -147,13 +165,13 @@ def study(name, recipe, seeds, out_file, *, jobs=1, say=print, **options):
     return rows
 
 
-def quick(recipe):
+def quick(recipe: Recipe) -> Recipe:
     """`recipe` so small that it only shows that a study runs."""
-    warm_up = {} if recipe.warm_up == "none" else {"warm_up_epochs": 1}
+    warm_up: dict[str, Any] = {} if recipe.warm_up == "none" else {"warm_up_epochs": 1}
     return replace(recipe, epochs=2, width=1 / 32, num_steps=2, limit=64, test_limit=32, batch_size=32, **warm_up)
 
 
-def tabulate(rows):
+def tabulate(rows: Sequence[Result]) -> list[Result]:
     """One dict per setting and variant.
 
     Mean, standard deviation and number of seeds of the accuracy in percent; what the mean would be had every run been
@@ -212,7 +230,7 @@ def _tabulate(rows):
     return table
 
 
-def paired_p(differences):
+def paired_p(differences: Sequence[float]) -> float | None:
     """The two-sided p-value of Student's t-test that the mean of paired `differences` is 0; None for fewer than two, or all
     the same."""
     if len(differences) < 2 or len(set(differences)) == 1:
@@ -222,7 +240,7 @@ def paired_p(differences):
     return float(ttest_1samp(differences, 0).pvalue)
 
 
-def format_study(table):
+def format_study(table: Sequence[Result]) -> str:
     """What :func:`tabulate` returns as a Markdown table, which also reads well in a terminal."""
     check_instance("table", table, (list, tuple), "what tabulate returns")
     with reading("table", "what tabulate returns"):

@@ -1,0 +1,94 @@
+"""The types that signatures share. For type checkers: nothing here is imported at run time."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .functional import Impl
+
+AnyPath: TypeAlias = str | os.PathLike[str]
+Batch: TypeAlias = tuple[Tensor, Tensor]
+Events: TypeAlias = np.ndarray | Mapping[str, np.ndarray]
+ImplName: TypeAlias = "Impl | Literal['auto', 'reference', 'cpu', 'triton']"
+Leg: TypeAlias = tuple[float, float, tuple[float, float], tuple[float, float], float, float]
+Number: TypeAlias = float | Tensor
+Reset: TypeAlias = Literal["subtract", "zero", "none"]
+Result: TypeAlias = dict[str, Any]
+Save: TypeAlias = Literal["float32", "bfloat16", "compact"]
+SpikeGrad: TypeAlias = Callable[[Tensor], Tensor]
+WarmUp: TypeAlias = Literal["identity", "surrogate"]
+
+
+class HostArguments(TypedDict, total=False):
+    """What every neuron of the host takes, and our two options."""
+
+    beta: Number
+    threshold: Number
+    spike_grad: SpikeGrad | None
+    surrogate_disable: bool
+    init_hidden: bool
+    inhibition: bool
+    learn_beta: bool
+    learn_threshold: bool
+    reset_mechanism: Reset
+    state_quant: Callable[[Tensor], Tensor] | Literal[False]
+    output: bool
+    spatial_adj: bool
+    temporal_alpha: float
+
+
+class LeakyArguments(HostArguments, total=False):
+    graded_spikes_factor: Number
+    learn_graded_spikes_factor: bool
+    reset_delay: bool
+    inplace: bool
+    save: Save | None
+
+
+class LapicqueArguments(HostArguments, total=False):
+    R: Number | Literal[False]
+    C: Number | Literal[False]
+    time_step: Number
+    inplace: bool
+    save: Save | None
+
+
+class SynapticArguments(HostArguments, total=False):
+    alpha: Number
+    learn_alpha: bool
+    reset_delay: bool
+
+
+class RLeakyArguments(HostArguments, total=False):
+    V: Number
+    all_to_all: bool
+    linear_features: int | None
+    conv2d_channels: int | None
+    kernel_size: int | tuple[int, int] | None
+    learn_recurrent: bool
+    reset_delay: bool
+
+
+class RSynapticArguments(RLeakyArguments, total=False):
+    alpha: Number
+    learn_alpha: bool
+
+
+class AlphaArguments(HostArguments, total=False):
+    alpha: Number
+    learn_alpha: bool
+
+
+class NetworkArguments(LeakyArguments, total=False):
+    """What ``networks.build`` takes by name, the arguments of its neurons among it."""
+
+    num_steps: int
+    width: float
+    readout: Literal["spikes", "current"]
+    dropout: float
+    relu: bool
+    fold: bool

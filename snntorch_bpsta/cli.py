@@ -96,16 +96,19 @@ def _recipe(arguments):
 
 
 def _train(arguments):
+    from lightning.pytorch.utilities import rank_zero_only
+
     from .training.lightning import train
 
     recipe = _recipe(arguments)
     out = arguments.out or Path("runs") / (arguments.recipe or arguments.dataset)
     row = train(
         recipe, arguments.seed, out, resume=arguments.resume, data_root=arguments.data_root,
-        download=arguments.download, devices=arguments.devices, accelerator=arguments.accelerator,
-        precision=arguments.precision, num_workers=arguments.num_workers, also_test=arguments.also_test,
+        download=arguments.download, devices=arguments.devices, num_nodes=arguments.num_nodes,
+        accelerator=arguments.accelerator, precision=arguments.precision, num_workers=arguments.num_workers,
+        also_test=arguments.also_test,
     )  # fmt: skip
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if rank_zero_only.rank == 0:
         _print_result(row)
         print(f"checkpoint, logs and result.json: {out}")
 
@@ -341,7 +344,10 @@ def _parser(with_recipes):
     train.add_argument("--seed", type=int, default=0, help="default: 0")
     train.add_argument("--out", type=Path, help="folder for checkpoint, logs and result (default: runs/DATASET)")
     train.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt")
-    train.add_argument("--devices", type=int, default=1, help="processes, by DDP; the batch size is per process")
+    train.add_argument(
+        "--devices", type=int, default=1, help="processes per machine, by DDP; the batch size is per process"
+    )
+    train.add_argument("--num-nodes", type=int, default=1, help="machines; start it on each by torchrun or SLURM")
     train.add_argument("--precision", choices=("32-true", "bf16-mixed", "16-mixed"), default="32-true")
     train.add_argument("--num-workers", type=int, default=0, help="of the data loaders")
     compare.add_argument("--seeds", type=_seeds, default=[0, 1, 2], help="how many (5), or which (3,7); default: 3")
@@ -378,9 +384,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         arguments = _parser(with_recipes=bool({"train", "compare", "study"} & set(argv))).parse_args(argv)
-        for name in ("devices", "jobs", "rounds", "threads"):
+        for name in ("devices", "num_nodes", "jobs", "rounds", "threads"):
             if getattr(arguments, name, 1) < 1:
-                raise ValueError(f"--{name} must be >= 1, got {getattr(arguments, name)}")
+                raise ValueError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(arguments, name)}")
         arguments.run(arguments)
     except ModuleNotFoundError as error:
         if error.name not in ("lightning", "matplotlib", "torchmetrics"):

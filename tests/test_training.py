@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -208,6 +209,29 @@ def test_the_command_line_trains_with_two_processes(tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2
 
 
+def test_two_machines_by_torchrun(tmp_path):
+    """Each started by itself, as on two machines; here both are this one."""
+    pytest.importorskip("sklearn", reason="sklearn (extra: data) is missing")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(port), "--node-rank"]
+    options = ["--epochs", "1", "--limit", "64", "--test-limit", "32", "--width", "0.0625", "--num-steps", "2"]
+    options += ["--warm-up", "none", "--num-nodes", "2", "--accelerator", "cpu", "--out", str(tmp_path / "run")]
+    started = [
+        subprocess.Popen(
+            [*command, str(rank), "-m", "snntorch_bpsta", "train", *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    printed = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], printed
+    assert [out.count("test accuracy") for out, _ in printed] == [1, 0]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
@@ -300,7 +324,7 @@ def test_other_data_sets_are_measured_at_the_end(tmp_path):
     ):
         with pytest.raises(ValueError, match=r"digits has 10 classes of \(1, 8, 8\); a network for digits_simulated"):
             function()
-    with pytest.raises(ValueError, match="devices=1, got 2"):
+    with pytest.raises(ValueError, match="also_test needs one process, got devices=2, num_nodes=1"):
         train(recipe, also_test=("nmnist",), devices=2)
 
 

@@ -362,6 +362,7 @@ def train(
     data_root: AnyPath | None = None,
     download: bool = False,
     devices: int = 1,
+    num_nodes: int = 1,
     accelerator: str = "auto",
     precision: str = "32-true",
     num_workers: int = 0,
@@ -379,7 +380,8 @@ def train(
             ``result.json``; None keeps nothing.
         resume: go on from ``out_dir/last.ckpt``; the weights end as if the run had never stopped.
         data_root, download: see :func:`snntorch_bpsta.data.load`.
-        devices: processes, by DDP; the batch size is per process.
+        devices: processes per machine, by DDP; the batch size is per process.
+        num_nodes: machines; start one process per device on each, by torchrun or SLURM.
         accelerator, precision: Lightning's ("cpu", "gpu"; "32-true", "bf16-mixed", "16-mixed").
         num_workers: of the data loaders.
         progress: show a progress bar.
@@ -398,13 +400,16 @@ def train(
     _check_accelerator(accelerator)
     check_flags(resume=resume, progress=progress)
     check_positive_int("devices", devices)
+    check_positive_int("num_nodes", num_nodes)
+    several = devices * num_nodes != 1
     check_choice("precision", precision, PRECISIONS)
     check_instance("also_test", also_test, (list, tuple), "names of data sets")
     for name in also_test:
         _check_alike("also_test", name, recipe.dataset)
-    if also_test and devices != 1:
+    if also_test and several:
         raise ValueError(
-            f"also_test needs devices=1, got {devices}: measure the checkpoint with evaluate(..., dataset=)"
+            f"also_test needs one process, got devices={devices}, num_nodes={num_nodes}: "
+            "measure the checkpoint with evaluate(..., dataset=)"
         )
     if out_dir is not None:
         check_path("out_dir", out_dir)
@@ -432,10 +437,11 @@ def train(
         ]  # a resumed run adds a version
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     trainer = L.Trainer(
-        accelerator=accelerator, devices=devices, strategy="ddp" if devices != 1 else "auto", precision=precision,  # type: ignore[arg-type]
+        accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy="ddp" if several else "auto",
+        precision=precision,  # type: ignore[arg-type]
         max_epochs=recipe.epochs, callbacks=callbacks, logger=loggers or False, enable_checkpointing=out_dir is not None,
         enable_progress_bar=progress, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=10,
-        use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1, sync_batchnorm=gpu and devices != 1,
+        use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1, sync_batchnorm=gpu and several,
     )  # fmt: skip
     started = time.perf_counter()
     try:

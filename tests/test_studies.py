@@ -97,6 +97,8 @@ def test_differences_are_with_the_same_seeds():
     ]  # fmt: skip
     assert table[0]["accuracy"] == pytest.approx(60) and table[0]["accuracy_std"] == pytest.approx(10)
     assert table[0]["accuracy_best_epoch"] == pytest.approx(61)
+    rows[0]["history"].insert(0, {"test_accuracy": 1.0, "warm_up": "identity"})  # not an epoch of a spiking network
+    assert tabulate(rows)[0]["accuracy_best_epoch"] == pytest.approx(61)
     assert table[0]["difference"] is None is table[0]["p"]
     assert table[1]["difference"] == pytest.approx(2.0) and table[1]["p"] == pytest.approx(paired_p([3.0, 1.0]))
     assert table[3]["difference"] == pytest.approx(-10) and table[3]["p"] is None and table[3]["firing_rate"] is None

@@ -210,9 +210,7 @@ def _tabulate(rows):
                 "seeds": len(runs),
                 "accuracy": mean(accuracies.values()),
                 "accuracy_std": stdev(accuracies.values()) if len(runs) > 1 else None,
-                "accuracy_best_epoch": mean(
-                    100 * max(epoch["test_accuracy"] for epoch in row["history"]) for row in runs.values()
-                ),
+                "accuracy_best_epoch": mean(100 * _best(row["history"]) for row in runs.values()),
                 "difference": mean(differences) if differences and base is not accuracies else None,
                 "p": None if base is accuracies else paired_p(differences),
                 "firing_rate": average("firing_rate"),
@@ -278,6 +276,12 @@ def format_study(table: Sequence[Result]) -> str:
             for row in table
         ]
         return markdown(head, cells)
+
+
+def _best(history):
+    """The best accuracy of an epoch with neurons, if there is one."""
+    spiking = [epoch["test_accuracy"] for epoch in history if epoch.get("warm_up") != "identity"]
+    return max(spiking or (epoch["test_accuracy"] for epoch in history))
 
 
 def _percent(row, key):

@@ -14,9 +14,10 @@ project = "snntorch-bpsta"
 copyright = "2026, the snntorch-bpsta developers"
 release = version = snntorch_bpsta.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.doctest"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.doctest"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"  # they are committed with their outputs, and the tests execute them
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "snntorch-bpsta"
@@ -123,7 +124,20 @@ def annotate_neurons():
         neuron.__signature__ = signature.replace(parameters=parameters)
 
 
+def bring_notebooks(app):
+    """The notebooks of the repository as pages, in a folder that is not committed."""
+    here = Path(__file__).parent
+    (here / "examples").mkdir(exist_ok=True)
+    for notebook in (here.parent / "examples").glob("*.ipynb"):
+        page = here / "examples" / notebook.name
+        text = notebook.read_text(encoding="utf-8").replace("](../results/README.md", "](../results.md")
+        text = text.replace("](../docs/", "](../")
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+
+
 def setup(app):
+    app.connect("builder-inited", bring_notebooks)
     annotate_neurons()
     app.connect("source-read", fill_in)
     app.connect("html-page-context", add_playground)

@@ -96,8 +96,6 @@ def _recipe(arguments):
 
 
 def _train(arguments):
-    from lightning.pytorch.utilities import rank_zero_only
-
     from .training.lightning import train
 
     recipe = _recipe(arguments)
@@ -108,6 +106,8 @@ def _train(arguments):
         accelerator=arguments.accelerator, precision=arguments.precision, num_workers=arguments.num_workers,
         also_test=arguments.also_test,
     )  # fmt: skip
+    from lightning.pytorch.utilities import rank_zero_only
+
     if rank_zero_only.rank == 0:
         _print_result(row)
         print(f"checkpoint, logs and result.json: {out}")

@@ -42,4 +42,6 @@ study ablation nmnist_simulated --width 0.125 --num-steps 4 --epochs 6 --lr-warm
   --warm-up-epochs 2 --limit 10000 --test-limit 1000 --also-test nmnist
 study ablation nmnist --width 0.125 --num-steps 4 --epochs 20 --warm-up identity --warm-up-epochs 5 \
   --also-test nmnist_simulated
+study ablation cifar10 --width 0.125 --num-steps 4 --epochs 6 --lr-warm-up-epochs 1 --warm-up identity --warm-up-epochs 2 \
+  --batch-size 64 --no-augment --limit 4000 --test-limit 1000
 bpsta study simulator --out results/studies/simulator.json

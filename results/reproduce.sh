@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every run of this folder. Start it from the repository root with SNNTORCH_BPSTA_DATA set to the folder that holds
-# MNIST and N-MNIST (digits need none). Runs that a results file holds already are not done again.
+# MNIST, N-MNIST and CIFAR-10 (digits need none). Runs that a results file holds already are not done again.
 set -euo pipefail
 mkdir -p results
 compare() { # name, then options

@@ -14,7 +14,8 @@ project = "snntorch-bpsta"
 copyright = "2026, the snntorch-bpsta developers"
 release = version = snntorch_bpsta.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx.ext.doctest"]
+extensions = ["myst_nb", "sphinx_design", "sphinx-mathjax-offline"]
+extensions += [f"sphinx.ext.{name}" for name in ("autodoc", "doctest", "mathjax", "napoleon")]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # they are committed with their outputs, and the tests execute them
@@ -22,6 +23,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "snntorch-bpsta"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

@@ -231,7 +231,7 @@ def _draw_flow(neuron, network, title):
     layers = list(dict.fromkeys(row["layer"] for row in network))
     weights = list(dict.fromkeys(row["weights"] for row in network))
     columns = max(2, len(layers))
-    figure = Figure(figsize=(2.6 * columns, 2.4 * (1 + len(weights))), layout="constrained")
+    figure = Figure(figsize=(1.9 * columns, 2.2 * (1 + len(weights))), layout="constrained")
     grid = figure.add_gridspec(1 + len(weights), columns)
     half = columns // 2
     membrane, error = figure.add_subplot(grid[0, :half]), figure.add_subplot(grid[0, half:])
@@ -246,15 +246,18 @@ def _draw_flow(neuron, network, title):
     error.set(title="one neuron: dL/du", xlabel="step")
     error.legend(frameon=False, fontsize=8)
     for i, which in enumerate(weights):
+        first = None
         for j, layer in enumerate(layers):
-            axes = figure.add_subplot(grid[1 + i, j])
+            axes = figure.add_subplot(grid[1 + i, j], sharey=first)
             for row in network:
                 if (row["weights"], row["layer"]) == (which, layer):
                     axes.semilogy(
                         range(1, len(row["flow"]) + 1), row["flow"], color=_COLOURS[row["variant"]], marker="."
                     )
             axes.set(title=f"{which} weights, LIF {j + 1}", xlabel="step")
-            if j == 0:
+            axes.tick_params(labelleft=first is None)
+            if first is None:
+                first = axes
                 axes.set_ylabel("mean |dL/du|")
     for axes in figure.axes:
         axes.grid(alpha=0.3)

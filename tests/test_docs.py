@@ -3,12 +3,18 @@
 import ast
 import doctest
 import importlib
+import json
 import pkgutil
 import re
+import runpy
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
+from _oracle import lif as oracle
+from _oracle import rectangle, spatial
 from _versions import SNNTORCH, TORCH
 
 import snntorch_bpsta as snn
@@ -211,3 +217,58 @@ def test_no_page_names_a_path_of_one_machine():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"(?<![\w./])/(?:home|root|work|tmp|mnt|Users)/", text), page.name
+
+
+# --- the pictures ---------------------------------------------------------------------------------
+
+PICTURES = DOCS / "_static" / "pictures"
+
+
+def leaves(data):
+    """The numbers of nested dicts and lists, with where they are."""
+    if isinstance(data, (dict, list)):
+        pairs = data.items() if isinstance(data, dict) else enumerate(data)
+        return {(key, *rest): value for key, part in pairs for rest, value in leaves(part).items()}
+    return {(): data}
+
+
+@pytest.fixture(scope="module")
+def drawing():
+    pytest.importorskip("matplotlib")
+    return runpy.run_path(str(DOCS / "pictures.py"))
+
+
+def test_every_picture_is_there_for_a_light_and_a_dark_page(drawing):
+    assert {path.name for path in PICTURES.iterdir()} == {
+        f"{name}-{theme}.svg" for name in drawing["PICTURES"] for theme in ("light", "dark")
+    }
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["crossing", "surrogates", "three_cases", "speed"])
+def test_a_picture_shows_what_the_package_computes(name, theme, drawing):
+    (about,) = ElementTree.parse(PICTURES / f"{name}-{theme}.svg").iter("{http://purl.org/dc/elements/1.1/}description")
+    written, now = leaves(json.loads(about.text)), leaves(drawing["PICTURES"][name]()[1])
+    assert written.keys() == now.keys() and len(now) > 10
+    for place, value in now.items():
+        assert written[place] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), place
+
+
+def test_the_edges_of_the_crossing_are_those_of_the_equations(drawing):
+    """The gradients by the oracle; and the factors in the picture, multiplied along the edges, give them."""
+    data = drawing["crossing"]()[1]
+    current, counted, beta = drawing["CURRENT"], drawing["COUNTED"], drawing["BETA"]
+    alphas = {"plain backpropagation": 0, "BPSA": 0, "BPSA + BPTA": drawing["ALPHA"]}
+    above = np.r_[np.zeros(len(current) - counted), np.ones(counted)]
+    for name, row in data["variants"].items():
+        surrogate = rectangle() if name == "plain backpropagation" else spatial
+        options = {"surrogate": surrogate, "alpha": alphas[name], "dspk": above}
+        run = oracle(np.array(current), beta=beta, threshold=drawing["THRESHOLD"], **options)
+        np.testing.assert_allclose(data["u"], run.mem, rtol=1e-12)
+        np.testing.assert_array_equal(data["o"], run.spk)
+        np.testing.assert_allclose(row["flow"], run.dinput, rtol=1e-12)
+        along, error = np.zeros(len(current)), 0.0
+        for t in reversed(range(len(current))):
+            error = row["s"][t] * above[t] + (row["membrane"][t] + row["residual"][t]) * error
+            along[t] = error
+        np.testing.assert_allclose(along, run.dinput, rtol=1e-12)

@@ -598,8 +598,11 @@ class Leaky(_Fused, snntorch.Leaky):
         save: of :meth:`sequence`: what is kept for backward, see :func:`functional.lif_multistep`.
 
     Attributes:
-        spatial_adj, temporal_alpha, inplace, save: the arguments, as plain attributes: not part of the state_dict, which
-            loads strictly into ``snntorch.Leaky`` and back.
+        spatial_adj: the argument; like those below a plain attribute and not part of the state_dict, which loads strictly
+            into ``snntorch.Leaky`` and back.
+        temporal_alpha: the argument.
+        inplace: the argument.
+        save: the argument.
         warm_up: None; "identity" hands the input on as the output, so that the network trains as the artificial network
             it contains (the paper's released code); "surrogate" replaces the surrogate by a logistic one (TSSL-BP).
         mem: the membrane after the last single step ``[B, *]``; no buffer, unlike the host's, so that DDP leaves it alone.
@@ -676,7 +679,10 @@ class Lapicque(_Fused, snntorch.Lapicque):
     Args:
         *args: those of ``snntorch.Lapicque``, in its order.
         **kwargs: the same by name.
-        spatial_adj, temporal_alpha, inplace, save: as in :class:`Leaky`.
+        spatial_adj: as in :class:`Leaky`, and so are the three below.
+        temporal_alpha: in [0, 1].
+        inplace: of ``sequence``.
+        save: of ``sequence``.
 
     Shape:
         as :class:`Leaky`.

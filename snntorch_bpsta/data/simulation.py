@@ -347,7 +347,7 @@ def digits_simulated(train: bool, root: AnyPath | None = None, download: bool = 
         Filmed, in the order of that loader.
 
     Raises:
-        As the loader of "digits".
+        ImportError: as the loader of "digits".
     """
     return Filmed("digits_simulated", images.digits(train, root, download), replace(CAMERAS["nmnist"], scale=3.5))
 
@@ -362,7 +362,7 @@ def nmnist_simulated(train: bool, root: AnyPath, download: bool = False) -> Film
         Filmed, in MNIST's order.
 
     Raises:
-        As the loader of "mnist".
+        FileNotFoundError, ValueError: as the loader of "mnist".
     """
     return Filmed("nmnist_simulated", images.mnist(train, root, download), CAMERAS["nmnist"])
 
@@ -377,6 +377,6 @@ def cifar10_dvs_simulated(train: bool, root: AnyPath, download: bool = False) ->
         Filmed, in CIFAR-10's order.
 
     Raises:
-        As the loader of "cifar10".
+        FileNotFoundError, ValueError: as the loader of "cifar10".
     """
     return Filmed("cifar10_dvs_simulated", images.cifar10(train, root, download), CAMERAS["cifar10_dvs"])

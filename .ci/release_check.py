@@ -5,6 +5,7 @@ the wheel with no extras in an empty environment, and uses it there. Prints the 
 The arguments are what pip is to install before the wheel: a build of torch.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -113,10 +114,18 @@ def import_times(python, folder):
         )
 
 
+def check_tag(wheel):
+    """Where a tag is built, it names the version of the wheel."""
+    tag = os.environ.get("GITHUB_REF_NAME", "") if os.environ.get("GITHUB_REF_TYPE") == "tag" else None
+    version = wheel.name.split("-")[1]
+    assert tag in (None, f"v{version}"), f"the tag is {tag}, the version {version}"
+
+
 def main(before):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wheel, sdist = build(folder)
+        check_tag(wheel)
         check_wheel(wheel)
         check_sdist(sdist)
         programs = install(wheel, folder / "empty", before)

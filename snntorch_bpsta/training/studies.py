@@ -43,7 +43,7 @@ def _readout(readout, kind):
     return lambda recipe: {"readout": readout, **_warm_up(kind)(recipe)}
 
 
-def _causes(**changes):
+def _times(**changes):
     return lambda recipe: {name: change(getattr(recipe, name)) for name, change in changes.items()}
 
 
@@ -86,8 +86,16 @@ STUDIES = {
             "as it is": {},
             "cross entropy": {"loss": "cross_entropy"},
             "without ReLU": {"relu": False},
-            "twice as wide": _causes(width=lambda width: 2 * width),
-            "three times as long": _causes(epochs=lambda epochs: 3 * epochs),
+            "twice as wide": _times(width=lambda width: 2 * width),
+            "three times as long": _times(epochs=lambda epochs: 3 * epochs),
+        },
+    ),
+    "learning_rate": Study(
+        "The gradients differ in size; has each variant the learning rate that it needs? (ours)",
+        {
+            "a third": _times(lr=lambda lr: lr / 3),
+            "as it is": {},
+            "three times": _times(lr=lambda lr: 3 * lr),
         },
     ),
 }

@@ -44,4 +44,11 @@ study ablation nmnist --width 0.125 --num-steps 4 --epochs 20 --warm-up identity
   --also-test nmnist_simulated
 study ablation cifar10 --width 0.125 --num-steps 4 --epochs 6 --lr-warm-up-epochs 1 --warm-up identity --warm-up-epochs 2 \
   --batch-size 64 --no-augment --limit 4000 --test-limit 1000
+for name in causes learning_rate; do
+  study $name nmnist --width 0.125 --num-steps 4 --epochs 20 --warm-up identity --warm-up-epochs 5
+done
+study readout nmnist --width 0.125 --num-steps 4 --epochs 20
+bpsta study ablation --dataset nmnist_simulated --width 0.125 --num-steps 4 --epochs 6 --lr-warm-up-epochs 1 --warm-up identity \
+  --warm-up-epochs 2 --limit 10000 --test-limit 1000 --also-test nmnist --lr 0.003 --seeds 5 --jobs "${JOBS:-2}" \
+  --accelerator cpu --out results/studies/ablation-nmnist_simulated-lr.json
 bpsta study simulator --out results/studies/simulator.json

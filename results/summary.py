@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from statistics import mean, stdev
 
+from snntorch_bpsta.energy import energy_ratio
 from snntorch_bpsta.training import Recipe
 from snntorch_bpsta.training._tables import markdown
 from snntorch_bpsta.training.compare import format_table, summarise
 from snntorch_bpsta.training.paper import beside, paper_rows, variant
+from snntorch_bpsta.training.recipes import COMPARED
 from snntorch_bpsta.training.simulator import format_table as simulator_table
 from snntorch_bpsta.training.studies import STUDIES, format_study, tabulate
 
@@ -43,6 +45,7 @@ def _conditions(recipe):
         if recipe["warm_up"] == "none"
         else f"{recipe['warm_up']} warm-up of {recipe['warm_up_epochs']} epochs",
     ]
+    words += [f"learning rate {recipe['lr']:g}"] * (recipe["lr"] != DEFAULT["lr"])
     words += ["cross entropy"] * (recipe["loss"] != "mse") + ["no ReLU"] * (not recipe["relu"])
     return ", ".join(words)
 
@@ -91,6 +94,34 @@ def _papers_numbers(files):
     )
 
 
+def _readouts(files):
+    """Accuracy, firing rate and energy ratio by readout and warm-up, the paper's row of the data set below them."""
+    cells = []
+    sources = {"digits": "digits-{}.json", "mnist": "mnist-{}.json", "nmnist": "studies/readout-nmnist.json"}
+    for dataset, source in sources.items():
+        for readout in ("spikes", "current"):
+            for warm_up in ("none", "identity"):
+                runs = files[source.format(f"{readout}-{warm_up}")]["runs"]
+                if "study" in runs[0]:
+                    runs = [row for row in runs if row["setting"] == f"{readout}, {warm_up}"]
+                line = [dataset, readout, warm_up, str(len({row["seed"] for row in runs}))]
+                for of in COMPARED:
+                    own = [row for row in runs if row["variant"] == of]
+                    ratio = mean(row["energy_ratio"] for row in own)
+                    line.append(f"{_percent(own).rpartition(', ')[0]}, {ratio:.0f}")
+                cells.append(line)
+        theirs = paper_rows()
+        if f"table6-{dataset}" in theirs:
+            line = [f"{dataset}, the paper", "spikes", "-", "1"]
+            for name in (f"table6-{dataset}-baseline", None, f"table6-{dataset}"):
+                row = theirs.get(name)
+                ratio = energy_ratio(row.firing_rate, row.recipe.num_steps) if row else 0
+                line.append(f"{row.accuracy:.2f}, {row.firing_rate:.3f}, {ratio:.0f}" if row else "-")
+            cells.append(line)
+    head = ["data set", "readout", "warm-up", "seeds", *(f"{of}: %, rate, EE" for of in COMPARED)]
+    return markdown(head, cells)
+
+
 def _percent(runs):
     accuracies, rates = [100 * run["accuracy"] for run in runs], [run["firing_rate"] for run in runs]
     spread = f" ± {stdev(accuracies):.2f}" if len(runs) > 1 else ""
@@ -102,6 +133,7 @@ def text():
     """The page, from the findings and the runs."""
     files = _files()
     found = (HERE / "FINDINGS.md").read_text()
+    found = found.replace("<!-- the readouts -->", _readouts(files))
     page = found.replace("<!-- the paper's numbers -->", _papers_numbers(files)).rstrip() + "\n\n"
     page += "## Every study\n\n"
     for name, content in files.items():

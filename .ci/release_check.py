@@ -116,9 +116,9 @@ def import_times(python, folder):
 
 def check_tag(wheel):
     """Where a tag is built, it names the version of the wheel."""
-    tag = os.environ.get("GITHUB_REF_NAME", "") if os.environ.get("GITHUB_REF_TYPE") == "tag" else None
-    version = wheel.name.split("-")[1]
-    assert tag in (None, f"v{version}"), f"the tag is {tag}, the version {version}"
+    if os.environ.get("GITHUB_REF_TYPE") == "tag":
+        tag, version = os.environ["GITHUB_REF_NAME"], wheel.name.split("-")[1]
+        assert tag == f"v{version}", f"the tag is {tag}, the version {version}"
 
 
 def main(before):

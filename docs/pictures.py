@@ -40,7 +40,8 @@ def neuron(current, counted):
         x = cur.clone().requires_grad_()
         out = snn.functional.lif_multistep(x, **fixed, reset_mechanism="zero", record_mem=True, **options)
         out.spk[-counted:].sum().backward()
-        s = out.spk / out.mem if "spatial_adj" in options else ((out.mem - THRESHOLD).abs() < 0.5).double()
+        surrogate = options.get("spike_grad", snn.surrogate.spatial_adjustment(THRESHOLD))
+        s = surrogate.derivative(out.mem - THRESHOLD)
         rows[name] = {
             "s": s,
             "membrane": BETA * (1 - out.spk),

@@ -6,7 +6,11 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _host, functional, surrogate  # _host first: it answers where snntorch is missing, too old or too new
+from . import (  # _snntorch first: it answers where snntorch is missing, too old or too new
+    _snntorch,
+    functional,
+    surrogate,
+)
 from ._version import __version__ as __version__
 from .conversion import Conversion, convert, patched, reset, revert
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
@@ -26,12 +30,12 @@ __all__ = ["Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic"]
 __all__ += ["ConvBlock", "DirectEncoding", "MultiStep", "NeuronDropout", "Voting"]
 __all__ += ["Conversion", "convert", "patched", "reset", "revert"]
 __all__ += ["compress_spikes", "functional", "surrogate"]
-__all__ += [name for name in _host.public_names(_host.snntorch) if name not in __all__]
+__all__ += [name for name in _snntorch.public_names(_snntorch.snntorch) if name not in __all__]
 
 _ON_FIRST_USE = ("bench", "data", "energy", "flow", "networks", "plots", "training")
 
-_host.install_finder()
-_from_host, __dir__ = _host.fall_back_to(_host.snntorch, __name__)
+_snntorch.install_finder()
+_from_host, __dir__ = _snntorch.fall_back_to(_snntorch.snntorch, __name__)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from warnings import warn
 
 import snntorch
 
-from ._validation import check_module, check_spatial_adj, check_temporal_alpha
+from ._checks import check_module, check_spatial_adj, check_temporal_alpha
 from .neurons import FAMILY, Adjusted
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import snntorch
 import torch
 from torch import nn
 
-from ._validation import check_module, check_number
+from ._checks import check_module, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ._validation import check_module
+from ._checks import check_module
 from .neurons import Adjusted
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import snntorch
 import torch
 from torch import nn
 
-from ._validation import (
+from ._checks import (
     FLOATING,
     check_current,
     check_flags,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from ._torch import StorageWeakRef, is_capturing, is_compiling, is_dispatched, is_zero_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ class compress_spikes(torch.autograd.graph.saved_tensors_hooks):
         return self
 
     def _pack(self, x):
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return x.detach()
         bits = self._bits(x) if _may_gain(x) else None
         if bits is None:
@@ -179,10 +179,10 @@ def _may_gain(x):
         and x.device.type in _CHUNK
         and not (x.is_leaf and x.requires_grad)
         and not x.is_neg()
-        and not x._is_zerotensor()  # of forward-mode AD: no memory behind it
+        and not is_zero_tensor(x)  # of forward-mode AD: no memory behind it
         and _is_dense(x)
-        and _get_current_dispatch_mode() is None  # such as a tracer, which would take the bits for a constant
-        and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+        and not is_dispatched()  # such as a tracer, which would take the bits for a constant
+        and not is_capturing(x)
     )
 
 

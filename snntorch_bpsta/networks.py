@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ._validation import (
+from ._checks import (
     FLOATING,
     check_choice,
     check_flags,

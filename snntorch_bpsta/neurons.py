@@ -10,8 +10,7 @@ import snntorch
 import torch
 from torch import nn
 
-from ._host import fall_back_to
-from ._validation import (
+from ._checks import (
     as_parameter,
     check_broadcast,
     check_choice,
@@ -27,10 +26,12 @@ from ._validation import (
     check_temporal_alpha,
     check_threshold_positive,
 )
+from ._snntorch import fall_back_to
+from ._torch import is_compiling, is_of_a_transform, is_transforming, keeps_graph, version
 from .functional import lif_multistep
-from .functional._ops import STALE, keep_graph
-from .functional._reference import temporal_residual
-from .functional.lif import DEFAULT_SPIKE_GRAD, IMPLS, SAVES
+from .functional.multistep import DEFAULT_SPIKE_GRAD, IMPLS, SAVES
+from .functional.operator import STALE
+from .functional.reference import temporal_residual
 from .surrogate import Logistic, SpatialAdjustment, Surrogate, as_portable, from_portable
 
 if TYPE_CHECKING:
@@ -194,16 +195,14 @@ class Adjusted(_Neuron):
         if options:
             raise TypeError(f"{', '.join(options)}: options of all steps in one call, which multistep=True asks for")
         adjusted = self.spatial_adj or self.temporal_alpha
-        if adjusted or (not torch.compiler.is_compiling() and torch.is_anomaly_enabled()):
+        if adjusted or (not is_compiling() and torch.is_anomaly_enabled()):
             check_current(input_, 0, "[B, *]")
         elif not isinstance(input_, torch.Tensor):
             raise TypeError(f"input_ must be a tensor of shape [B, *], got {type(input_).__name__}")
         if self.init_hidden and any(state is not None for state in states):
             raise self._no_states_with_init_hidden()
         # A transform's tensors are dead outside of it: they are not left in the neuron where the states are handed out.
-        transformed = (
-            not (self.init_hidden or torch.compiler.is_compiling()) and torch._C._are_functorch_transforms_active()
-        )
+        transformed = not (self.init_hidden or is_compiling()) and is_transforming()
         kept = {name: self.__dict__.get(name) for name in (*self._states, "reset")} if transformed else None
         fresh = self._begin(input_, states)
         if adjusted and self._has_kernels() and not self._steps_alone and input_.dim():
@@ -211,7 +210,7 @@ class Adjusted(_Neuron):
             spk = self._kernel_step(input_)
         else:
             spk = self._step(input_)
-        if not torch.compiler.is_compiling() and fresh:
+        if not is_compiling() and fresh:
             self._watch(spk, self.mem)
         out = spk if self.init_hidden and not self.output else (spk, *self._after())
         if kept is not None:
@@ -230,7 +229,7 @@ class Adjusted(_Neuron):
             if state.shape != input_.shape:
                 state = torch.zeros_like(input_)
             self._put(**{name: state})
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return True
         mem = self.mem
         goes_on = mem.grad_fn is not None and (mem is hidden[-1] or (self._last is not None and mem is self._last()))
@@ -246,11 +245,11 @@ class Adjusted(_Neuron):
     def _watch(self, *outputs):
         """Note when a backward pass frees the graph that these first outputs begin; see ``STALE``."""
         self._graph = graph = [False]
-        if torch._C._are_functorch_transforms_active():
+        if is_transforming():
             return
 
         def note(grad):
-            graph[0] = graph[0] or not keep_graph()
+            graph[0] = graph[0] or not keeps_graph()
 
         for output in outputs:
             if output.requires_grad:
@@ -323,7 +322,7 @@ class Adjusted(_Neuron):
         return self.beta.clamp(0, 1)
 
     def _put(self, **states):
-        if torch.compiler.is_compiling():
+        if is_compiling():
             for name, state in states.items():
                 setattr(self, name, state)
         else:
@@ -389,7 +388,7 @@ class Adjusted(_Neuron):
             for t, cur in enumerate(input_.unbind(0)):
                 fresh = self._begin(cur, states if t == 0 else (None,) * len(states))
                 spk_rec.append(self._step(cur))
-                if t == 0 and fresh and not torch.compiler.is_compiling():
+                if t == 0 and fresh and not is_compiling():
                     self._watch(spk_rec[0], self.mem)
             after = self._after()
         finally:
@@ -427,7 +426,7 @@ class Adjusted(_Neuron):
 
     def _check_threshold(self):
         """A learnable threshold may drift to where 1/u has no meaning, long after the constructor looked at it."""
-        if not self.spatial_adj or torch.compiler.is_compiling():
+        if not self.spatial_adj or is_compiling():
             return
         threshold = self.threshold
         # Looking at a value on the device waits for it, so a buffer there is looked at again only after something wrote to
@@ -511,7 +510,7 @@ class Adjusted(_Neuron):
 
 def _alive(state):
     """`state`, or an empty one for a tensor of torch.func's, which nothing may be done with outside of its transform."""
-    dead = not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(state)
+    dead = is_of_a_transform(state)
     return torch.zeros(0) if dead else state
 
 
@@ -566,8 +565,8 @@ class _Fused(Adjusted):
     def _kernel_step(self, input_):
         """A step by the kernels: a third of the host's operations on tensors, for an engine that is there anyway."""
         # Half precision in the host's rounding; a compiler fuses operations, and torch.func transforms them.
-        kernels = input_.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
-        kernels = kernels and not torch._C._are_functorch_transforms_active()
+        kernels = input_.dtype in (torch.float32, torch.float64) and not is_compiling()
+        kernels = kernels and not is_transforming()
         spk, mem = self._run(input_.unsqueeze(0), self.mem, impl="auto" if kernels else "reference")
         self._put(mem=mem)
         return spk.squeeze_(0)  # in place, so no view: `SpikingNeuron.detach(spk, mem)` refuses views
@@ -612,7 +611,7 @@ class Leaky(_Fused, snntorch.Leaky):
         - ``sequence(input_, mem=None)``: all steps. ``[T, B, *]`` -> spk ``[T, B, *]``, final mem ``[B, *]``.
 
     Raises:
-        ValueError: an option that cannot be honoured (see ``_validation.py``); the message says what to do.
+        ValueError: an option that cannot be honoured (see ``_checks.py``); the message says what to do.
         TypeError: an option of the wrong type.
 
     Example:
@@ -734,14 +733,10 @@ class Lapicque(_Fused, snntorch.Lapicque):
 
     def _has_kernels(self):
         """Theirs is Leaky's reset, which keeps the input, and a decay in [0, 1]."""
-        if (
-            self.reset_mechanism == "zero"
-            or torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active()
-        ):
+        if self.reset_mechanism == "zero" or is_compiling() or is_transforming():
             return False
         circuit = (self.time_step, self.R, self.C)
-        versions = [0 if value.is_inference() else value._version for value in circuit]
+        versions = [version(value) for value in circuit]
         seen, seen_versions, in_range = self._checked_decay or ((), None, None)
         if len(seen) != 3 or any(a is not b for a, b in zip(seen, circuit, strict=True)) or versions != seen_versions:
             decay = self._decay()  # one look at the values, which may be far away

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from ._validation import REAL, check_instance, check_positive_int, check_tensor, reading
+from ._checks import REAL, check_instance, check_positive_int, check_tensor, reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

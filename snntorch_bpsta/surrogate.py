@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from snntorch import surrogate as _host_surrogate
 
-from ._host import fall_back_to, public_names
-from ._validation import REAL, check_broadcast, check_device, check_number, check_tensor, check_threshold_positive
+from ._checks import REAL, check_broadcast, check_device, check_number, check_tensor, check_threshold_positive
+from ._snntorch import fall_back_to, public_names
+from ._torch import constant_for_compiler, is_compiling, is_transforming
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,17 +51,13 @@ _SIGNED = {"atan": "alpha", "sigmoid": "slope", "spike_rate_escape": "slope"}
 SPATIAL_ADJUSTMENT, TRIANGULAR = _NUMBERS["spatial_adjustment"], _NUMBERS["triangular"]
 
 
+@constant_for_compiler  # that of torch 2.13 cannot read a function's __qualname__
 def _host_closure(spike_grad):
     """The name of the host's function that made the closure `spike_grad`, and what it holds; (None, {}) if none did."""
     name, _, rest = spike_grad.__qualname__.partition(".")
     if rest != "<locals>.inner" or spike_grad.__module__ != _host_surrogate.__name__:
         return None, {}
     return name, inspect.getclosurevars(spike_grad).nonlocals
-
-
-# torch.compiler.assume_constant_result, which would import all of the compiler: that of torch 2.13 cannot read a function's
-# __qualname__.
-_host_closure._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def kernel_surrogate(spike_grad: SpikeGrad, threshold: Number) -> tuple[int, float, float] | None:
@@ -139,13 +136,13 @@ class _TransformableFire(_Fire):
 
 
 def _check_real(x):
-    if not torch.compiler.is_compiling():  # in a backward pass the tracer refuses to tell what is asked for here
+    if not is_compiling():  # in a backward pass the tracer refuses to tell what is asked for here
         check_tensor("x", x, 0, "of the membrane", REAL)
 
 
 def _fire(*arguments):
     _check_real(arguments[0])
-    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    transformed = is_compiling() or is_transforming()
     return (_TransformableFire if transformed else _Fire).apply(*arguments)
 
 

@@ -8,14 +8,15 @@ import pytest
 PACKAGE = "snntorch_bpsta"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
-# From the bottom up: a layer may import those below it, never those above. `_host` (the host seen
+# From the bottom up: a layer may import those below it, never those above. `_snntorch` (the host seen
 # through our package) and `_version` lie under everything and import nothing of ours. `_typing` is for
 # type checkers: it is imported under TYPE_CHECKING only.
 ORDER = [
     "_version",
     "_typing",
-    "_host",
-    "_validation",
+    "_torch",
+    "_snntorch",
+    "_checks",
     "surrogate",
     "memory",
     "functional",
@@ -30,7 +31,7 @@ ORDER = [
     "__main__",
 ]
 # Beside the line: what each may import of ours. `BASE` is open to all.
-BASE = {"_version", "_host", "_validation"}
+BASE = {"_version", "_torch", "_snntorch", "_checks"}
 BESIDE = {
     "energy": {"neurons"},
     "flow": {"neurons"},
@@ -48,8 +49,8 @@ DATA_BOTTOM = "data.frames"
 
 # Library -> where it may be imported at module level. Elsewhere: inside the function that needs it.
 HEAVY = {
-    "triton": {"functional._triton"},
-    "numba": {"functional._cpu", "data._film"},
+    "triton": {"functional.kernels.triton"},
+    "numba": {"functional.kernels.cpu", "data._film"},
     "tonic": set(),
     "torchvision": set(),
     "sklearn": set(),
@@ -68,7 +69,7 @@ HEAVY = {
 
 
 def module_name(path, root=ROOT):
-    """functional/lif.py -> "functional.lif", functional/__init__.py -> "functional", top: ""."""
+    """functional/multistep.py -> "functional.multistep", functional/__init__.py -> "functional", top: ""."""
     parts = list(path.relative_to(root).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -153,7 +154,7 @@ def read(path):
 
 
 def test_the_package_was_found():
-    assert {"__init__.py", "_validation.py", "surrogate.py", "neurons.py"} <= set(IDS)
+    assert {"__init__.py", "_checks.py", "surrogate.py", "neurons.py"} <= set(IDS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
@@ -190,24 +191,24 @@ def test_the_package_imports_its_heavy_parts_on_first_use():
                 target = target.rpartition(".")[0]
             if eager and target:
                 todo += [".".join(target.split(".")[: i + 1]) for i in range(target.count(".") + 1)]
-    assert {"neurons", "surrogate", "functional.lif"} <= reached
+    assert {"neurons", "surrogate", "functional.multistep"} <= reached
     assert {m.split(".")[0] for m in reached} <= LIGHT
-    assert not reached & {"functional._triton", "functional._cpu"}
+    assert not reached & {"functional.kernels.triton", "functional.kernels.cpu"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_triton_has_one_home(path):
     source, module, is_package = read(path)
     users = [n for n, _ in imports(source, module, is_package) if n.split(".")[0] == "triton"]
-    assert not users or module == "functional._triton"
+    assert not users or module == "functional.kernels.triton"
 
 
 # --- these checks do check ------------------------------------------------------------------------
 
 BAD_ARROWS = {
     "relative": ("from . import neurons", "surrogate", False),
-    "from-relative": ("from .neurons import Leaky", "_validation", False),
-    "parent": ("from ..neurons import Leaky", "functional.lif", False),
+    "from-relative": ("from .neurons import Leaky", "_checks", False),
+    "parent": ("from ..neurons import Leaky", "functional.multistep", False),
     "parent-package": ("from .. import networks", "functional", True),
     "absolute": ("import snntorch_bpsta.training.losses", "layers", False),
     "inside-a-function": ("def f():\n    from .cli import main", "energy", False),
@@ -223,11 +224,11 @@ BAD_ARROWS = {
 }
 GOOD_ARROWS = {
     "down": ("from .surrogate import rectangle", "neurons", False),
-    "parent": ("from .. import surrogate", "functional.lif", False),
+    "parent": ("from .. import surrogate", "functional.multistep", False),
     "sibling": ("from .lif import lif_multistep", "functional", True),
     "data-sibling": ("from .frames import integrate", "data.events", False),
     "studies-plots": ("from .. import plots", "studies.latency", False),
-    "host": ("from snntorch import utils\nimport torch", "_host", False),
+    "host": ("from snntorch import utils\nimport torch", "_snntorch", False),
     "top": ("from .layers import Voting\nfrom . import surrogate", "", True),
     "typing": ("if TYPE_CHECKING:\n    from .cli import main", "neurons", False),
 }
@@ -236,7 +237,7 @@ BAD_HEAVY = {
     "from": ("from matplotlib import pyplot as plt", "studies.latency", False),
     "try": (
         "try:\n    import triton\nexcept ImportError:\n    triton = None",
-        "functional.lif",
+        "functional.multistep",
         False,
     ),
     "class": ("class A:\n    import tonic", "data.events", False),
@@ -246,7 +247,7 @@ GOOD_HEAVY = {
     "function": ("def f():\n    import torchvision", "data.images", False),
     "plots": ("import matplotlib.pyplot as plt", "plots", False),
     "training": ("import lightning as L", "training.module", False),
-    "kernel": ("import triton.language as tl", "functional._triton", False),
+    "kernel": ("import triton.language as tl", "functional.kernels.triton", False),
 }
 
 

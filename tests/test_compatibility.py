@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from _features import FEATURES, WORDS, feature
 
-from snntorch_bpsta import _host
+from snntorch_bpsta import _snntorch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -25,17 +25,17 @@ needs_docs = pytest.mark.skipif(not CONF.exists(), reason="the docs are not part
 
 @pytest.mark.parametrize("version", ["0.9.4", "0.9.4.post1", "0.10", "1.0.0", "1", "1.2.3.dev4+gabc", "unknown", ""])
 def test_supported(version):
-    assert _host.supported(version)
+    assert _snntorch.supported(version)
 
 
 @pytest.mark.parametrize("version", ["0.9.3", "0.9", "0.0.1", "2.0.0", "2", "2.0.0rc1", "10.0"])
 def test_not_supported(version):
-    assert not _host.supported(version)
+    assert not _snntorch.supported(version)
 
 
 def test_the_range_is_that_of_the_installation():
     assert re.search(r"snntorch>=0\.9\.4,<2$", (ROOT / "setup.cfg").read_text(encoding="utf-8"), re.MULTILINE)
-    assert (_host.OLDEST, _host.BEYOND) == ((0, 9, 4), (2,))
+    assert (_snntorch.OLDEST, _snntorch.BEYOND) == ((0, 9, 4), (2,))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ class Finder:
     def find_spec(name, path=None, target=None):
         if name == "snntorch": {find}
 sys.meta_path.insert(0, Finder)
-sys.path[:0] = [{str(tmp_path)!r}, {str(Path(_host.__file__).parent.parent)!r}]
+sys.path[:0] = [{str(tmp_path)!r}, {str(Path(_snntorch.__file__).parent.parent)!r}]
 import snntorch_bpsta
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

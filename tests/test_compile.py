@@ -45,7 +45,7 @@ def operands(
     *, shape=(5, 2, 3, 4), dtype=F32, mem=True, beta=(), threshold=(), num_steps=None, surrogate=0, p0=0.0, p1=0.0,
     relu=False, save="float32", record_mem=False, channels_last=False, learn=(), inner=(1, 1),
 ):  # fmt: skip
-    """Arguments of ``snntorch_bpsta::lif``; see functional/_ops.py."""
+    """Arguments of ``snntorch_bpsta::lif``; see functional/operator.py."""
     state = F64 if dtype == F64 else F32
     x = currents(*shape, dtype=dtype)
     if channels_last:

@@ -34,7 +34,7 @@ from snntorch.functional import quant  # noqa: E402
 import snntorch_bpsta as snn  # noqa: E402
 from snntorch_bpsta import data, energy, flow, networks, surrogate  # noqa: E402
 from snntorch_bpsta.functional import lif_multistep, which_impl  # noqa: E402
-from snntorch_bpsta.functional.lif import DEFAULT_SPIKE_GRAD  # noqa: E402
+from snntorch_bpsta.functional.multistep import DEFAULT_SPIKE_GRAD  # noqa: E402
 from snntorch_bpsta.neurons import FAMILY  # noqa: E402
 from snntorch_bpsta.training import Recipe, rate_cross_entropy_loss, rate_mse_loss  # noqa: E402
 

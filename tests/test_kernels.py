@@ -19,14 +19,16 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import snntorch_bpsta as snn
-from snntorch_bpsta.functional import _cpu, lif, lif_multistep, which_impl
-from snntorch_bpsta.functional import _packing as packing
+from snntorch_bpsta.functional import lif_multistep, which_impl
+from snntorch_bpsta.functional import multistep as lif
+from snntorch_bpsta.functional.kernels import bits as packing
+from snntorch_bpsta.functional.kernels import cpu as _cpu
 
 _triton = None
 if lif._TRITON:
     with pytest.MonkeyPatch.context() as patch:  # read when the kernels are defined; not meant for the tests of others
         patch.setenv("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
-        from snntorch_bpsta.functional import _triton
+        from snntorch_bpsta.functional.kernels import triton as _triton
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 DEVICE = {"cpu": "cpu", "triton": "cuda" if torch.cuda.is_available() else "cpu"}

@@ -12,14 +12,14 @@ import pytest
 import torch
 from _tolerance import assert_close
 
-from snntorch_bpsta.functional import lif
+from snntorch_bpsta.functional import multistep as lif
 
 if not lif._TRITON:
     pytest.skip("needs Triton >= 3.4", allow_module_level=True)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 with pytest.MonkeyPatch.context() as patch:  # read when the kernels are defined; not meant for the tests of others
     patch.setenv("TRITON_INTERPRET", "0" if DEVICE == "cuda" else "1")
-    from snntorch_bpsta.functional import _triton
+    from snntorch_bpsta.functional.kernels import triton as _triton
 
 INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64, torch.bfloat16: torch.int16}
 RESETS = ("zero", "subtract", "none")
@@ -347,7 +347,7 @@ COMPILE = """
 import sys
 import torch, triton
 from triton.backends.compiler import GPUTarget
-from snntorch_bpsta.functional import _triton
+from snntorch_bpsta.functional.kernels import triton as _triton
 
 def ptx(kernel, types, fusion, **constants):
     ints = ("num_steps", "dmem_steps", "num_neurons", "stride", "size_class") + tuple(

@@ -15,7 +15,13 @@ from snntorch_bpsta.neurons import FAMILY
 
 PACKAGE = Path(snntorch_bpsta.__file__).parent
 # The benchmark, which only the command line calls; kernels, whose compilers read annotations their own way.
-WITHOUT = ("bench", "data/_film.py", "functional/_cpu.py", "functional/_triton.py", "functional/_packing.py")
+WITHOUT = (
+    "bench",
+    "data/_film.py",
+    "functional/kernels/cpu.py",
+    "functional/kernels/triton.py",
+    "functional/kernels/bits.py",
+)
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if not str(path.relative_to(PACKAGE)).startswith(WITHOUT)]
 METHODS = {"__init__", "__call__", "__getitem__", "__iter__", "__len__", "forward", "extra_repr"}
 

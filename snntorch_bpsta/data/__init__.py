@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._validation import check_choice, check_positive_int
+from .._checks import check_choice, check_positive_int
 from . import events, images, simulation
 from ._common import Samples, cache_dir, data_dir, stratified_order
 from .events import read_aedat2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .._validation import check_flags, check_number, check_path, reading
+from .._checks import check_flags, check_number, check_path, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._validation import check_path
+from .._checks import check_path
 from ._common import cache_dir, check_loader, damaged, decoding, fetching, missing, need, write_atomically
 from .frames import events_to_frames
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._validation import check_positive_int, reading
+from .._checks import check_positive_int, reading
 
 if TYPE_CHECKING:
     from .._typing import Events

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .._validation import (
+from .._checks import (
     FLOATING,
     check_choice,
     check_flags,

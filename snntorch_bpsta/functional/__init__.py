@@ -2,8 +2,8 @@
 
 from snntorch import functional as _host_functional
 
-from .._host import fall_back_to, public_names
-from .lif import Impl, LIFOutput, lif_multistep, which_impl
+from .._snntorch import fall_back_to, public_names
+from .multistep import Impl, LIFOutput, lif_multistep, which_impl
 
 __all__ = ["Impl", "LIFOutput", "lif_multistep", "which_impl"]
 __all__ += [name for name in public_names(_host_functional) if name not in __all__]

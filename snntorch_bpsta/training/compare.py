@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._validation import check_choice, check_instance, check_int, check_path, check_positive_int, reading
+from .._checks import check_choice, check_instance, check_int, check_path, check_positive_int, reading
 from ._tables import markdown, number
 from .lightning import environment, train, write_json
 from .recipes import COMPARED, VARIANTS, Recipe

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import data
-from .._validation import check_instance, check_int
+from .._checks import check_instance, check_int
 from ..flow import record_gradient_flow
 from ..functional import lif_multistep
 from ..surrogate import rectangle

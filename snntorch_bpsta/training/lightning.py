@@ -32,7 +32,7 @@ from torch.utils.data.distributed import DistributedSampler
 from torchmetrics.classification import MulticlassAccuracy
 
 from .. import data, energy
-from .._validation import (
+from .._checks import (
     FLOATING,
     REAL,
     check_choice,

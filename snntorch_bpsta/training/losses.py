@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .._validation import FLOATING, check_some_steps, check_tensor
+from .._checks import FLOATING, check_some_steps, check_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from .._validation import check_choice, check_instance, reading
+from .._checks import check_choice, check_instance, reading
 from ..networks import NETWORKS
 from ._tables import markdown, number
 from .recipes import COMPARED, RECIPES, Recipe

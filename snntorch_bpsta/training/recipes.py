@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .. import networks
-from .._validation import check_choice, check_temporal_alpha
+from .._checks import check_choice, check_temporal_alpha
 from ..data import DATASETS
 from ..surrogate import rectangle
 from .losses import rate_cross_entropy_loss, rate_mse_loss

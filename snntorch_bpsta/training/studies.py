@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from .._validation import check_choice, check_instance, check_int, check_path, check_positive_int, reading
+from .._checks import check_choice, check_instance, check_int, check_path, check_positive_int, reading
 from ._tables import markdown, number
 from .recipes import COMPARED, VARIANTS, Recipe
 

@@ -6,7 +6,7 @@ the same memory, what is read goes through a row of its own first, or is written
 fast-math: the spikes are the reference's to the bit. Threads are as many as torch's, each on its own range of neurons;
 the kernels release the GIL.
 
-What is kept for backward, one word per neuron and step, is the *code* of ``_ops.py``: the surrogate's derivative, with
+What is kept for backward, one word per neuron and step, is the *code* of ``operator.py``: the surrogate's derivative, with
 the spike in the sign bit and, under relu, "the input was positive" in the lowest bit; or the membrane itself.
 """
 
@@ -395,7 +395,7 @@ def forward(
     input_, mem, beta, threshold, factor, spk, record, saved, *, num_steps, beta_inner, threshold_inner,
     surrogate, p0, p1, reset, relu, save_membrane, from_zero=False,
 ):  # fmt: skip
-    """See ``_ops.py``. Half precision is computed in float32, in a copy."""
+    """See ``functional/operator.py``. Half precision is computed in float32, in a copy."""
     half = input_.dtype != mem.dtype
     if half:
         input_ = input_.to(mem.dtype)
@@ -424,7 +424,7 @@ def backward(
     dspk, dmem, saved, mem, beta, threshold, factor, dinput, dmem0, dbeta, dthreshold, *, num_steps, beta_inner,
     threshold_inner, surrogate, p0, p1, reset, relu, save_membrane, alpha,
 ):  # fmt: skip
-    """See ``_ops.py``."""
+    """See ``functional/operator.py``."""
     number = beta.dtype
     nothing = beta.new_empty(0)
     half = dinput.dtype != number

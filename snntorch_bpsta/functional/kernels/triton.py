@@ -5,7 +5,7 @@ Loads run a chunk of steps ahead of the arithmetic: for all that the compiler kn
 next, so left to itself it has every step wait for the memory of the one before. Spikes are the reference's to the bit:
 the same operations in the same order, none of them fused. Nothing is atomic: gradients are deterministic.
 
-Interface and the *code*, the one word per neuron and step that is kept for backward: see ``_ops.py``.
+Interface and the *code*, the one word per neuron and step that is kept for backward: see ``functional/operator.py``.
 """
 
 import math

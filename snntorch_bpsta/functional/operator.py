@@ -3,7 +3,7 @@
 ``snntorch_bpsta::lif`` runs all steps; ``torch.compile``, ``torch.export``, the profiler and any dispatch mode see one
 call of it, with a fake implementation and an autograd formula. Autocast has no rule of its own, on purpose: an operator
 without one takes its inputs as they come, and this one returns the dtype of the current whatever that of the parameters,
-with the state in float32. ``_cpu.py`` and ``_triton.py`` do the work; both have this interface, all tensors flat and in
+with the state in float32. The kernels do the work; those of all devices have this interface, all tensors flat and in
 memory order, N neurons in a step, "compute" the dtype of the state (float32, or float64 for a float64 current):
 
 ``forward(input_, mem, beta, threshold, factor, spk, record, saved, *, ...)`` reads the current [T*N] ([N] if it is
@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import _packing
+from .._torch import is_compiling, is_watched, keeps_graph
+from .kernels import bits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +40,6 @@ STALE = (
     "hold the states yourself; or keep the values and cut the graph with mem = mem.detach() (neuron.detach_hidden() where "
     "init_hidden=True). If you mean to go through one graph twice, give the first backward() retain_graph=True"
 )
-keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 _NEURON = "SymInt num_steps, SymInt beta_inner, SymInt threshold_inner, int surrogate, float p0, float p1, int reset"
 _LIB = torch.library.Library("snntorch_bpsta", "DEF")
@@ -61,12 +61,12 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _kernels(impl):
     if impl == "triton":
-        from . import _triton
+        from .kernels import triton
 
-        return _triton
-    from . import _cpu
+        return triton
+    from .kernels import cpu
 
-    return _cpu
+    return cpu
 
 
 def _steps_like(input_, num_steps, dtype):
@@ -200,7 +200,7 @@ def _setup_context(ctx, inputs, output):
     ctx.packed = saved.stride() if save == "compact" else None
     ctx.steps = (num_steps, *input_.shape[1:])
     if ctx.packed:
-        saved = _packing.pack_code(saved, relu)
+        saved = bits.pack_code(saved, relu)
     else:
         saved = (record if saves_record else saved,)
     ctx.save_for_backward(mem, beta, threshold, factor, *saved)
@@ -219,7 +219,7 @@ def _backward(ctx, dspk, dmem, _):
     except RuntimeError as error:
         raise RuntimeError(STALE) if "second time" in str(error) else error from None
     num_steps, beta_inner, threshold_inner = ctx.options[:3]
-    saved = _packing.unpack_code(*saved, ctx.steps, ctx.packed) if ctx.packed else saved[0]
+    saved = bits.unpack_code(*saved, ctx.steps, ctx.packed) if ctx.packed else saved[0]
     if _may_be_overwritten(ctx, saved):
         dinput = saved.view(ctx.dtype)
     else:
@@ -247,7 +247,7 @@ def _may_be_overwritten(ctx, saved):
     return (
         ctx.reuse
         and _is_eager(saved)
-        and not keep_graph()
+        and not keeps_graph()
         and saved.shape == ctx.shape
         and saved.stride() == ctx.stride
         and saved.itemsize == ctx.dtype.itemsize
@@ -282,7 +282,7 @@ class _Eager(torch.autograd.Function):
 def _is_eager(x):
     """Whether `x` is a tensor with memory, and nobody watches what is done to it."""
     plain = type(x) in (torch.Tensor, torch.nn.Parameter)
-    return plain and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack()
+    return plain and not is_compiling() and not is_watched()
 
 
 def _is_negated(*tensors):

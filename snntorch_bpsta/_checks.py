@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._torch import is_capturing, is_compiling, is_transforming
+
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REAL = (*FLOATING, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _FLAGS = ("surrogate_disable", "init_hidden", "inhibition", "output", "reset_delay", "all_to_all", "state_quant")
@@ -120,11 +122,11 @@ def check_threshold_positive(threshold: Any, name: str = "threshold") -> None:
     if isinstance(threshold, bool) or not isinstance(threshold, Real):
         threshold = as_parameter(name, threshold)
         if (
-            torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active()
+            is_compiling()
+            or is_transforming()
             or threshold.is_meta
             or threshold.numel() == 0
-            or (threshold.is_cuda and torch.cuda.is_current_stream_capturing())
+            or is_capturing(threshold)
         ):
             return
         lowest = (threshold.detach().min() if threshold.dim() else threshold).item()
@@ -153,7 +155,7 @@ def check_tensor(
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a tensor of shape {expected}, got {type(value).__name__}")
     # torch.compile of some versions (2.13) does not let a backward pass look at the layout
-    dense = torch.compiler.is_compiling() or value.layout is torch.strided
+    dense = is_compiling() or value.layout is torch.strided
     if not dense or (dtypes is not None and value.dtype not in dtypes):
         kind = "floating-point " if dtypes == FLOATING else "real " if dtypes == REAL else ""
         raise TypeError(f"{name} must be a dense {kind}tensor, got {_described(value)}")
@@ -172,7 +174,7 @@ def check_current(input_: Any, num_dims: int, expected: str) -> None:
         )
     if input_.dim() < num_dims:
         raise ValueError(f"input_ must have shape {expected}, got {tuple(input_.shape)}")
-    if not torch.compiler.is_compiling() and torch.is_anomaly_enabled() and input_.isnan().any():
+    if not is_compiling() and torch.is_anomaly_enabled() and input_.isnan().any():
         raise ValueError(
             f"input_ holds {int(input_.isnan().sum())} NaN (checked because torch.autograd.set_detect_anomaly is on): "
             "look for a diverged weight or a division by zero in the layer before the neuron"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from .. import surrogate
-from .._validation import (
+from .._checks import (
     as_parameter,
     check_broadcast,
     check_choice,
@@ -26,8 +26,9 @@ from .._validation import (
     check_temporal_alpha,
     check_threshold_positive,
 )
-from . import _ops
-from ._reference import lif_reference
+from .._torch import is_compiling, is_exporting, is_transforming
+from . import operator
+from .reference import lif_reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,9 +160,9 @@ def _not_covered(kernels, input_, mem, beta, threshold, known, spike_grad, save)
             return f"the device {input_.device}"
     elif input_.device.type != "cpu":
         return f"the device {input_.device}"
-    if torch.jit.is_tracing() or (torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()):
+    if is_exporting():
         return "an export to ONNX or TorchScript, which knows no kernels of ours"
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+    if not is_compiling() and is_transforming():
         return "the transforms of torch.func"
     if input_.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         return f"{input_.dtype}"
@@ -176,7 +177,7 @@ def _not_covered(kernels, input_, mem, beta, threshold, known, spike_grad, save)
         return f"the surrogate {spike_grad}"
     if save == "compact" and known != SPATIAL:
         return "save='compact' without spatial_adj: other surrogates have a derivative where no spike is"
-    if save == "compact" and torch.compiler.is_compiling():
+    if save == "compact" and is_compiling():
         return "save='compact' under torch.compile: its size depends on the spikes"
     if save in ("bfloat16", "compact"):
         if input_.dtype == torch.float64:
@@ -288,8 +289,8 @@ def lif_multistep(
     inside = graded_spikes_factor.numel() == 1 and not graded_spikes_factor.requires_grad
     factor = graded_spikes_factor.reshape(1) if inside else input_.new_ones(1)
     spk, mem = _run_kernels(
-        input_, mem, beta.clamp(0, 1), threshold, factor, _ops.RESETS[reset_mechanism], known, temporal_alpha, record_mem,
-        num_steps or input_.shape[0], relu, inplace, save, impl,
+        input_, mem, beta.clamp(0, 1), threshold, factor, operator.RESETS[reset_mechanism], known, temporal_alpha,
+        record_mem, num_steps or input_.shape[0], relu, inplace, save, impl,
     )  # fmt: skip
     return LIFOutput(spk if inside else (spk * graded_spikes_factor).to(spk.dtype), mem)
 
@@ -297,8 +298,8 @@ def lif_multistep(
 def _run_kernels(
     input_, mem, beta, threshold, factor, reset, known, alpha, record_mem, num_steps, relu, inplace, save, impl
 ):
-    """Choose what to keep for backward, bring everything into the form of ``_ops.py``, and run it."""
-    state, step_shape = _ops.compute_dtype(input_.dtype), input_.shape[1:]
+    """Choose what to keep for backward, bring everything into the form of ``operator.py``, and run it."""
+    state, step_shape = operator.compute_dtype(input_.dtype), input_.shape[1:]
     if not torch.is_grad_enabled() or not any(
         x is not None and x.requires_grad for x in (input_, mem, beta, threshold)
     ):
@@ -317,7 +318,7 @@ def _run_kernels(
         mem, beta, threshold, factor.to(input_.device, state), num_steps, beta_inner, threshold_inner, *known, reset, alpha,
         relu, save, record_mem, True, impl,
     )  # fmt: skip
-    return _ops.lif(input_, *options, inplace=inplace and num_steps == input_.shape[0])
+    return operator.lif(input_, *options, inplace=inplace and num_steps == input_.shape[0])
 
 
 def _flat_parameter(value, step_shape):

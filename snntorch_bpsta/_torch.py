@@ -1,0 +1,63 @@
+"""What of PyTorch is private, or differs between its versions: one named function each. tests/test_torch.py calls each and
+fails when PyTorch drops or changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef as StorageWeakRef
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+is_compiling = torch.compiler.is_compiling
+# Whether vmap, grad or another transform of torch.func is at work.
+is_transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
+# Whether the backward pass under way keeps its graph (retain_graph=True); True where PyTorch does not say.
+keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+# A number for the backward pass under way in this thread, -1 outside of one.
+backward_pass: Callable[[], int] = torch._C._current_graph_task_id
+
+
+def is_of_a_transform(x: torch.Tensor) -> bool:
+    """Whether `x` is a tensor of a torch.func transform, with which nothing can be done outside of it."""
+    return not is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def is_exporting() -> bool:
+    """Whether a graph for ONNX or TorchScript is made, which knows no operator of ours."""
+    return torch.jit.is_tracing() or (is_compiling() and torch.onnx.is_in_onnx_export())
+
+
+def is_watched() -> bool:
+    """Whether a mode (a tracer, say) sees every operation on tensors."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def is_dispatched() -> bool:
+    """The same for modes in Python alone."""
+    return _get_current_dispatch_mode() is not None
+
+
+def is_capturing(x: torch.Tensor) -> bool:
+    """Whether operations on `x` go into a CUDA graph, so that its values cannot be looked at."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def is_zero_tensor(x: torch.Tensor) -> bool:
+    """Whether `x` is a zero of forward-mode differentiation, without memory behind it."""
+    return x._is_zerotensor()
+
+
+def constant_for_compiler(function: _Function) -> _Function:
+    """Tell torch.compile to call `function` while it traces and to take the result for a constant, as
+    ``torch.compiler.assume_constant_result`` does, which would import all of the compiler."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def version(x: torch.Tensor) -> int:
+    """How often `x` was written to; 0 for an inference tensor, which does not count."""
+    return 0 if x.is_inference() else x._version

@@ -1,0 +1,1 @@
+"""The kernels: one module a device, chosen by name in ``operator.py``."""

@@ -1,0 +1,123 @@
+"""Every private or version-bound thing of PyTorch that we use: it is there, and does what its name says."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from snntorch_bpsta import _torch
+
+PACKAGE = Path(_torch.__file__).parent
+
+
+def test_compiling_is_seen():
+    seen = []
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def f(x):
+        return x + 1 if _torch.is_compiling() else x
+
+    assert not _torch.is_compiling()
+    seen.append(f(torch.zeros(1)))
+    assert seen[0].item() == 1
+
+
+def test_a_transform_is_seen():
+    seen = []
+
+    def f(x):
+        seen.append((_torch.is_transforming(), _torch.is_of_a_transform(x)))
+        return x
+
+    torch.func.vmap(f)(torch.zeros(2))
+    assert seen == [(True, True)]
+    assert not _torch.is_transforming()
+    assert not _torch.is_of_a_transform(torch.zeros(2))
+
+
+@pytest.mark.parametrize("keep", (True, False))
+def test_a_backward_pass_is_seen_with_what_becomes_of_its_graph(keep):
+    seen = []
+    x = torch.zeros(2, requires_grad=True)
+    x.register_hook(lambda grad: seen.append((_torch.keeps_graph(), _torch.backward_pass() != -1)))
+    (x * 2).sum().backward(retain_graph=keep)
+    assert seen == [(keep, True)]
+    assert _torch.backward_pass() == -1
+
+
+def test_an_export_is_seen():
+    seen = []
+
+    def f(x):
+        seen.append(_torch.is_exporting())
+        return x + 1
+
+    torch.jit.trace(f, torch.zeros(1), check_trace=False)
+    assert seen == [True]
+    assert not _torch.is_exporting()
+
+
+def test_a_mode_is_seen():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    assert not _torch.is_watched() and not _torch.is_dispatched()
+    with Mode():
+        assert _torch.is_watched() and _torch.is_dispatched()
+
+
+def test_a_zero_of_forward_mode_is_seen():
+    assert _torch.is_zero_tensor(torch._efficientzerotensor((2,)))
+    assert not _torch.is_zero_tensor(torch.zeros(2))
+    assert not _torch.is_capturing(torch.zeros(2))
+
+
+def test_a_storage_is_known_by_its_address():
+    x = torch.zeros(3)
+    assert _torch.StorageWeakRef(x.untyped_storage()).cdata == _torch.StorageWeakRef(x[1:].untyped_storage()).cdata
+
+
+def test_a_write_is_counted():
+    x = torch.zeros(2)
+    before = _torch.version(x)
+    x.add_(1)
+    assert _torch.version(x) == before + 1
+    with torch.inference_mode():
+        assert _torch.version(torch.zeros(2)) == 0
+
+
+def test_a_constant_of_the_compiler_is_called_while_it_traces():
+    calls = []
+
+    @_torch.constant_for_compiler
+    def secret():
+        calls.append(torch.compiler.is_compiling())
+        return 3
+
+    f = torch.compile(lambda x: x * secret(), backend="eager", fullgraph=True)
+    assert [f(torch.ones(1)).item() for _ in range(2)] == [3, 3]
+    assert len(calls) == 1
+
+
+def test_every_name_has_its_test():
+    public = [name for name, value in vars(_torch).items() if callable(value) and not name.startswith("_")]
+    source = Path(__file__).read_text(encoding="utf-8")
+    ours = [name for name in public if inspect.getmodule(getattr(_torch, name)) is not re]
+    missing = [name for name in ours if name not in ("Any", "Callable", "TypeVar") and f"_torch.{name}" not in source]
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)).replace("/", ".")
+)
+def test_nothing_private_of_torch_is_used_elsewhere(path):
+    if path.name == "_torch.py":
+        return
+    source = path.read_text(encoding="utf-8")
+    private = r"torch\._[a-zA-Z]|from torch\.[\w.]*\._|torch\.compiler\.is_compiling|\._dynamo_|\._is_zerotensor"
+    assert re.findall(private, source.replace("torch.__", "")) == []

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .functional import Impl
+    from .functional.record import Impl
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 Batch: TypeAlias = tuple[Tensor, Tensor]

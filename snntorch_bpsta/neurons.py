@@ -29,8 +29,8 @@ from ._checks import (
 from ._snntorch import fall_back_to
 from ._torch import is_compiling, is_of_a_transform, is_transforming, keeps_graph, version
 from .functional import lif_multistep
-from .functional.multistep import DEFAULT_SPIKE_GRAD, IMPLS, SAVES
 from .functional.operator import STALE
+from .functional.record import DEFAULT_SPIKE_GRAD, IMPLS, SAVES
 from .functional.reference import temporal_residual
 from .surrogate import Logistic, SpatialAdjustment, Surrogate, as_portable, from_portable
 

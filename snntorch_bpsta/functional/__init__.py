@@ -3,7 +3,8 @@
 from snntorch import functional as _host_functional
 
 from .._snntorch import fall_back_to, public_names
-from .multistep import Impl, LIFOutput, lif_multistep, which_impl
+from .multistep import LIFOutput, lif_multistep, which_impl
+from .record import Impl
 
 __all__ = ["Impl", "LIFOutput", "lif_multistep", "which_impl"]
 __all__ += [name for name in public_names(_host_functional) if name not in __all__]

@@ -1,18 +1,17 @@
-"""The door to all time steps of a leaky integrate-and-fire layer: documents, checks, chooses the implementation."""
+"""The door to all time steps of a layer: checks, chooses the implementation, runs it."""
 
 from __future__ import annotations
 
 import os
-from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
+from warnings import warn
 
 import torch
 
 from .. import surrogate
 from .._checks import (
-    as_parameter,
     check_broadcast,
     check_choice,
     check_current,
@@ -20,31 +19,305 @@ from .._checks import (
     check_flags,
     check_positive_int,
     check_some_steps,
-    check_spatial_adj,
     check_state,
-    check_surrogate,
-    check_temporal_alpha,
-    check_threshold_positive,
 )
 from .._torch import is_compiling, is_exporting, is_transforming
-from . import operator
-from .reference import lif_reference
+from . import custom, operator, recurrent
+from .cells import CELLS
+from .record import IMPLS, NAMES, SAVES, Call, Neuron, lif
+from .reference import reference
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .._typing import ImplName, Number, Reset, Save, SpikeGrad
+    from .._typing import Number, Reset, Save, SpikeGrad
+    from .record import ImplName
+
+try:
+    _TRITON = tuple(map(int, version("triton").split(".")[:2])) >= (3, 4)  # with torch >= 2.8
+except PackageNotFoundError:
+    _TRITON = False
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_MANY = 64  # plans of a neuron; more than these many kinds of call are checked anew
+_said: set[str] = set()
 
 
-class Impl(str, Enum):
-    """Implementations of :func:`lif_multistep`. A named one runs or raises; there is no silent fallback."""
+class Plan(NamedTuple):
+    """How a call is run; found once for all calls that are alike."""
 
-    AUTO = "auto"
-    REFERENCE = "reference"
-    CPU = "cpu"
-    TRITON = "triton"
+    impl: str
+    constants: operator.Constants | None  # of the kernels
+    direct: bool  # the parameters are as the kernels take them
+    custom: bool  # the kernels do not know the surrogate
+    returned: tuple[int, ...]  # of the kernels' outputs: the states, in snnTorch's order
+    wanted: tuple[bool, ...]  # of these: as they come, in place of the last step of a record made for backward
 
-    __str__ = str.__str__
+
+def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
+    """All steps of a layer: the spikes ``[T, B, *]`` and its states in snnTorch's order (without `spk`): the last ones
+    ``[B, *]`` or, where `call.record` names one, those of every step.
+
+    Raises:
+        ValueError, TypeError: a tensor of `call` that does not go with the neuron.
+        NotImplementedError: `call.impl` names an implementation that does not cover the call.
+    """
+    plan = plan_of(neuron, call)
+    if plan.constants is None:
+        return _run_reference(neuron, call)
+    c, x, inplace = plan.constants, call.input, call.inplace
+    if call.relu and not c.relu:  # the membrane has no bit to spare
+        x, inplace = x.relu(), False
+    t = _tensors(neuron, call, x, plan)
+    if neuron.recurrence is not None:
+        outputs = recurrent.run(neuron.recurrence, t, c)
+    elif plan.custom:
+        outputs = custom.run(neuron, t, c)
+        if outputs is None:
+            if call.impl != "auto":
+                raise NotImplementedError(
+                    f"impl={str(call.impl)!r} does not cover {custom.REASON}; use 'auto' or 'reference'"
+                )
+            say_loop(neuron.cell, custom.REASON)
+            return _run_reference(neuron, call)
+    else:
+        outputs = operator.run(t, c, inplace and c.num_steps == len(x))
+    spk = outputs[0]
+    states = [
+        outputs[k] if as_it_is else outputs[k][-1] for k, as_it_is in zip(plan.returned, plan.wanted, strict=True)
+    ]
+    if (
+        neuron.factor.numel() != 1 or neuron.factor.requires_grad
+    ):  # one number without a gradient is what the kernels write
+        spk = (spk * neuron.factor).to(spk.dtype)
+    return spk, *states
+
+
+def say_loop(name: str, reason: str) -> None:
+    """Tell once that "auto" takes the loop, and why."""
+    text = f"{name} runs as a loop over time, which is slow: the kernels do not cover {reason}"
+    if text not in _said:
+        _said.add(text)
+        warn(text + " (impl='reference' says that this is meant)", stacklevel=3)
+
+
+def plan_of(neuron: Neuron, call: Call) -> Plan:
+    """The plan of a call, checked and made at the first call of its kind."""
+    x = call.input
+    if is_compiling() or not isinstance(x, torch.Tensor) or torch.is_anomaly_enabled():
+        return _make_plan(neuron, call)
+    key = (
+        x.shape, x.stride(), x.dtype, x.device, x.requires_grad, torch.is_grad_enabled(), is_transforming(), call[2:],
+        *[s if s is None or not isinstance(s, torch.Tensor) else (s.shape, s.dtype, s.device, s.requires_grad) for s in call.states],
+        *[p is not None and p.requires_grad for p in (neuron.beta, neuron.threshold, neuron.alpha, neuron.v)],
+        torch.is_autocast_enabled(x.device.type), is_exporting(),
+    )  # fmt: skip
+    plan = neuron.plans.get(key)
+    if plan is None:
+        plan = _make_plan(neuron, call)
+        if len(neuron.plans) >= _MANY:
+            neuron.plans.clear()
+        neuron.plans[key] = plan
+    return plan
+
+
+def _make_plan(neuron, call):
+    row = CELLS[neuron.cell]
+    _check(neuron, call, row)
+    names = [name for name in row.states if name != "spk"]
+    reason = None
+    impl = str(call.impl)
+    if impl != "reference":
+        kernels = impl if impl != "auto" else "triton" if call.input.is_cuda else "cpu"
+        reason = _not_covered(kernels, neuron, call)
+        if reason and impl != "auto":
+            raise NotImplementedError(f"impl={impl!r} does not cover {reason}; use 'auto' or 'reference'")
+        impl = "reference" if reason else kernels
+    if impl == "reference":
+        return Plan(impl, None, False, False, (), ())
+    known, x = neuron.kernel, call.input
+    state = operator.compute_dtype(x.dtype)
+    tensors = (neuron.beta, neuron.alpha, neuron.threshold, neuron.v)
+    learns = [p is not None and p.requires_grad for p in tensors]
+    grad = torch.is_grad_enabled() and (
+        x.requires_grad or any(learns) or any(s is not None and s.requires_grad for s in call.states)
+        or (neuron.recurrence is not None and any(p.requires_grad for p in neuron.recurrence.parameters()))
+        or known is None
+    )  # fmt: skip
+    record = {NAMES[name] for name in call.record} if not call.single else set()
+    prompt = not neuron.reset_delay and neuron.reset_mechanism != "none"
+    if not grad:
+        save = "none"
+    elif (
+        known is None or known[0] == surrogate.TRIANGULAR or learns[0] or prompt or (row.alpha and learns[1])
+        or ("mem" in record and x.dtype == state)
+    ):  # fmt: skip
+        save = "membrane"
+        record |= {"mem"} if prompt and not call.single else set()
+    else:
+        save = call.save or ("float32" if x.dtype == state else "bfloat16")
+    if grad and not call.single and (learns[1] or (row.alpha and learns[0])):
+        record |= {"syn", "inh"} if row.alpha else {"syn"}
+    number, p0, p1 = known or (-1, 0.0, 0.0)
+    direct = not any(learns) and not row.alpha and all(
+        p is None or (p.numel() == 1 and p.dtype == state and p.device == x.device) for p in tensors
+    )  # fmt: skip
+    inner = [1] * 5
+    if not direct:
+        shape = x.shape if call.single else x.shape[1:]
+        inner = [1 if p is None else _flat(p, shape)[1] for p in neuron.parameters()]
+    constants = operator.Constants(
+        neuron.cell, neuron.reset_mechanism, prompt, number, p0, p1, neuron.residual, call.single, call.num_steps or len(x) * (not call.single) or 1,
+        inner, call.relu and save != "membrane", save, sorted(record), True, impl,
+    )  # fmt: skip
+    returned = tuple(1 + constants.outputs.index(NAMES[name]) for name in names)
+    wanted = tuple(name in call.record or NAMES[name] not in record for name in names)
+    return Plan(impl, constants, direct, known is None, returned, wanted)
+
+
+def _check(neuron, call, row):
+    """What one call asks, against the neuron."""
+    x, single = call.input, call.single
+    check_current(x, 0 if single else 2, "[B, *]" if single else "[T, B, *]")
+    check_flags(relu=call.relu, inplace=call.inplace)
+    check_choice("save", call.save, SAVES)
+    check_choice("impl", call.impl, IMPLS)
+    if not single:
+        check_some_steps(x)
+    if call.num_steps is not None:
+        check_positive_int("num_steps", call.num_steps)
+        if x.shape[0] not in (1, call.num_steps):
+            raise ValueError(f"num_steps={call.num_steps} holds a current of one step, got shape {tuple(x.shape)}")
+    shape = x.shape if single else x.shape[1:]
+    for name, state in zip(row.states, call.states, strict=True):
+        if state is not None:
+            check_state(name, state, shape)
+            check_device(name, state, x.device)
+    values = {
+        "beta": neuron.beta,
+        "threshold": neuron.threshold,
+        "graded_spikes_factor": neuron.factor,
+        "alpha": neuron.alpha,
+    }
+    for name, value in (values | {"V": neuron.v}).items():
+        if value is not None:
+            check_broadcast(name, value, shape)
+            check_device(name, value, x.device)
+
+
+def _not_covered(kernels, neuron, call):
+    """What these kernels lack for this call, or None."""
+    x, known = call.input, neuron.kernel
+    if kernels == "triton":
+        if not _TRITON:
+            return "this machine: no Triton >= 3.4 is installed"
+        if not (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+            return f"the device {x.device}"
+    elif x.device.type != "cpu":
+        return f"the device {x.device}"
+    if is_exporting():
+        return "an export to ONNX or TorchScript, which knows no kernels of ours"
+    if not is_compiling() and is_transforming():
+        return "the transforms of torch.func"
+    if x.dtype not in _FLOATS:
+        return f"{x.dtype}"
+    half = x.dtype not in (torch.float32, torch.float64)
+    if not torch.is_autocast_enabled(x.device.type):  # there the kernels keep the input's type
+        for name, state in zip(CELLS[neuron.cell].states, call.states, strict=True):
+            if state is not None and state.dtype != x.dtype:
+                return f"{name} of {state.dtype} with an input of {x.dtype}"
+        for name, value in (
+            ("beta", neuron.beta),
+            ("threshold", neuron.threshold),
+            ("alpha", neuron.alpha),
+            ("V", neuron.v),
+        ):
+            if value is not None and value.dim() > 0 and torch.promote_types(x.dtype, value.dtype) != x.dtype:
+                return f"{name} of {value.dtype} with an input of {x.dtype}"
+    if not neuron.reset_delay and half:
+        return f"reset_delay=False with an input of {x.dtype}"
+    if neuron.recurrence is not None:
+        reason = recurrent.not_covered(neuron, call)
+        if reason:
+            return reason
+    if known is None and (is_compiling() or half or not operator.is_eager(x)):
+        return f"the surrogate {neuron.spike_grad}" + (" under torch.compile" if is_compiling() else f" with {x.dtype}")
+    if call.save == "compact" and known != (surrogate.SPATIAL_ADJUSTMENT, 0.0, 0.0):
+        return "save='compact' without spatial_adj: other surrogates have a derivative where no spike is"
+    if call.save == "compact" and is_compiling():
+        return "save='compact' under torch.compile: its size depends on the spikes"
+    if call.save in ("bfloat16", "compact"):
+        if x.dtype == torch.float64:
+            return f"save={call.save!r} with a float64 input"
+        if known is None or known[0] == surrogate.TRIANGULAR or neuron.beta.requires_grad or not neuron.reset_delay:
+            return (
+                f"save={call.save!r} with a learnable beta, reset_delay=False, or a surrogate that needs the membrane"
+            )
+    return None
+
+
+def _tensors(neuron, call, x, plan):
+    """The arguments of the operator."""
+    given = {NAMES[name]: state for name, state in zip(CELLS[neuron.cell].states, call.states, strict=True)}
+    factor = neuron.factor
+    state = operator.compute_dtype(x.dtype)
+    if plan.direct:
+        parameters = (neuron.beta, neuron.alpha, None, neuron.threshold, neuron.v)
+    else:
+        shape = x.shape if call.single else x.shape[1:]
+        parameters = [None if p is None else _flat(p.to(x.device, state), shape)[0] for p in neuron.parameters()]
+    if not _dense(x, call.single, any_order=all(p is None or p.numel() == 1 for p in parameters)):
+        x = x.contiguous()
+    if factor.numel() != 1 or factor.requires_grad:
+        factor = x.new_ones((), dtype=state)
+    elif factor.dtype != state or factor.device != x.device:
+        factor = factor.to(x.device, state)
+    return operator.Tensors(x, given["mem"], given.get("syn"), given.get("inh"), given.get("fed"), *parameters, factor)
+
+
+def _flat(value, step_shape):
+    """`value` as a vector p, and the number of neighbours that share an element: ``p[(neuron // inner) % len(p)]``."""
+    if value.numel() == 1:
+        return value, 1
+    own = (1,) * (len(step_shape) - value.dim()) + tuple(value.shape)
+    wide = [dim for dim, size in enumerate(own) if size != 1]
+    if not wide:
+        return value.reshape(-1), 1
+    first, last = wide[0], wide[-1] + 1
+    if own[first:last] != tuple(step_shape[first:last]):
+        return value.reshape(own[first:]).expand(step_shape[first:]).reshape(-1), 1
+    return value.reshape(-1), prod(step_shape[last:])
+
+
+def _dense(x, single, any_order):
+    """Whether the kernels can take `x` as it lies: one step after the other, each without gaps."""
+    if x.is_contiguous():
+        return True
+    if not any_order:
+        return False
+    if single:
+        return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    if x.dim() != 5 or x.stride(0) != prod(x.shape[1:]):
+        return False
+    return x[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def _run_reference(neuron, call):
+    x, row = call.input, CELLS[neuron.cell]
+    if call.relu:
+        x = x.relu()
+    if call.single:
+        x = x.unsqueeze(0)
+    elif call.num_steps is not None:
+        x = x.expand(call.num_steps, *x.shape[1:])
+    states = {
+        NAMES[name]: torch.zeros_like(x[0]) if state is None else state
+        for name, state in zip(row.states, call.states, strict=True)
+    }
+    spk, rec = reference(neuron, x, states)
+    names = [name for name in row.states if name != "spk"]
+    states = [torch.stack(rec[NAMES[name]]) if name in call.record else rec[NAMES[name]][-1] for name in names]
+    spk = spk.to(states[-1].dtype)
+    return spk[0] if call.single else spk, *states
 
 
 class LIFOutput(NamedTuple):
@@ -53,16 +326,6 @@ class LIFOutput(NamedTuple):
 
     spk: torch.Tensor
     mem: torch.Tensor
-
-
-DEFAULT_SPIKE_GRAD = surrogate.ArcTangent()
-SPATIAL = (surrogate.SPATIAL_ADJUSTMENT, 0.0, 0.0)
-try:
-    _TRITON = tuple(map(int, version("triton").split(".")[:2])) >= (3, 4)  # with torch >= 2.8
-except PackageNotFoundError:
-    _TRITON = False
-IMPLS = tuple(str(member) for member in Impl)
-SAVES = (None, "float32", "bfloat16", "compact")
 
 
 def which_impl(
@@ -97,94 +360,12 @@ def which_impl(
         ValueError: `impl` is no member of :class:`Impl`.
         NotImplementedError: `impl` names an implementation that does not cover these arguments; the message says why.
     """
-    return _checked(
-        input_, mem, beta, threshold, reset_mechanism, spike_grad, spatial_adj, temporal_alpha, graded_spikes_factor,
-        record_mem, num_steps, relu, inplace, save, impl,
-    )[0]  # fmt: skip
-
-
-def _checked(
-    input_, mem, beta, threshold, reset_mechanism, spike_grad, spatial_adj, temporal_alpha, graded_spikes_factor, record_mem,
-    num_steps, relu, inplace, save, impl,
-):  # fmt: skip
-    """The checks at the door. Returns the implementation, the surrogate as the kernels number it (or None), alpha as a
-    number, and beta, threshold and factor as tensors."""
-    check_current(input_, 2, "[T, B, *]")
-    check_some_steps(input_)
-    check_flags(record_mem=record_mem, relu=relu, inplace=inplace)
-    if num_steps is not None:
-        check_positive_int("num_steps", num_steps)
-        if input_.shape[0] not in (1, num_steps):
-            raise ValueError(f"num_steps={num_steps} holds a current of one step, got shape {tuple(input_.shape)}")
-    check_choice("reset_mechanism", reset_mechanism, ("subtract", "zero", "none"))
-    check_choice("save", save, SAVES)
-    check_choice("impl", impl, IMPLS)
-    check_surrogate("spike_grad", spike_grad)
-    check_spatial_adj(spatial_adj, spike_grad)
-    temporal_alpha = check_temporal_alpha(temporal_alpha, reset_mechanism)
-    if mem is not None:
-        check_state("mem", mem, input_.shape[1:])
-        check_device("mem", mem, input_.device)
-    values = {"beta": beta, "threshold": threshold, "graded_spikes_factor": graded_spikes_factor}
-    for name, value in values.items():
-        values[name] = value = as_parameter(name, value, input_.device)
-        check_broadcast(name, value, input_.shape[1:])
-        check_device(name, value, input_.device)
-    if spatial_adj:
-        check_threshold_positive(values["threshold"])
-        known = SPATIAL
-    else:
-        known = surrogate.kernel_surrogate(DEFAULT_SPIKE_GRAD if spike_grad is None else spike_grad, threshold)
-    impl = _choose(input_, mem, values["beta"], values["threshold"], known, spike_grad, save, impl)
-    return impl, known, temporal_alpha, *values.values()
-
-
-def _choose(input_, mem, beta, threshold, known, spike_grad, save, impl):
-    if impl == "reference":
-        return "reference"
-    kernels = impl if impl != "auto" else "triton" if input_.is_cuda else "cpu"
-    reason = _not_covered(kernels, input_, mem, beta, threshold, known, spike_grad, save)
-    if impl == "auto":
-        return "reference" if reason else str(kernels)
-    if reason:
-        raise NotImplementedError(f"impl={str(kernels)!r} does not cover {reason}; use 'auto' or 'reference'")
-    return str(kernels)
-
-
-def _not_covered(kernels, input_, mem, beta, threshold, known, spike_grad, save):
-    """What these kernels lack for these arguments, or None."""
-    if kernels == "triton":
-        if not _TRITON:
-            return "this machine: no Triton >= 3.4 is installed"
-        if not (input_.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
-            return f"the device {input_.device}"
-    elif input_.device.type != "cpu":
-        return f"the device {input_.device}"
-    if is_exporting():
-        return "an export to ONNX or TorchScript, which knows no kernels of ours"
-    if not is_compiling() and is_transforming():
-        return "the transforms of torch.func"
-    if input_.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-        return f"{input_.dtype}"
-    if not torch.is_autocast_enabled(input_.device.type):  # there the kernels keep the input's type
-        if mem is not None and mem.dtype != input_.dtype:
-            return f"mem of {mem.dtype} with an input of {input_.dtype}"
-        for name, value in (("beta", beta), ("threshold", threshold)):
-            wide = isinstance(value, torch.Tensor) and value.dim() > 0
-            if wide and torch.promote_types(input_.dtype, value.dtype) != input_.dtype:
-                return f"{name} of {value.dtype} with an input of {input_.dtype}"
-    if known is None:
-        return f"the surrogate {spike_grad}"
-    if save == "compact" and known != SPATIAL:
-        return "save='compact' without spatial_adj: other surrogates have a derivative where no spike is"
-    if save == "compact" and is_compiling():
-        return "save='compact' under torch.compile: its size depends on the spikes"
-    if save in ("bfloat16", "compact"):
-        if input_.dtype == torch.float64:
-            return f"save={save!r} with a float64 input"
-        if known[0] == surrogate.TRIANGULAR or (isinstance(beta, torch.Tensor) and beta.requires_grad):
-            return f"save={save!r} with a learnable beta or the triangular surrogate, which need the membrane"
-    return None
+    neuron = lif(
+        input_, beta, threshold, reset_mechanism, spike_grad, spatial_adj, temporal_alpha, graded_spikes_factor
+    )
+    check_flags(record_mem=record_mem)
+    record = ("mem",) if record_mem else ()
+    return plan_of(neuron, Call(input_, (mem,), num_steps, relu, inplace, record, save, impl)).impl
 
 
 def lif_multistep(
@@ -268,75 +449,9 @@ def lif_multistep(
     References:
         Shen, Zhao, Zeng, Patterns 3(6), 2022, Eq. 2, 9 and 10.
     """
-    impl, known, temporal_alpha, beta, threshold, graded_spikes_factor = _checked(
-        input_, mem, beta, threshold, reset_mechanism, spike_grad, spatial_adj, temporal_alpha, graded_spikes_factor,
-        record_mem, num_steps, relu, inplace, save, impl,
-    )  # fmt: skip
-    if impl == "reference":
-        if spatial_adj:
-            spike_grad = surrogate.SpatialAdjustment._unchecked(threshold)
-        if relu:
-            input_ = input_.relu()
-        if num_steps is not None:
-            input_ = input_.expand(num_steps, *input_.shape[1:])
-        spk, mem_rec = lif_reference(
-            input_, torch.zeros_like(input_[0]) if mem is None else mem, beta, threshold, reset_mechanism,
-            DEFAULT_SPIKE_GRAD if spike_grad is None else spike_grad, temporal_alpha, graded_spikes_factor,
-        )  # fmt: skip
-        mem = torch.stack(mem_rec) if record_mem else mem_rec[-1]
-        return LIFOutput(spk.to(mem.dtype), mem)
-    # One number without a gradient is what the kernels write where a neuron fires; other factors take a pass of their own.
-    inside = graded_spikes_factor.numel() == 1 and not graded_spikes_factor.requires_grad
-    factor = graded_spikes_factor.reshape(1) if inside else input_.new_ones(1)
-    spk, mem = _run_kernels(
-        input_, mem, beta.clamp(0, 1), threshold, factor, operator.RESETS[reset_mechanism], known, temporal_alpha,
-        record_mem, num_steps or input_.shape[0], relu, inplace, save, impl,
-    )  # fmt: skip
-    return LIFOutput(spk if inside else (spk * graded_spikes_factor).to(spk.dtype), mem)
-
-
-def _run_kernels(
-    input_, mem, beta, threshold, factor, reset, known, alpha, record_mem, num_steps, relu, inplace, save, impl
-):
-    """Choose what to keep for backward, bring everything into the form of ``operator.py``, and run it."""
-    state, step_shape = operator.compute_dtype(input_.dtype), input_.shape[1:]
-    if not torch.is_grad_enabled() or not any(
-        x is not None and x.requires_grad for x in (input_, mem, beta, threshold)
-    ):
-        save = "none"
-    elif beta.requires_grad or known[0] == surrogate.TRIANGULAR or (record_mem and input_.dtype == state):
-        save = "membrane"
-        if relu:  # a word that holds the membrane has no bit to spare
-            input_, relu, inplace = input_.relu(), False, False
-    elif save is None:
-        save = "float32" if input_.dtype == state else "bfloat16"
-    beta, beta_inner = _flat_parameter(beta.to(input_.device, state), step_shape)
-    threshold, threshold_inner = _flat_parameter(threshold.to(input_.device, state), step_shape)
-    if not _dense(input_, any_order=len(beta) == len(threshold) == 1):
-        input_ = input_.contiguous()
-    options = (
-        mem, beta, threshold, factor.to(input_.device, state), num_steps, beta_inner, threshold_inner, *known, reset, alpha,
-        relu, save, record_mem, True, impl,
-    )  # fmt: skip
-    return operator.lif(input_, *options, inplace=inplace and num_steps == input_.shape[0])
-
-
-def _flat_parameter(value, step_shape):
-    """`value` as a vector p, and the number of neighbours that share an element: ``p[(neuron // inner) % len(p)]``."""
-    own = (1,) * (len(step_shape) - value.dim()) + tuple(value.shape)
-    wide = [dim for dim, size in enumerate(own) if size != 1]
-    if not wide:
-        return value.reshape(1), 1
-    first, last = wide[0], wide[-1] + 1
-    if own[first:last] != tuple(step_shape[first:last]):
-        return value.reshape(own[first:]).expand(step_shape[first:]).reshape(-1), 1
-    return value.reshape(-1), prod(step_shape[last:])
-
-
-def _dense(input_, any_order):
-    """Whether the kernels can take `input_` as it lies: one step after the other, each without gaps."""
-    if input_.is_contiguous():
-        return True
-    if not any_order or input_.dim() != 5 or input_.stride(0) != prod(input_.shape[1:]):
-        return False
-    return input_[0].is_contiguous(memory_format=torch.channels_last)
+    neuron = lif(
+        input_, beta, threshold, reset_mechanism, spike_grad, spatial_adj, temporal_alpha, graded_spikes_factor
+    )
+    check_flags(record_mem=record_mem)
+    record = ("mem",) if record_mem else ()
+    return LIFOutput(*multistep(neuron, Call(input_, (mem,), num_steps, relu, inplace, record, save, impl)))

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .cells import CELLS, advance, flags, prompt
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .._typing import SpikeGrad
+    from .record import Neuron
 
 
 def temporal_residual(
@@ -21,30 +24,31 @@ def temporal_residual(
     return decay * (temporal_alpha * (spk - spk.detach()))
 
 
-def lif_reference(
-    input_: Tensor,
-    mem: Tensor,
-    beta: Tensor,
-    threshold: Tensor,
-    reset_mechanism: str,
-    spike_grad: SpikeGrad,
-    temporal_alpha: float,
-    graded_spikes_factor: Tensor,
-) -> tuple[Tensor, list[Tensor]]:
-    """All T steps of ``snntorch.Leaky``, in the host's own order of operations (its bits depend on it)."""
-    spk_rec, mem_rec = [], []
-    reset = spike_grad(mem - threshold).detach()
-    for cur in input_.unbind(0):
-        if temporal_alpha:
-            cur = cur + temporal_residual(mem, beta.clamp(0, 1), threshold, spike_grad, temporal_alpha)
-        if reset_mechanism == "zero":  # Eq. 2
-            mem = beta.clamp(0, 1) * ((1 - reset) * mem) + cur
-        elif reset_mechanism == "subtract":
-            mem = beta.clamp(0, 1) * mem + cur - reset * threshold
+def reference(neuron: Neuron, input_: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    """All T steps of `neuron` from `states` (mem, and syn, inh, fed where it has them), in snnTorch's own order of operations, on
+    which the bits depend. The spikes, and the states of every step."""
+    row, constants = CELLS[neuron.cell], flags(neuron.cell, neuron.reset_mechanism)
+    beta, alpha, tau, threshold, v = neuron.parameters()
+    spike_grad, factor = neuron.surrogate(), neuron.factor
+    u, i, j, z = (states.get(name) for name in ("mem", "syn", "inh", "fed"))
+    spk_rec, rec = [], {"mem": [], "syn": [], "inh": []}
+    reset = spike_grad(u - threshold).detach()
+    for x in input_.unbind(0):
+        fed = None
+        if row.recurrent:
+            fed = z * v if neuron.recurrence is None else neuron.recurrence(z)
+        before = u
+        u, i, j = advance(u, i, j, x, fed, reset, 1 - reset, beta, alpha, tau, threshold, *constants)
+        if neuron.residual:  # behind the reset, which may wipe all that comes before it
+            u = u + temporal_residual(before, beta, threshold, spike_grad, neuron.residual)
+        spk = spike_grad(u - threshold)  # Eq. 3
+        if neuron.reset_delay or neuron.reset_mechanism == "none":
+            reset = spk.detach()
         else:
-            mem = beta.clamp(0, 1) * mem + cur
-        spk = spike_grad(mem - threshold)  # Eq. 3
-        reset = spk.detach()
-        spk_rec.append(spk * graded_spikes_factor)
-        mem_rec.append(mem)
-    return torch.stack(spk_rec), mem_rec
+            u = prompt(u, spk - reset, threshold, constants.SUBTRACT)
+            reset = spike_grad(u - threshold).detach()
+        z = spk * factor
+        spk_rec.append(z)
+        for name, state in (("mem", u), ("syn", i), ("inh", j)):
+            rec[name].append(state)
+    return torch.stack(spk_rec), rec

@@ -1,0 +1,49 @@
+"""A surrogate that the kernels do not know: any function, or a module that learns its width.
+
+The kernels run forward and keep the membrane. The derivative is taken once over all T, by autograd on that membrane, and handed to
+the kernels' backward; a surrogate with parameters gets what reaches its spikes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from . import operator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .record import Neuron
+
+REASON = "a surrogate that mixes neurons or steps, draws at random, or fires by another rule than mem > threshold"
+
+
+def run(neuron: Neuron, t: operator.Tensors, c: operator.Constants) -> list[Tensor] | None:
+    """As ``operator.run``; None for a surrogate of which a loop over single steps would make something else."""
+    with torch.no_grad():
+        outputs = operator.forward(t, c)
+        *states, saved, _ = outputs[1:]
+        membrane = states[0] if saved.numel() == 0 else saved
+        steps = membrane.unsqueeze(0) if c.single else membrane
+        before = torch.zeros_like(steps[0]) if t.mem is None else t.mem.to(steps.dtype)
+        x = torch.cat([before.unsqueeze(0), steps]) - neuron.threshold.detach().to(steps.device, steps.dtype)
+    learns = neuron.spike_grad(x[-1]).requires_grad
+    with torch.enable_grad():
+        fire, slopes = _slopes(neuron.spike_grad, x, learns)
+        last = _slopes(neuron.spike_grad, x[-1], False)[1]
+    if not (torch.equal(fire, (x > 0).to(fire.dtype)) and torch.equal(slopes[-1], last)):
+        return None
+    slopes = slopes.to(steps.dtype)
+    given = operator.Given(outputs, (slopes[1:], slopes[0]))
+    return operator.run(t, c, fire=fire if learns else None, given=given)
+
+
+def _slopes(spike_grad, x, keep):
+    """The spikes of `x`, and their derivatives."""
+    x = x.detach().requires_grad_()
+    fire = spike_grad(x)
+    return fire, torch.autograd.grad(
+        fire, x, torch.ones_like(fire), retain_graph=keep, allow_unused=True, materialize_grads=True
+    )[0]

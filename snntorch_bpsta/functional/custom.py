@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from . import operator
+from . import operator, passes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 REASON = "a surrogate that mixes neurons or steps, draws at random, or fires by another rule than mem > threshold"
 
 
-def run(neuron: Neuron, t: operator.Tensors, c: operator.Constants) -> list[Tensor] | None:
+def run(neuron: Neuron, t: passes.Tensors, c: passes.Constants) -> list[Tensor] | None:
     """As ``operator.run``; None for a surrogate of which a loop over single steps would make something else."""
     with torch.no_grad():
-        outputs = operator.forward(t, c)
+        outputs = passes.forward(t, c)
         *states, saved, _ = outputs[1:]
         membrane = states[0] if saved.numel() == 0 else saved
         steps = membrane.unsqueeze(0) if c.single else membrane

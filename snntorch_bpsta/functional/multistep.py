@@ -22,7 +22,7 @@ from .._checks import (
     check_state,
 )
 from .._torch import is_compiling, is_exporting, is_transforming
-from . import custom, operator, recurrent
+from . import custom, operator, passes, recurrent
 from .cells import CELLS
 from .record import IMPLS, NAMES, SAVES, Call, Neuron, lif
 from .reference import reference
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
     """How a call is run; found once for all calls that are alike."""
 
     impl: str
-    constants: operator.Constants | None  # of the kernels
+    constants: passes.Constants | None  # of the kernels
     direct: bool  # the parameters are as the kernels take them
     custom: bool  # the kernels do not know the surrogate
     returned: tuple[int, ...]  # of the kernels' outputs: the states, in snnTorch's order
@@ -135,7 +135,7 @@ def _make_plan(neuron, call):
     if impl == "reference":
         return Plan(impl, None, False, False, (), ())
     known, x = neuron.kernel, call.input
-    state = operator.compute_dtype(x.dtype)
+    state = passes.compute_dtype(x.dtype)
     tensors = (neuron.beta, neuron.alpha, neuron.threshold, neuron.v)
     learns = [p is not None and p.requires_grad for p in tensors]
     grad = torch.is_grad_enabled() and (
@@ -165,7 +165,7 @@ def _make_plan(neuron, call):
     if not direct:
         shape = x.shape if call.single else x.shape[1:]
         inner = [1 if p is None else _flat(p, shape)[1] for p in neuron.parameters()]
-    constants = operator.Constants(
+    constants = passes.Constants(
         neuron.cell, neuron.reset_mechanism, prompt, number, p0, p1, neuron.residual, call.single, call.num_steps or len(x) * (not call.single) or 1,
         inner, call.relu and save != "membrane", save, sorted(record), True, impl,
     )  # fmt: skip
@@ -259,7 +259,7 @@ def _tensors(neuron, call, x, plan):
     """The arguments of the operator."""
     given = {NAMES[name]: state for name, state in zip(CELLS[neuron.cell].states, call.states, strict=True)}
     factor = neuron.factor
-    state = operator.compute_dtype(x.dtype)
+    state = passes.compute_dtype(x.dtype)
     if plan.direct:
         parameters = (neuron.beta, neuron.alpha, None, neuron.threshold, neuron.v)
     else:
@@ -271,7 +271,7 @@ def _tensors(neuron, call, x, plan):
         factor = x.new_ones((), dtype=state)
     elif factor.dtype != state or factor.device != x.device:
         factor = factor.to(x.device, state)
-    return operator.Tensors(x, given["mem"], given.get("syn"), given.get("inh"), given.get("fed"), *parameters, factor)
+    return passes.Tensors(x, given["mem"], given.get("syn"), given.get("inh"), given.get("fed"), *parameters, factor)
 
 
 def _flat(value, step_shape):

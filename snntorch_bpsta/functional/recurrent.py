@@ -1,9 +1,159 @@
-"""An all-to-all recurrence."""
+"""An all-to-all recurrence, linear or convolutional: one fused step of the kernels between two products.
+
+The product is the layer's own, step by step, so that the spikes are snnTorch's to the bit. Backward there is one product a step
+for what is fed back, and one for the weight over all steps at the end; and one node of autograd for all of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .._torch import is_compiling
+from . import operator, passes
+from .passes import Constants, Tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .record import Call, Neuron
+
+_WITHOUT = {"RLeaky": "Lapicque", "RSynaptic": "Synaptic"}  # the cell with the same equations but for the recurrence
 
 
-def not_covered(neuron, call):
-    return "an all-to-all recurrence"
+def not_covered(neuron: Neuron, call: Call) -> str | None:
+    """What this lacks for a call, or None."""
+    layer, x = neuron.recurrence, call.input
+    if type(layer) not in (nn.Linear, nn.Conv2d):
+        return f"a recurrence by {type(layer).__name__}"
+    if any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)):
+        return "a recurrence with hooks"
+    if is_compiling() or not operator.is_eager(x):
+        return "an all-to-all recurrence under torch.compile"
+    if torch.is_autocast_enabled(x.device.type):
+        return "an all-to-all recurrence under autocast"
+    if call.save in ("bfloat16", "compact"):
+        return f"save={call.save!r} with an all-to-all recurrence"
+    if neuron.kernel is None:
+        return f"the surrogate {neuron.spike_grad} with an all-to-all recurrence"
+    return None
 
 
-def run(recurrence, t, c):
-    raise NotImplementedError
+def run(layer: nn.Module, t: Tensors, c: Constants) -> list[Tensor]:
+    """The spikes and the states of ``Constants.outputs``, as ``operator.run``. Half precision is computed in float32."""
+    dtype, state = t.input.dtype, passes.compute_dtype(t.input.dtype)
+    if dtype != state:
+        t = t._replace(input=t.input.to(state))
+        c = c._replace(save="float32" if c.save == "bfloat16" else c.save)
+    outputs = _Recurrent.apply(*t[:9], t.factor, layer.weight, layer.bias, layer, c, dtype)
+    return [output.to(dtype) for output in outputs[: 1 + len(c.outputs)]]
+
+
+class _Recurrent(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input_, mem, syn, inh, fed, beta, alpha, tau, threshold, factor, weight, bias, layer, c, dtype):
+        t = Tensors(input_, mem, syn, inh, fed, beta, alpha, tau, threshold, input_.new_ones(()), factor)
+        *outputs, saved, values = passes.allocate(t, c)
+        spk = passes.empty(t, c, input_.dtype)
+        shape, stride = passes.step_of(t, c)
+        z = torch.zeros(shape, dtype=dtype, device=input_.device) if fed is None else fed.to(dtype)
+        if input_.numel():
+            states, records = passes.states_of(t, c, outputs)
+            if all(x is None for x in t[1:5]):
+                for state in states:
+                    if state is not None:
+                        state.zero_()
+            run_step = passes.kernels(c.impl).forward
+            for step in range(c.num_steps):
+                # What is fed back, with a weight of 1. The kernel leaves the spikes in its place.
+                fed_back = layer(z)
+                if fed_back.shape != shape:
+                    raise ValueError(
+                        f"the recurrence must keep the shape of a step, {tuple(shape)}, got {tuple(fed_back.shape)}"
+                    )
+                states[3] = passes.laid_out(fed_back, shape, stride, input_.dtype)
+                run_step(t, c, spk, states, records, saved if saved.numel() else None, values, False, (step, step + 1))
+                z = states[3].to(dtype)
+            passes.hand_out(c, outputs, states, records)
+        operator.keep(ctx, t, c, (*outputs, saved, values), (spk, weight))
+        ctx.layer, ctx.weight_dtype = _geometry(layer), weight.dtype
+        return spk, *outputs, saved, values
+
+    @staticmethod
+    def backward(ctx, dspk, *grads):
+        c, need = ctx.constants, ctx.needs_input_grad
+        operator.refuse_second_derivative()
+        values, t, records, (spk, weight), saved = operator.kept(ctx)
+        c = c._replace(cell=_WITHOUT[c.cell], relu=False)
+        state, weight = values.dtype, weight.to(values.dtype)
+        steps, strides = spk.shape, spk.stride()
+        shape, stride = (steps, strides) if c.single else (steps[1:], strides[1:])
+        last, drecords = passes.split_grads(grads, c, spk, state)
+        for k, name in enumerate(passes.STATES[:3]):
+            if name in c.outputs and last[k] is None:
+                last[k] = torch.zeros_like(spk if c.single else spk[0], memory_format=torch.preserve_format)
+        dx = torch.empty_like(spk)
+        reaching = torch.zeros_like(spk) if dspk is None else passes.laid_out(dspk, steps, strides, state).clone()
+        learned = [torch.zeros_like(last[0]) if wanted else None for wanted in need[5:9]] + [None]
+        first = [passes.laid_out(x, shape, stride, state) for x in t[1:5]]
+        t = t._replace(mem=first[0], syn=first[1], fed=None)
+        run_step = passes.kernels(c.impl).backward
+        back, into_weight = _products(ctx.layer, weight)
+        rows, inputs, fires = [x.unsqueeze(0) if c.single else x for x in (dx, reaching, spk)]
+        fed = None
+        if spk.numel():
+            for step in range(c.num_steps - 1, -1, -1):
+                run_step(
+                    t, c, values, reaching, drecords, saved, records, (None, None), dx, last, learned, None, False,
+                    (step, step + 1),
+                )  # fmt: skip
+                if step:
+                    back(rows[step], inputs[step - 1])
+            if need[4]:
+                fed = back(rows[0], torch.zeros_like(rows[0])).to(ctx.dtypes[3])
+        dweight = into_weight(rows[1:], fires[:-1]) if need[10] else None
+        if need[10] and first[3] is not None:
+            dweight = dweight + into_weight(rows[:1], first[3].unsqueeze(0))
+        channel = 1 if len(ctx.layer) else rows.dim() - 2
+        dbias = rows.sum([d for d in range(rows.dim()) if d != channel + 1]) if need[11] else None
+        made = [grad if wanted else None for grad, wanted in zip(last, need[1:5], strict=True)]
+        made = [None if grad is None else grad.to(kind) for grad, kind in zip(made, ctx.dtypes, strict=True)]
+        made[3] = fed
+        for grad, size, inner in zip(learned, ctx.sizes, c.inner, strict=True):
+            made.append(None if grad is None else operator.reduce(grad, size, inner))
+        if dx.shape != ctx.shape:  # a constant current
+            dx = dx.sum(0, keepdim=True)
+        weights = [None if grad is None else grad.to(ctx.weight_dtype) for grad in (dweight, dbias)]
+        return dx, *made[:8], None, *weights, None, None, None
+
+
+def _geometry(layer: nn.Module) -> tuple[Any, ...]:
+    """Of a convolution; nothing for a linear layer."""
+    if isinstance(layer, nn.Linear):
+        return ()
+    return layer.stride, layer.padding, layer.dilation, False, (0, 0), layer.groups
+
+
+def _products(geometry, weight):
+    """``back(dx, into)`` adds the gradient of the input to `into`; ``into_weight(dx, z)`` is that of the weight, over all steps."""
+    if not geometry:
+
+        def back(dx, into):
+            return into.view(-1, into.shape[-1]).addmm_(dx.reshape(-1, dx.shape[-1]), weight)
+
+        def into_weight(dx, z):
+            return dx.reshape(-1, dx.shape[-1]).t() @ z.reshape(-1, z.shape[-1])
+
+        return back, into_weight
+    convolution = torch.ops.aten.convolution_backward.default
+
+    def back(dx, into):
+        return into.add_(convolution(dx, into, weight, None, *geometry, [True, False, False])[0])
+
+    def into_weight(dx, z):
+        dx, z = dx.flatten(0, 1), z.flatten(0, 1)
+        return convolution(dx, z, weight, None, *geometry, [False, True, False])[1]
+
+    return back, into_weight

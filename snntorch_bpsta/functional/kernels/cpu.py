@@ -20,6 +20,7 @@ from .template import BLOCK, backward_kernel, forward_kernel
 _MIN_PER_THREAD = 1 << 16  # neuron-steps below which one more thread costs more than it brings
 _LARGE, _PAGE = 1 << 22, 1 << 12  # bytes
 _NUMBERS = {torch.float32: np.float32, torch.float64: np.float64}
+_FUSED = (0, 2, 3)  # surrogates, by their number, that have a kernel of their own: Eq. 9, arc tangent, fast sigmoid
 _KEEP = {"none": 0, "float32": 1, "bfloat16": 2, "compact": 2, "membrane": 3}  # what `saved` holds
 _HIGHEST = {torch.float32: 2**31 - 1, torch.float64: 2**63 - 1, torch.bfloat16: 2**15 - 1}  # a word without its sign
 
@@ -53,16 +54,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # whose threads are not there, and would be waited for
 
 
-def _run(kernel, num_steps, num_neurons, before, behind):
+def _run(kernel, num_steps, steps, num_neurons, before, behind):
     """Call `kernel` on all neurons, in as many ranges of whole blocks as torch has threads."""
-    threads = min(torch.get_num_threads(), max(1, num_steps * num_neurons // _MIN_PER_THREAD))
+    before = (*before, num_steps, *steps, num_neurons)
+    threads = min(torch.get_num_threads(), max(1, (steps[1] - steps[0]) * num_neurons // _MIN_PER_THREAD))
     if threads == 1:
-        kernel(*before, num_steps, num_neurons, 0, num_neurons, *behind)
+        kernel(*before, 0, num_neurons, *behind)
         return
     size = -(-num_neurons // threads // BLOCK) * BLOCK
     ranges = [(begin, min(begin + size, num_neurons)) for begin in range(0, num_neurons, size)]
-    rest = [_pool().submit(kernel, *before, num_steps, num_neurons, *part, *behind) for part in ranges[1:]]
-    kernel(*before, num_steps, num_neurons, *ranges[0], *behind)
+    rest = [_pool().submit(kernel, *before, *part, *behind) for part in ranges[1:]]
+    kernel(*before, *ranges[0], *behind)
     for future in rest:
         future.result()
 
@@ -94,7 +96,7 @@ def _kernels(cell, reset, prompt, dtype, surrogate, overwrite, relu):
     return backward_kernel(*constants, surrogate is not None, overwrite, relu, dtype)
 
 
-def forward(t, c, spk, states, records, saved, values, from_zero):
+def forward(t, c, spk, states, records, saved, values, from_zero, steps=None):
     """See ``operator.py``. Half precision is computed in float32, in a copy."""
     mem, dtype = states[0], values.dtype
     input_, out = t.input, spk
@@ -102,15 +104,18 @@ def forward(t, c, spk, states, records, saved, values, from_zero):
     if half:
         input_ = input_.to(dtype)
         out = input_ if input_.numel() == spk.numel() else torch.empty_like(spk, dtype=dtype)
-    if mem.nbytes * c.num_steps >= _LARGE:
+    if steps is None and mem.nbytes * c.num_steps >= _LARGE:
         _use_huge_pages(out, mem, *(x for x in (*records, saved) if x is not None))
     parameters = t[5:10]
     scalar = all(parameter is None or parameter.numel() == 1 for parameter in parameters)
     keep = 0 if saved is None else _KEEP[c.save]
-    fused = keep == 1 and scalar and not c.prompt and not any(x is not None for x in records)
+    fused = (
+        keep == 1 and scalar and dtype == torch.float32 and c.surrogate in _FUSED and not c.prompt
+        and not any(x is not None for x in records)
+    )  # fmt: skip
     _run(
         _kernels(c.cell, c.reset, c.prompt, _NUMBERS[dtype], c.surrogate if fused else None, None, None),
-        c.num_steps, mem.numel(),
+        c.num_steps, steps or (0, c.num_steps), mem.numel(),
         (*_at(input_, out, *states, *records, saved, values), *_places(parameters, c.inner), t.factor.data_ptr(), c.surrogate),
         (keep, input_.numel() != out.numel(), c.relu, CELLS[c.cell].clipped, from_zero, c.p0, c.p1),
     )  # fmt: skip
@@ -119,7 +124,7 @@ def forward(t, c, spk, states, records, saved, values, from_zero):
 
 
 def backward(
-    t, c, values, dspk, drecords, saved, records, derivatives, dinput, dstates, dparameters, dfire, from_zero
+    t, c, values, dspk, drecords, saved, records, derivatives, dinput, dstates, dparameters, dfire, from_zero, steps=None
 ):  # fmt: skip
     """See ``operator.py``."""
     dtype = values.dtype
@@ -129,12 +134,12 @@ def backward(
         if dspk is not None:
             dspk = dspk.to(dtype)  # a copy, to be written over
         out = dspk if dspk is not None and dinput.numel() == dspk.numel() else torch.empty_like(dinput, dtype=dtype)
-    if out.nbytes >= _LARGE:
+    if steps is None and out.nbytes >= _LARGE:
         _use_huge_pages(out)
     keep = _KEEP[c.save]
     constant = dinput.numel() != like.numel()
     fused = (
-        keep == 1 and dspk is not None and not constant
+        keep == 1 and dspk is not None and dtype == torch.float32 and not constant
         and all(x is None for x in (*t[5:10], *drecords, *dparameters, dfire))
     )  # fmt: skip
     relu = c.relu and fused
@@ -143,13 +148,13 @@ def backward(
             c.cell, c.reset, c.prompt, _NUMBERS[dtype], c.surrogate if fused else None,
             fused and out.data_ptr() == like.data_ptr(), relu,
         ),
-        c.num_steps, num_neurons,
+        c.num_steps, steps or (0, c.num_steps), num_neurons,
         (
             *_at(dspk, *drecords, saved if saved is not None else records[0], *records, *t[1:5], *derivatives),
             *_places(t[5:10], c.inner, values), *_at(out, *dstates, *dparameters, dfire, values),
             _HIGHEST[like.dtype] - c.relu, c.surrogate,
         ),
-        (keep, constant, c.relu, CELLS[c.cell].clipped, from_zero, c.residual, c.p0, c.p1),
+        (keep, constant, c.relu, CELLS[c.cell].clipped, from_zero, steps is not None, c.residual, c.p0, c.p1),
     )  # fmt: skip
     if out is not dinput:
         dinput.copy_(out)

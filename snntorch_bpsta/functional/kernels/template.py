@@ -33,8 +33,8 @@ _advance, _prompt, _retreat = (
 # numba looks at the date of this file alone: with this number among its constants a kernel is compiled anew when the equations change.
 _EQUATIONS = zlib.crc32(inspect.getsource(cells).encode())
 
-_FORWARD = types.void(*[types.int64] * 33, *[types.boolean] * 4, *[types.float64] * 2)
-_BACKWARD = types.void(*[types.int64] * 48, *[types.boolean] * 4, *[types.float64] * 3)
+_FORWARD = types.void(*[types.int64] * 35, *[types.boolean] * 4, *[types.float64] * 2)
+_BACKWARD = types.void(*[types.int64] * 50, *[types.boolean] * 5, *[types.float64] * 3)
 
 
 @intrinsic
@@ -141,6 +141,13 @@ def _fill_row(row, values, inner, begin, clipped):
 
 
 @_jit
+def _add_row(row, part, more):
+    """`part` into `row`; `more`: to what is there."""
+    for k in range(len(row)):
+        row[k] = row[k] + part[k] if more else part[k]
+
+
+@_jit
 def _encode(s, fired, w):
     zero = s.dtype.type(0)
     for k in range(len(s)):
@@ -199,7 +206,7 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
     def forward(
         input_, spk, mem, syn, inh, fed, mem_rec, syn_rec, inh_rec, saved, values, beta, beta_size, beta_inner, alpha, alpha_size,
         alpha_inner, tau, tau_size, tau_inner, threshold, threshold_size, threshold_inner, v, v_size, v_inner, factor,
-        surrogate, num_steps, size, begin, end, keep, constant, relu, clipped, from_zero, p0, p1,
+        surrogate, num_steps, start, stop, size, begin, end, keep, constant, relu, clipped, from_zero, p0, p1,
     ):  # fmt: skip
         p0, p1, spike = number(p0), number(p1), _array(factor, 1, number)[0]
         total = EQUATIONS * 0 + num_steps * size
@@ -258,7 +265,7 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
                     j[:] = zero
                 if RECURRENT:
                     z[:] = zero
-            for t in range(num_steps):
+            for t in range(start, stop):
                 cur, now = X[t * step + lo : t * step + lo + n], t * size + lo
                 o = O[now : now + n]
                 if copied:
@@ -347,7 +354,8 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
         dspk, dmem, dsyn, dinh, saved, mem_rec, syn_rec, inh_rec, mem, syn, inh, fed, derivative, first, beta, beta_size,
         beta_inner, alpha, alpha_size, alpha_inner, tau, tau_size, tau_inner, threshold, threshold_size, threshold_inner, v,
         v_size, v_inner, dinput, dmem0, dsyn0, dinh0, dfed0, dbeta, dalpha, dtau, dthreshold, dv, dfire, values,
-        magnitude, surrogate, num_steps, size, begin, end, keep, constant, relu, clipped, fresh, residual, p0, p1,
+        magnitude, surrogate, num_steps, start, stop, size, begin, end, keep, constant, relu, clipped, fresh, more, residual,
+        p0, p1,
     ):  # fmt: skip
         p0, p1, residual, factor = number(p0), number(p1), number(residual), _array(values, 6, number)[5]
         total = EQUATIONS * 0 + num_steps * size
@@ -411,7 +419,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                 _derivative_row(surrogate, p0, p1, u, th, rows[11, :n])
                 for k in range(n):
                     ps[k] = -rows[11, k] if u[k] - th[k] > zero else rows[11, k]
-                for t in range(num_steps - 1, -1, -1):
+                for t in range(stop - 1, start - 1, -1):
                     now = t * size + lo
                     g, w, ww = G[now : now + n], W[now : now + n], words[now : now + n]
                     p = W[now - size : now - size + n] if t else ps
@@ -454,7 +462,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
             db, da, dt, dth, dvv = rows[19, :n], rows[20, :n], rows[21, :n], rows[22, :n], rows[23, :n]
             all_steps, carried = rows[24, :n], rows[25, :n]
             rows[17:, :n] = zero
-            for t in range(num_steps, -1, -1):
+            for t in range(stop, start - 1, -1):
                 now, last = t * size + lo, (t - 1) * size + lo
                 # What the step before left: `ps`, `pf`, and the states of which the gradients of parameters are made.
                 pu, pi, pj = u, I0[lo : lo + n] if syn else none, J0[lo : lo + n] if inh else none
@@ -480,7 +488,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                     else:
                         _derivative_row(surrogate, p0, p1, u, th, ps)
                     _above(u, th, pf)
-                if t < num_steps:
+                if t < stop:
                     g = G[now : now + n] if dspk else none
                     for k in range(n):
                         gs[k] = factor * (g[k] + gz[k]) if RECURRENT else factor * g[k]
@@ -578,15 +586,15 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
             if constant and dinput:
                 OUT[lo : lo + n] = all_steps
             if dbeta:
-                DB[lo : lo + n] = db
+                _add_row(DB[lo : lo + n], db, more)
             if dalpha:
-                DA[lo : lo + n] = da
+                _add_row(DA[lo : lo + n], da, more)
             if dtau:
-                DTAU[lo : lo + n] = dt
+                _add_row(DTAU[lo : lo + n], dt, more)
             if dthreshold:
-                DTH[lo : lo + n] = dth
+                _add_row(DTH[lo : lo + n], dth, more)
             if dv:
-                DV[lo : lo + n] = dvv
+                _add_row(DV[lo : lo + n], dvv, more)
 
     return backward
 

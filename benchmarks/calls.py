@@ -21,10 +21,10 @@ def step(settings, report):
         options = {HOST: {"host": True, **peers.PLAIN}, OFF: peers.PLAIN, OURS: peers.PAPER}
         runs = {name: Loop(settings.device, "Leaky", **own) for name, own in options.items()}
         _over_host(settings, report, f"{size(shape)}, forward", {name: one_step(run, x) for name, run in runs.items()})
-        turns, others, notes = {}, {}, {}
+        turns, others, notes, expected = {}, {}, {}, runs[HOST](x).detach()
         for name, run in runs.items():
             with noted(notes, name):
-                others[name], _ = check(run(x), runs[HOST](x), (), (), grad)
+                others[name], _ = check(run(x).detach(), expected, (), (), grad)
                 if name != HOST and others[name]["spikes_differ"]:
                     notes[name] = f"{WRONG}: its spikes differ from snnTorch's; no speed is reported"
                     continue
@@ -43,9 +43,13 @@ def one_step(run, x):
 
 
 def _over_host(settings, report, case, turns, others=(), notes=()):
-    turns = {name: turn for name, turn in turns.items() if not skipped(settings, name)}
-    results = figures(measure(turns, settings), floor=HOST, over="of_host", baseline=ROW)
+    results = _race(settings, turns, HOST, "of_host")
     add_all(report, case, results, dict.fromkeys(results, {}) | dict(others), dict(notes))
+
+
+def _race(settings, turns, floor, over):
+    turns = {name: turn for name, turn in turns.items() if not skipped(settings, name)}
+    return figures(measure(turns, settings), floor=floor, over=over, baseline=ROW)
 
 
 def call(settings, report):
@@ -63,7 +67,7 @@ def call(settings, report):
             settings.baseline.start(shape)
             turn, _ = settings.baseline.add(ROW, "sequence", neuron="Leaky", **peers.PAPER)
             turns[ROW], others[ROW] = turn, {"own_calls": settings.baseline.own_calls(ROW)}
-    results = figures(measure(turns, settings), floor=relu, over="of_relu", baseline=ROW)
+    results = _race(settings, turns, relu, "of_relu")
     for name, columns in results.items():
         results[name] = {
             key.replace("_ms", "_us"): 1e3 * value if key.endswith("_ms") else value for key, value in columns.items()

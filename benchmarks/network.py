@@ -1,10 +1,16 @@
 """One training step of a network, and torch.compile of it."""
 
+import os
+import tempfile
+from unittest import mock
+
 import torch
 
 from . import nets
 from .contest import add_all, noted, size, skipped
 from .timing import WRONG, Turn, figures, measure
+
+_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")  # the folders of what torch.compile has compiled before
 
 
 def network(settings, report):
@@ -43,15 +49,16 @@ def compile_(settings, report):
     shape = (2, 1, 2, 34, 34) if settings.quick else (10, 16, 2, 34, 34)
     x, case = (torch.rand(shape, device=settings.device) < 0.3).float(), size(shape)
     turns, others, notes = {}, {}, {}
-    for name in (nets.LOOP, nets.OURS):
-        net = nets.build(name, settings)
-        grad = torch.randn_like(net(x).detach())
-        turns[name], others[name] = net_turn(net, x, grad), {}
-        compiled = f"{name}, torch.compile"
-        with noted(notes, compiled):
-            torch.compiler.reset()
-            options = {"fullgraph": name == nets.OURS, "options": {"force_disable_caches": True}}
-            turn = net_turn(torch.compile(net, dynamic=False, **options), x, grad)
-            others[compiled] = {"first_call_s": turn.ms(settings.device) / 1e3}
-            turns[compiled] = turn
-    add_all(report, case, figures(measure(turns, settings), nets.LOOP), others, notes)
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, {name: cache for name in _CACHES}):
+        for name in (nets.LOOP, nets.OURS):
+            net = nets.build(name, settings)
+            grad = torch.randn_like(net(x).detach())
+            turns[name], others[name] = net_turn(net, x, grad), {}
+            compiled = f"{name}, torch.compile"
+            with noted(notes, compiled):
+                torch.compiler.reset()
+                turn = net_turn(torch.compile(net, fullgraph=name == nets.OURS, dynamic=False), x, grad)
+                others[compiled] = {"first_call_s": turn.ms(settings.device) / 1e3}
+                turns[compiled] = turn
+        times = measure(turns, settings)
+    add_all(report, case, figures(times, nets.LOOP), others, notes)

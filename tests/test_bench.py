@@ -1,7 +1,9 @@
 """`python -m benchmarks`: tiny runs through the command line, and what makes its figures honest."""
 
+import contextlib
 import csv
 import importlib.metadata
+import io
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 if not (ROOT / "benchmarks" / "__main__.py").is_file():
     pytest.skip("the benchmark is not part of this distribution", allow_module_level=True)
 
-from benchmarks import QUESTIONS, baseline, children, contest, family, memory, nets, ours, peers, timing  # noqa: E402
+from benchmarks import QUESTIONS, baseline, children, cold, contest, family, memory, nets, ours, peers, timing  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.questions import ANSWERS  # noqa: E402
 from snntorch_bpsta import _torch, cli, functional  # noqa: E402
@@ -149,6 +151,57 @@ def test_call():
     rows = rows["call"]
     assert 0 < float(rows["torch.relu"]["p50_us"]) and float(rows["torch.relu"]["of_relu"]) == 1
     assert int(rows["bpsta"]["own_calls"]) > 1 and rows["torch.relu"]["own_calls"] == ""
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch):
+    """torch.compile traces and leaves the code to Python."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_(model, backend="eager", **options))
+
+
+@pytest.mark.parametrize("limit, note", [("4", ""), ("3", "not run: T > 3 (--compile-steps)")])
+def test_the_compiled_loop_races_up_to_a_number_of_steps(limit, note, monkeypatch, nothing_compiled):
+    monkeypatch.setattr(peers, "LAYER", [peers.OURS, peers.COMPILED])
+    assert main(["layer", "--quick", "--device", "cpu", "--out", "out", "--compile-steps", limit]) == 0
+    with open("out/layer-cpu.csv", newline="") as file:
+        (row,) = (row for row in csv.DictReader(file) if row["competitor"] == peers.COMPILED.name)
+    assert row["note"] == note and bool(row["p50_ms"]) == (note == "")
+
+
+def test_compile(nothing_compiled):
+    code, rows = bench("compile")
+    assert code == 0
+    for name in (nets.LOOP, nets.OURS):
+        assert (
+            float(rows["compile"][f"{name}, torch.compile"]["first_call_s"])
+            > 0
+            < float(rows["compile"][name]["p50_ms"])
+        )
+
+
+def test_cold(monkeypatch, capsys):
+    """Its scripts, in this process instead of fresh ones."""
+    caches = []
+
+    def python(arguments, env):
+        _, script, begin = arguments
+        caches.append(env.get("NUMBA_CACHE_DIR"))
+        monkeypatch.setattr(sys, "argv", ["-c", begin])
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(script, {})
+        return out.getvalue()
+
+    monkeypatch.setattr(cold, "python", python)
+    code, rows = bench("cold")
+    assert code == 0
+    with open("out/cold-cpu.csv", newline="") as file:
+        rows = {(row["case"], row["competitor"]): row for row in csv.DictReader(file)}
+    for name in ("lif_multistep", "Leaky", "Synaptic"):
+        row = rows[f"first result of {name}", "empty cache"]
+        assert 0 < float(row["first_call_s"]) < float(row["p50_s"]) and not row["note"]
+    assert caches[:3] == [None] * 3 and caches[3] == caches[4]  # the import; once to compile, once to find it compiled
+    assert len(set(caches[4:])) == 4
 
 
 def test_own_calls_are_those_of_files_in_the_package():

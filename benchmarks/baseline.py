@@ -50,9 +50,9 @@ class Baseline:
         """The current of the turns to come; those before are forgotten."""
         self._ask("start", shape=shape, device=self.settings.device.type, seed=self.settings.seed)
 
-    def add(self, name, way, **options):
-        """Build a competitor: its turn, and the columns that say what it did."""
-        rate = self._ask("add", name=name, way=way, options=options)
+    def add(self, name, way, *, gain=1, **options):
+        """Build a competitor for currents that are `gain` times as large: its turn, and the columns that say what it did."""
+        rate = self._ask("add", name=name, way=way, gain=gain, options=options)
         return _There(self, name), {"rate": rate}
 
     def own_calls(self, name):
@@ -99,12 +99,12 @@ class _Helper:
         self.device, self.runs, self.turns = torch.device(device), {}, {}
         self.x, self.grad = current(shape, self.device, seed=seed)
 
-    def add(self, name, way, options):
-        from .ours import WAYS, training_turn
+    def add(self, name, way, gain, options):
+        from .ours import WAYS, scaled, training_turn
 
-        run = self.runs[name] = WAYS[way](self.device, **options)
-        self.turns[name] = training_turn(run, self.x, self.grad)
-        return float(run(self.x).detach().mean())
+        run, x = WAYS[way](self.device, **options), self.x if gain == 1 else scaled(self.x, gain)
+        self.runs[name], self.turns[name] = run, training_turn(run, x, self.grad)
+        return float(run(x).detach().mean())
 
     def ms(self, name, number):
         return self.turns[name].ms(self.device, number)

@@ -22,6 +22,11 @@ def current(shape, device, relu=False, seed=0):
     return x.requires_grad_(), torch.randn(shape, device=device, generator=generator)
 
 
+def scaled(x, gain):
+    """Currents `gain` times as large."""
+    return (x.detach() * gain).requires_grad_()
+
+
 class Multistep:
     """The function of the engine."""
 

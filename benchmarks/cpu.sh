@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The CPU set: bash benchmarks/cpu.sh [FOLDER of the results]
 # One thread, but for the network. Wants a quiet machine, the peers (see README.md), a C++ compiler for torch.compile, 16 GB of
-# memory and about half an hour. LIMIT is the time in seconds for a competitor of each case, COMPILE_STEPS the longest loop that
-# torch.compile is given.
+# memory and about 40 minutes. LIMIT is the time in seconds for a competitor of each case, COMPILE_STEPS the longest loop that
+# torch.compile is given, BASELINE another checkout of this repository to race.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-benchmarks/results}
@@ -10,11 +10,11 @@ python=${PYTHON:-python}
 plot=$("$python" -c "import matplotlib" 2>/dev/null && echo --plot)
 
 ask() {
-  PYTHONPATH=$PWD "$python" -W ignore -m snntorch_bpsta bench "$@" --device cpu --out "$out" --seconds "${LIMIT:-6}" \
-    --compile-steps "${COMPILE_STEPS:-16}" $plot
+  PYTHONPATH=$PWD "$python" -W ignore -m benchmarks "$@" --device cpu --out "$out" --seconds "${LIMIT:-6}" \
+    --compile-steps "${COMPILE_STEPS:-16}" ${BASELINE:+--baseline "$BASELINE"} $plot
 }
 
-ask layer fused
+ask layer fused family
 ask network --threads 2
-ask memory step time neurons cold
+ask memory step call time neurons cold
 ask compile --threads 2

@@ -18,7 +18,6 @@ from .memory import compress_spikes
 from .neurons import Alpha, Lapicque, Leaky, RLeaky, RSynaptic, Synaptic
 
 if TYPE_CHECKING:
-    from . import bench as bench
     from . import data as data
     from . import energy as energy
     from . import flow as flow
@@ -32,7 +31,7 @@ __all__ += ["Conversion", "convert", "patched", "reset", "revert"]
 __all__ += ["compress_spikes", "functional", "surrogate"]
 __all__ += [name for name in _snntorch.public_names(_snntorch.snntorch) if name not in __all__]
 
-_ON_FIRST_USE = ("bench", "data", "energy", "flow", "networks", "plots", "training")
+_ON_FIRST_USE = ("data", "energy", "flow", "networks", "plots", "training")
 
 _snntorch.install_finder()
 _from_host, __dir__ = _snntorch.fall_back_to(_snntorch.snntorch, __name__)

@@ -246,39 +246,15 @@ def _simulator(arguments):
     print(f"\nrecordings: {out}")
 
 
-def _bench(arguments):
-    from .bench.questions import answer
-    from .bench.timing import Settings
+def _bench(argv):
+    """The benchmark is not installed: it stands beside the package in a clone."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "benchmarks" / "__main__.py").is_file():
+        return _fail("the benchmark is not installed: clone the repository and call python -m benchmarks there")
+    sys.path.insert(0, str(root))
+    from benchmarks.__main__ import main as bench
 
-    arguments.skip = tuple(part for part in arguments.skip.split(",") if part)
-    answer(arguments.question, Settings(**{f.name: getattr(arguments, f.name) for f in fields(Settings)}))
-
-
-def _add_bench_options(parser):
-    from .bench import QUESTIONS
-
-    add = parser.add_argument
-    add(
-        "question",
-        nargs="+",
-        choices=(*QUESTIONS, "all"),
-        metavar="question",
-        help="one or more of those below, or all",
-    )
-    add("--quick", action="store_true", help="tiny sizes, 3 rounds: to see that it works, not to quote")
-    add("--rounds", type=int, default=15, help="every competitor once in each (default: 15)")
-    add("--seconds", type=float, default=20, help="time limit of a competitor at one size, from round 3 (default: 20)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
-    add("--threads", type=int, default=1, help="of torch (default: 1)")
-    add("--skip", default="", help="competitors to leave out, by parts of their names: torch.compile,norse")
-    add("--compile-steps", type=int, default=128, help="torch.compile loops of up to T steps (default: 128)")
-    add("--seed", type=int, default=0, help="of the currents and of the order (default: 0)")
-    add("--out", type=Path, default=Path("runs/bench"), help="folder of the CSV files (default: runs/bench)")
-    add("--plot", action="store_true", help="a figure of each question as well")
-    lines = [f"  {name:10}{text}" for name, text in QUESTIONS.items()]
-    parser.epilog = "\n".join(["questions:", *(textwrap.fill(line, 79, subsequent_indent=" " * 12) for line in lines)])
-    parser.description = textwrap.fill(parser.description, 79)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    return bench(argv)
 
 
 def _parser(with_recipes):
@@ -319,15 +295,7 @@ def _parser(with_recipes):
         "evaluate", help="measure a checkpoint", description="Measure a checkpoint on its test set."
     )
     evaluate.set_defaults(run=_evaluate)
-    bench = commands.add_parser(
-        "bench",
-        help="measure speed and memory beside the floor and the peers",
-        description="Measure speed and memory of the neurons beside the floor (copies of the same bytes), snnTorch's own "
-        "and those of other libraries that are installed. Every competitor is checked, then runs once per round, in random "
-        "order; tables, and CSV files with device and versions.",
-    )
-    bench.set_defaults(run=_bench)
-    _add_bench_options(bench)
+    commands.add_parser("bench", help="measure speed and memory beside the floor and the peers (in a clone)")
 
     if with_recipes:
         _add_recipe_options(train)
@@ -382,9 +350,11 @@ def _parser(with_recipes):
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``bpsta``. Returns the exit code: 0, or 2 for wrong values, missing files and missing libraries."""
     argv = sys.argv[1:] if argv is None else argv
+    if list(argv[:1]) == ["bench"]:
+        return _bench(list(argv[1:]))
     try:
         arguments = _parser(with_recipes=bool({"train", "compare", "study"} & set(argv))).parse_args(argv)
-        for name in ("devices", "num_nodes", "jobs", "rounds", "threads"):
+        for name in ("devices", "num_nodes", "jobs"):
             if getattr(arguments, name, 1) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(arguments, name)}")
         arguments.run(arguments)

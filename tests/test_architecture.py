@@ -25,7 +25,6 @@ ORDER = [
     "layers",
     "networks",
     "training",
-    "bench",
     "studies",
     "cli",
     "__main__",

@@ -1,7 +1,10 @@
-"""`bpsta bench`: tiny runs through the command line, and what makes its figures honest."""
+"""`python -m benchmarks`: tiny runs through the command line, and what makes its figures honest."""
 
+import contextlib
 import csv
 import importlib.metadata
+import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from snntorch_bpsta import functional
-from snntorch_bpsta.bench import QUESTIONS, children, nets, peers, questions, timing
-from snntorch_bpsta.cli import main
+ROOT = Path(__file__).parent.parent
+if not (ROOT / "benchmarks" / "__main__.py").is_file():
+    pytest.skip("the benchmark is not part of this distribution", allow_module_level=True)
+
+from benchmarks import QUESTIONS, baseline, children, cold, contest, family, memory, nets, ours, peers, timing  # noqa: E402
+from benchmarks.__main__ import main  # noqa: E402
+from benchmarks.questions import ANSWERS  # noqa: E402
+from snntorch_bpsta import _torch, cli, functional  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +35,7 @@ def surroundings(monkeypatch, tmp_path):
 def bench(*argv):
     """The exit code, and of each CSV file the first row of each competitor."""
     try:
-        code = main(["bench", *argv, "--quick", "--device", "cpu", "--out", "out", "--skip", "torch.compile"])
+        code = main([*argv, "--quick", "--device", "cpu", "--out", "out", "--skip", "torch.compile"])
     except SystemExit as end:
         code = end.code
     rows = {}
@@ -52,14 +60,15 @@ def test_layer(capsys, nothing_installed):
     code, rows = bench("layer")
     assert code == 0
     rows = rows["layer"]
-    for name in ("bpsta", "snntorch loop", "bpsta, options off", questions.FLOOR):
+    for name in ("bpsta", "snntorch loop", "bpsta, options off", contest.FLOOR):
         row = rows[name]
         assert 0 < float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"])
         assert row["device"] and row["threads"] == "1" and row["torch"] == importlib.metadata.version("torch")
         assert row["spikingjelly"] and row["date"].endswith("UTC") and row["busy"] in ("True", "False")
-    assert float(rows["snntorch loop"]["faster"]) == 1 == float(rows[questions.FLOOR]["of_floor"])
+    assert float(rows["snntorch loop"]["faster"]) == 1 == float(rows[contest.FLOOR]["of_floor"])
     assert float(rows["bpsta"]["spikes_differ"]) == 0 and float(rows["bpsta"]["gradient_error"]) < 1e-5
     assert not [name for name, row in rows.items() if "failed" in row["note"]]
+    assert rows["bpsta, CUDA graph"]["note"] == rows["bpsta, bfloat16"]["note"] == "needs CUDA"
     for name in ("spikingjelly torch", "norse LIFBox, Lift", "sinabs LIF", "tetherpy LIF"):
         assert rows[name]["note"] == "not installed" and rows[name]["p50_ms"] == ""
     out = capsys.readouterr().out
@@ -90,7 +99,7 @@ def test_ours_when_wrong_gets_no_speed(what, monkeypatch, capsys, nothing_instal
     assert row["note"].startswith("WRONG") and what in row["note"] and row["p50_ms"] == row["faster"] == ""
     assert rows["layer"]["snntorch loop"]["p50_ms"]
     error = capsys.readouterr().err
-    assert error.startswith("bpsta: error: ") and error.count("\n") == 1 and what in error
+    assert error.startswith("benchmarks: error: ") and error.count("\n") == 1 and what in error
 
 
 def test_light_questions(nothing_installed):
@@ -103,6 +112,150 @@ def test_light_questions(nothing_installed):
     assert rows["network"]["spikingjelly, its best"]["note"] == "not installed"
     assert float(rows["time"]["bpsta"]["ns_per_neuron_step"]) > 0 < float(rows["neurons"]["bpsta"]["p50_ms"])
     assert float(rows["step"]["host"]["of_host"]) == 1 and 0 < float(rows["step"]["bpsta, options on"]["of_host"])
+
+
+def test_family(nothing_installed):
+    code, _ = bench("family")
+    assert code == 0
+    with open("out/family-cpu.csv", newline="") as file:
+        rows = {(row["case"], row["competitor"]): row for row in csv.DictReader(file)}
+    assert {case.rpartition(",")[0] for case, _ in rows} == set(family.FAMILY)
+    for (case, competitor), row in rows.items():
+        assert float(row["spikes_differ"]) == 0 < float(row["p50_ms"]) and 0 < float(row["rate"]) < 0.3, (
+            case,
+            competitor,
+        )
+        assert (float(row["of_leaky"]) > 0) if competitor == "bpsta" else row["of_leaky"] == ""
+        assert float(row["faster"]) > 0
+    assert float(rows["Leaky, 8x2x16", "bpsta"]["of_leaky"]) == 1
+
+
+def test_family_when_wrong(monkeypatch, nothing_installed):
+    right = ours.Sequence.__call__
+
+    def wrong(self, x):
+        spk = right(self, x)
+        return spk if self.impl == "reference" or len(self.parameters) == 0 else spk + 1e-2 * (x - x.detach())
+
+    monkeypatch.setattr(ours.Sequence, "__call__", wrong)
+    code, _ = bench("family")
+    with open("out/family-cpu.csv", newline="") as file:
+        notes = {row["case"]: row["note"] for row in csv.DictReader(file) if row["competitor"] == "bpsta"}
+    assert code == 2 and notes["Leaky, 8x2x16"] == ""
+    assert "the gradient is off" in notes["RLeaky, 8x2x16"]
+
+
+def test_call():
+    code, rows = bench("call")
+    assert code == 0
+    rows = rows["call"]
+    assert 0 < float(rows["torch.relu"]["p50_us"]) and float(rows["torch.relu"]["of_relu"]) == 1
+    assert int(rows["bpsta"]["own_calls"]) > 1 and rows["torch.relu"]["own_calls"] == ""
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch):
+    """torch.compile traces and leaves the code to Python."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_(model, backend="eager", **options))
+
+
+@pytest.mark.parametrize("limit, note", [("4", ""), ("3", "not run: T > 3 (--compile-steps)")])
+def test_the_compiled_loop_races_up_to_a_number_of_steps(limit, note, monkeypatch, nothing_compiled):
+    monkeypatch.setattr(peers, "LAYER", [peers.OURS, peers.COMPILED])
+    assert main(["layer", "--quick", "--device", "cpu", "--out", "out", "--compile-steps", limit]) == 0
+    with open("out/layer-cpu.csv", newline="") as file:
+        (row,) = (row for row in csv.DictReader(file) if row["competitor"] == peers.COMPILED.name)
+    assert row["note"] == note and bool(row["p50_ms"]) == (note == "")
+
+
+def test_compile(nothing_compiled):
+    code, rows = bench("compile")
+    assert code == 0
+    for name in (nets.LOOP, nets.OURS):
+        assert (
+            float(rows["compile"][f"{name}, torch.compile"]["first_call_s"])
+            > 0
+            < float(rows["compile"][name]["p50_ms"])
+        )
+
+
+def test_cold(monkeypatch, capsys):
+    """Its scripts, in this process instead of fresh ones."""
+    caches = []
+
+    def python(arguments, env):
+        _, script, begin = arguments
+        caches.append(env.get("NUMBA_CACHE_DIR"))
+        monkeypatch.setattr(sys, "argv", ["-c", begin])
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(script, {})
+        return out.getvalue()
+
+    monkeypatch.setattr(cold, "python", python)
+    code, rows = bench("cold")
+    assert code == 0
+    with open("out/cold-cpu.csv", newline="") as file:
+        rows = {(row["case"], row["competitor"]): row for row in csv.DictReader(file)}
+    for name in ("lif_multistep", "Leaky", "Synaptic"):
+        row = rows[f"first result of {name}", "empty cache"]
+        assert 0 < float(row["first_call_s"]) < float(row["p50_s"]) and not row["note"]
+    assert caches[:3] == [None] * 3 and caches[3] == caches[4]  # the import; once to compile, once to find it compiled
+    assert len(set(caches[4:])) == 4
+
+
+def test_own_calls_are_those_of_files_in_the_package():
+    x = torch.rand(3, 2)
+    assert ours.own_calls(torch.relu, x) == 0
+    assert ours.own_calls(lambda x: [_torch.version(x) for _ in range(3)], x) == 3
+
+
+# --- another checkout in the same rounds ------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the package whose spikes come out as minus themselves, so that what runs there shows."""
+    shutil.copytree(ROOT / "snntorch_bpsta", tmp_path / "other" / "snntorch_bpsta")
+    with (tmp_path / "other" / "snntorch_bpsta" / "__init__.py").open("a") as file:
+        file.write(
+            "\n_right = functional.lif_multistep\n"
+            "def _minus(*args, **options):\n"
+            "    out = _right(*args, **options)\n"
+            "    return out._replace(spk=-out.spk)\n"
+            "functional.lif_multistep = _minus\n"
+            "print('what a library prints')\n"
+        )
+    return tmp_path / "other"
+
+
+def test_another_checkout(checkout, nothing_installed):
+    code, rows = bench("layer", "family", "step", "call", "--baseline", str(checkout))
+    assert code == 0
+    for question in ("layer", "family", "step", "call"):
+        row = rows[question]["baseline"]
+        assert float(row["faster_than_baseline"]) == 1 and row["rounds"] == "3" and row["baseline"] == "0.1.0"
+        assert not row["note"]
+    assert float(rows["layer"]["baseline"]["rate"]) == -float(rows["layer"]["bpsta"]["rate"]) < 0
+    assert float(rows["family"]["baseline"]["rate"]) == float(rows["family"]["bpsta"]["rate"])
+    assert rows["call"]["baseline"]["own_calls"] == rows["call"]["bpsta"]["own_calls"]
+    assert float(rows["layer"]["bpsta"]["faster_than_baseline"]) > 0
+    assert rows["layer"]["snntorch loop"]["faster_than_baseline"] == ""
+
+
+def test_a_checkout_that_is_none_or_fails(tmp_path, checkout, capsys):
+    assert bench("call", "--baseline", str(tmp_path))[0] == 2
+    error = capsys.readouterr().err
+    assert "--baseline takes a checkout" in error and error.count("\n") == 1
+    with baseline.Baseline(checkout, settings()) as other:
+        other.start((3, 2, 5))
+        with pytest.raises(ValueError, match="the baseline: TypeError"):
+            other.add("baseline", "sequence", neuron="Leaky", nonsense=1)
+        turn, columns = other.add("baseline", "multistep", **peers.PAPER)
+        assert turn.ms(torch.device("cpu"), 2) > 0 > columns["rate"]
+        other.process.kill()
+        with pytest.raises(ConnectionError, match="exit code -9"):
+            turn.ms(torch.device("cpu"))
 
 
 def test_memory(monkeypatch, nothing_installed):
@@ -155,12 +308,12 @@ def test_errors_are_one_line(argv, words, capsys):
     code, rows = bench(*argv)
     error = capsys.readouterr().err
     assert code == 2 and not rows
-    assert error.startswith("bpsta: error: ") and error.count("\n") == 1 and words in error
+    assert error.startswith("benchmarks: error: ") and error.count("\n") == 1 and words in error
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_where_there_is_none(capsys):
-    assert main(["bench", "layer", "--device", "cuda"]) == 2
+    assert main(["layer", "--device", "cuda"]) == 2
     assert "there is no CUDA device" in capsys.readouterr().err
 
 
@@ -196,11 +349,12 @@ def test_what_is_prepared_is_not_timed():
 def test_figures_are_percentiles_and_medians_of_ratios_per_round():
     times = {
         "base": {0: 10.0, 1: 100.0, 2: 30.0},
-        "ours": {0: 1.0, 1: 50.0, 2: 10.0},
+        "bpsta": {0: 1.0, 1: 50.0, 2: 10.0},
         "floor": {0: 1.0, 1: 1.0, 2: 1.0},
     }
-    columns = timing.figures(times, "base", "floor")["ours"]
+    columns = timing.figures(times, "base", "floor", baseline="base")["bpsta"]
     assert columns["p50_ms"] == 10 and columns["faster"] == 3 and columns["of_floor"] == 10 and columns["rounds"] == 3
+    assert columns["faster_than_baseline"] == 3
     assert timing.percentiles([5.0]) == [5.0] * 3
     assert timing.percentiles(range(11)) == [2, 5, 8]
     assert timing.ratio({0: 1.0}, {1: 1.0}) is None
@@ -219,7 +373,7 @@ def test_figures_are_percentiles_and_medians_of_ratios_per_round():
 )
 def test_saved_bytes(run, total, without):
     x = torch.rand(3, 5, requires_grad=True)
-    assert questions.saved_bytes(run, x) == (total * x.numel(), without * x.numel())
+    assert memory.saved_bytes(run, x) == (total * x.numel(), without * x.numel())
 
 
 def test_saved_bytes_of_a_python_node():
@@ -235,13 +389,13 @@ def test_saved_bytes_of_a_python_node():
             return grad
 
     x = torch.rand(3, 5, requires_grad=True)
-    assert questions.saved_bytes(Keeps.apply, x) == (6 * 15, 6 * 15)
+    assert memory.saved_bytes(Keeps.apply, x) == (6 * 15, 6 * 15)
 
 
 @pytest.mark.parametrize("relu", [False, True])
 def test_the_current_makes_a_plausible_rate(relu):
-    x, _ = questions.current((16, 8, 500), torch.device("cpu"), relu)
-    assert 0.15 < peers.reference(peers.BASELINE, x, relu).mean() < 0.2
+    x, _ = ours.current((16, 8, 500), torch.device("cpu"), relu)
+    assert 0.15 < peers.reference(peers.SNNTORCH, x, relu).mean() < 0.2
 
 
 def test_a_busy_machine_is_named(monkeypatch, tmp_path):
@@ -255,7 +409,7 @@ def test_a_busy_machine_is_named(monkeypatch, tmp_path):
 
 def test_a_failing_peer_is_a_note():
     notes = {}
-    with questions.noted(notes, "peer"):
+    with contest.noted(notes, "peer"):
         raise RuntimeError("first line\nsecond")
     assert notes == {"peer": "failed: RuntimeError: first line second"}
 
@@ -272,7 +426,31 @@ def test_the_loop_of_middle_is_the_same_network():
     assert torch.equal(spk, loop.eval()(x)) and spk.any()
 
 
-SCRIPTS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.sh"))
+def test_half_precision_is_held_against_float32_on_the_same_currents(monkeypatch):
+    (half,) = (peer._replace(needs_cuda=False) for peer in peers.LAYER if peer.dtype == torch.bfloat16)
+    monkeypatch.setattr(peers, "LAYER", [half])
+    code, rows = bench("layer")
+    assert code == 0 and float(rows["layer"][half.name]["spikes_differ"]) == 0
+    assert 1e-4 < float(rows["layer"][half.name]["gradient_error"]) < half.tolerance
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs want a CUDA device")
+def test_a_cuda_graph():
+    x, grad = ours.current((4, 2, 33), torch.device("cuda"))
+    run = peers.build(peers.OURS, peers.Task(x.device, 4))
+    assert contest.captured(run, x, grad).ms(x.device) > 0
+
+
+def test_every_question_has_an_answer():
+    assert set(ANSWERS) == set(QUESTIONS)
+
+
+def test_the_command_of_the_package_finds_it(capsys):
+    assert cli.main(["bench", "layer", "--rounds", "0"]) == 2
+    assert "--rounds must be >= 1" in capsys.readouterr().err
+
+
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.sh"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -110,7 +110,7 @@ def public_names():
     found, absent = set(), []
     for info in pkgutil.walk_packages(snn.__path__, snn.__name__ + "."):
         parts = info.name.split(".")[1:]
-        if parts[0] in ("bench", "cli") or any(part.startswith("_") for part in parts):
+        if parts[0] == "cli" or any(part.startswith("_") for part in parts):
             continue
         try:
             module = importlib.import_module(info.name)

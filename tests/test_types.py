@@ -14,9 +14,8 @@ from snntorch_bpsta import _typing
 from snntorch_bpsta.neurons import FAMILY
 
 PACKAGE = Path(snntorch_bpsta.__file__).parent
-# The benchmark, which only the command line calls; kernels, whose compilers read annotations their own way.
+# Kernels, whose compilers read annotations their own way.
 WITHOUT = (
-    "bench",
     "data/_film.py",
     "functional/kernels/cpu.py",
     "functional/kernels/triton.py",

@@ -2,7 +2,7 @@
 
 import math
 
-_VALUES = {"p50_ms": "ms", "p50_s": "s", "peak_MiB": "MiB", "saved_bytes": "bytes per neuron and step"}
+_VALUES = {"p50_ms": "ms", "p50_us": "us", "p50_s": "s", "peak_MiB": "MiB", "saved_bytes": "bytes per neuron and step"}
 _COLOURS = {"floor": "0.8", "without": "0.8", "snntorch": "#7a7a7a", "host": "#7a7a7a", "bpsta": "#1f77b4"}
 
 

@@ -6,10 +6,10 @@ import snntorch
 import torch
 from torch import nn
 
-from ..layers import MultiStep, Voting
-from ..networks import NETWORKS as TABLE_1
-from ..networks import middle
-from ..neurons import Leaky
+from snntorch_bpsta import Leaky, MultiStep, Voting
+from snntorch_bpsta.networks import NETWORKS as TABLE_1
+from snntorch_bpsta.networks import middle
+
 from .peers import PAPER, PLAIN, Unavailable, spikingjelly_node
 
 LOOP, FOLDED, OURS, BOUND = "snntorch loop", "snntorch neurons, folded layers", "bpsta MultiStep", "without neurons"
@@ -90,9 +90,6 @@ def build(name, settings):
         for weight in net.parameters():
             weight.mul_(_GAIN)
     return net
-
-
-STEPS = {"host": host, "bpsta, options off": lambda: Leaky(**PLAIN), "bpsta, options on": ours}
 
 
 def host_middle(width):

@@ -11,6 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+import snntorch_bpsta as snn
+
+from .ours import Loop, Multistep, Sequence
+
 BETA, THRESHOLD = 0.9, 0.5
 PLAIN: dict[str, Any] = {"beta": BETA, "threshold": THRESHOLD, "reset_mechanism": "zero"}
 PAPER: dict[str, Any] = {**PLAIN, "spatial_adj": True, "temporal_alpha": 0.8}
@@ -38,6 +42,8 @@ class Peer(NamedTuple):
     options: dict | None = None  # ours only: arguments of lif_multistep
     tolerance: float = 1e-5  # ours only: of the gradient, over its largest entry
     needs_cuda: bool = False
+    dtype: torch.dtype | None = None  # of the current, where it is not float32
+    graph: bool = False  # one CUDA graph of forward and backward is replayed
 
 
 def build(peer, task):
@@ -53,32 +59,15 @@ def build(peer, task):
 
 
 def _ours(task, **options):
-    from ..functional import lif_multistep
-
-    return lambda x: lif_multistep(x, **options).spk
+    return Multistep(task.device, **options)
 
 
 def _our_neuron(task, **options):
-    from ..neurons import Leaky
-
-    neuron = Leaky(**options).to(task.device)
-    return lambda x: neuron.sequence(x)[0]
+    return Sequence(task.device, "Leaky", **options)
 
 
 def _snntorch(task):
-    import snntorch
-
-    neuron = snntorch.Leaky(**PLAIN).to(task.device)
-
-    def run(x):
-        mem = torch.zeros_like(x[0])
-        spk_rec = []
-        for cur in x.unbind(0):  # x[t] would make the backward O(T^2)
-            spk, mem = neuron(cur, mem)
-            spk_rec.append(spk)
-        return torch.stack(spk_rec)
-
-    return run
+    return Loop(task.device, "Leaky", host=True, **PLAIN)
 
 
 def _compiled(task):
@@ -86,7 +75,7 @@ def _compiled(task):
         raise Unavailable(f"not run: T > {task.compile_steps} (--compile-steps)")
     loop = _snntorch(task)
     torch.compiler.reset()
-    return torch.compile((lambda x: loop(torch.relu(x))) if task.relu else loop, dynamic=False)
+    return torch.compile(lambda x: loop(torch.relu(x) if task.relu else x), dynamic=False)
 
 
 def spikingjelly_node():
@@ -191,7 +180,7 @@ def _tether(task):
     return run
 
 
-BASELINE = Peer("snntorch loop", _snntorch)
+SNNTORCH = Peer("snntorch loop", _snntorch)
 COMPILED = Peer("snntorch loop, torch.compile", _compiled)
 SPIKINGJELLY = [
     Peer(f"spikingjelly {name}", _spikingjelly(name), "spikingjelly", needs_cuda=name != "torch")
@@ -209,17 +198,17 @@ OUR_MODES = [
     OURS._replace(name="bpsta, options off", build=_our_neuron, options=PLAIN),
     OURS._replace(name="bpsta, save bfloat16", options={**PAPER, "save": "bfloat16"}, tolerance=2e-2),
     OURS._replace(name="bpsta, save compact", options={**PAPER, "save": "compact"}, tolerance=2e-2),
+    OURS._replace(name="bpsta, bfloat16", tolerance=2e-2, needs_cuda=True, dtype=torch.bfloat16),
+    OURS._replace(name="bpsta, CUDA graph", needs_cuda=True, graph=True),
 ]
 OURS_FUSED = OURS._replace(name="bpsta, relu and in place", options={**PAPER, "relu": True, "inplace": True})
-LAYER = [OURS, BASELINE, COMPILED, *OTHERS, *OUR_MODES]
-FUSED = [OURS_FUSED, OURS, BASELINE, COMPILED, *SPIKINGJELLY]
+LAYER = [OURS, SNNTORCH, COMPILED, *OTHERS, *OUR_MODES]
+FUSED = [OURS_FUSED, OURS, SNNTORCH, COMPILED, *SPIKINGJELLY]
 
 
 def reference(peer, x, relu):
     """Spikes of our reference for the task, with `peer`'s gradient if it is ours."""
-    from ..functional import lif_multistep
-
     options = {
         name: value for name, value in (peer.options or PLAIN).items() if name not in ("save", "relu", "inplace")
     }
-    return lif_multistep(torch.relu(x) if relu else x, **options, impl="reference").spk
+    return snn.functional.lif_multistep(torch.relu(x) if relu else x, **options, impl="reference").spk

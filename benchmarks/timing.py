@@ -11,13 +11,15 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .._version import __version__
+import snntorch_bpsta
 
 WARM_UPS = 2
 MIN_ROUNDS = 3  # also of a competitor that is over its time limit
+OURS = "bpsta"  # begins the names of our competitors
 WRONG = "WRONG"  # begins the note of a competitor of ours that is not what it claims to be
 _SHORT = 2.0  # ms; shorter calls are repeated within a round until they last this long
 _LIBRARIES = (
@@ -27,7 +29,7 @@ _LIBRARIES = (
 
 @dataclass
 class Settings:
-    """The options of ``bpsta bench``."""
+    """The options of the command line."""
 
     device: str | torch.device = "auto"
     threads: int = 1
@@ -37,6 +39,7 @@ class Settings:
     seed: int = 0
     compile_steps: int = 128
     skip: tuple = ()
+    baseline: Any = None  # a folder, and then the Baseline of it
     out: Path = Path("runs/bench")
     plot: bool = False
 
@@ -102,16 +105,19 @@ def ratio(these, those):
     return statistics.median(these[i] / those[i] for i in common) if common else None
 
 
-def figures(times, baseline=None, floor=None):
-    """Times to columns, a dict by name: percentiles, times faster than `baseline`, times the `floor`'s time."""
+def figures(times, loop=None, floor=None, *, over="of_floor", baseline=None):
+    """Times to columns, a dict by name: percentiles, times faster than `loop`, times the time of `floor` under the name
+    `over` and, of ours, times faster than the other checkout `baseline`."""
     columns = {}
     for name, own in times.items():
         p20, p50, p80 = percentiles(own.values())
         columns[name] = {"p20_ms": p20, "p50_ms": p50, "p80_ms": p80}
-        if baseline in times:
-            columns[name]["faster"] = ratio(times[baseline], own)
+        if loop in times:
+            columns[name]["faster"] = ratio(times[loop], own)
+        if baseline in times and name.startswith((OURS, baseline)):
+            columns[name]["faster_than_baseline"] = ratio(times[baseline], own)
         if floor in times:
-            columns[name]["of_floor"] = ratio(own, times[floor])
+            columns[name][over] = ratio(own, times[floor])
         columns[name]["rounds"] = len(own)
     return columns
 
@@ -129,7 +135,8 @@ def device_name(device):
 
 def environment(settings):
     """Columns that say what a row was measured on and with."""
-    versions = {"snntorch-bpsta": __version__}
+    versions = {"snntorch-bpsta": snntorch_bpsta.__version__}
+    versions["baseline"] = settings.baseline.commit if settings.baseline else "none"
     for library in _LIBRARIES:
         try:
             versions[library] = importlib.metadata.version(library)
@@ -168,7 +175,7 @@ class Report:
         note = columns.pop("note", "")
         self.load_end = _load()
         self.rows.append({"case": case, "competitor": competitor, **columns, "note": note})
-        if note.startswith(WRONG) or (competitor.startswith("bpsta") and note.startswith("failed")):
+        if note.startswith(WRONG) or (competitor.startswith(OURS) and note.startswith("failed")):
             self.wrong.append(f"{competitor}, {case}: {note}")
         self._write()
 
@@ -190,7 +197,7 @@ class Report:
     def table(self):
         """Title, rows, and a warning if others were at work."""
         e = self.environment
-        versions = ", ".join(f"{name} {e[name]}" for name in ("snntorch-bpsta", *_LIBRARIES))
+        versions = ", ".join(f"{name} {e[name]}" for name in ("snntorch-bpsta", "baseline", *_LIBRARIES))
         lines = [
             f"{self.question}: {e['device']}, {e['threads']} thread(s), {e['date']}",
             versions,

@@ -1,14 +1,20 @@
-"""What a question does in a process of its own: ``python -m snntorch_bpsta.bench.children TASK JSON`` prints JSON."""
+"""What a question does in a process of its own: ``python -m benchmarks.children TASK JSON`` prints JSON."""
 
 import contextlib
 import ctypes
 import gc
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import torch
+
+import snntorch_bpsta as snn
+
+from .nets import middle_network
 
 
 def _status(name):
@@ -19,10 +25,6 @@ def _status(name):
 def peak(variant, device, threads, batch, num_steps, width):
     """Bytes that one training step of `middle` adds at its highest: resident on the CPU, allocated on CUDA. Event frames,
     so that every variant computes every layer at every step."""
-    import snntorch_bpsta as snn
-
-    from .nets import middle_network
-
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     net = middle_network(variant, width, num_steps).to(device)
@@ -51,6 +53,23 @@ def peak(variant, device, threads, batch, num_steps, width):
     before = _status("VmRSS")
     step(frames, labels)
     return _status("VmHWM") - before
+
+
+def child(task, **options):
+    """What `task` of this module returns, from a process of its own."""
+    return json.loads(python(["-m", "benchmarks.children", task, json.dumps(options)]))
+
+
+def python(arguments, env=None):
+    """The last line that Python prints."""
+    env = {**os.environ, **(env or {})}
+    env["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(Path(__file__).resolve().parent.parent), env.get("PYTHONPATH")])
+    )
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+    return done.stdout.splitlines()[-1]
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class MultiStep(nn.Sequential):
             if spare and options:
                 options["inplace"] = True
             layer, layers = layers[fused], layers[fused + 1 :]
-            x = layer(x, multistep=True, **options)[0] if options else self._run_layer(layer, x, without)
+            x = layer.sequence(x, **options)[0] if options else self._run_layer(layer, x, without)
         return x
 
     def _run_layer(self, layer, x, without):
@@ -118,7 +118,7 @@ class MultiStep(nn.Sequential):
         if getattr(layer, "time_major", False):
             return layer(x)
         if isinstance(layer, snntorch.SpikingNeuron) and hasattr(layer, "sequence"):
-            return layer(x, multistep=True)[0]
+            return layer.sequence(x)[0]
         if isinstance(layer, _WHOLE_SEQUENCE):
             out = layer(x)
             return out[0] if isinstance(out, tuple) else out

@@ -1,0 +1,157 @@
+"""What a constructor refuses, and how one of snnTorch's neurons becomes one of ours and goes back."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import snntorch
+
+from .._checks import (
+    as_parameter,
+    check_choice,
+    check_host_options,
+    check_learnable,
+    check_spatial_adj,
+    check_temporal_alpha,
+    check_threshold_positive,
+)
+from ..functional.multistep import DEFAULT_SPIKE_GRAD, SAVES
+
+EQUATIONS = {"subtract": "_base_sub", "zero": "_base_zero", "none": "_base_int"}  # of snnTorch, by reset
+OPTIONS: dict[str, Any] = {"spatial_adj": False, "temporal_alpha": 0.0}
+FUSED_OPTIONS: dict[str, Any] = {**OPTIONS, "inplace": False, "save": None}
+_NUMBERS = ("alpha", "beta", "threshold", "graded_spikes_factor", "V", "R", "C", "time_step")
+# What a step of snnTorch asks its neuron for, besides its `_base_...`: an override of one of these changes the step.
+_STEP = ("fire", "fire_inhibition", "mem_reset", "spike_grad", "state_function")
+
+
+class Built:
+    """The constructor: snnTorch's arguments, and our options behind them."""
+
+    _host: Any = None  # the class of snnTorch
+    _options = OPTIONS
+    _step_names: frozenset[str] = frozenset()  # attributes that make up a step
+    _own_step: tuple[str, ...] = ()  # those that a class derived from ours has of its own
+    _own_forward = False  # whether such a class has a `forward` that takes single steps only
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "_host" in vars(cls):
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            options = [inspect.Parameter(name, keyword, default=off) for name, off in cls._options.items()]
+            cls.__signature__ = inspect.Signature([*inspect.signature(cls._host).parameters.values(), *options])
+        elif "__init__" in vars(cls):
+            cls.__signature__ = inspect.signature(cls.__init__.__get__(object()))
+        family = next((base for base in cls.__mro__ if "_host" in vars(base)), cls)
+        static = inspect.getattr_static
+        cls._step_names = frozenset({*_STEP, *(name for name in dir(cls) if name.startswith("_base_"))})
+        changed = [name for name in cls._step_names if static(cls, name, None) is not static(family, name, None)]
+        cls._own_step = tuple(sorted(changed))
+        cls._own_forward = static(cls, "forward", None) is not static(family, "forward", None) and not _takes_all_steps(
+            cls.forward
+        )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        options = {name: kwargs.pop(name, off) for name, off in self._options.items()}
+        given = inspect.signature(self._host).bind(*args, **kwargs)
+        given.apply_defaults()
+        given = given.arguments
+        self._check_host_arguments(given)
+        check_spatial_adj(options["spatial_adj"], given["spike_grad"])
+        options["temporal_alpha"] = self._check_options(
+            **{name: options[name] for name in OPTIONS},
+            threshold=given["threshold"],
+            reset_mechanism=given["reset_mechanism"],
+            reset_delay=given.get("reset_delay", True),
+            surrogate_disable=given["surrogate_disable"],
+        )
+        if "save" in options:
+            check_choice("inplace", options["inplace"], (False, True))
+            check_choice("save", options["save"], SAVES)
+        super().__init__(*args, **kwargs)
+        if given["spike_grad"] is None and not self.surrogate_disable:
+            self.spike_grad = DEFAULT_SPIKE_GRAD
+        self._take_over(**options)
+
+    @classmethod
+    def _check_options(cls, spatial_adj, temporal_alpha, threshold, reset_mechanism, reset_delay, surrogate_disable):
+        """Refuse what these options cannot honour; return `temporal_alpha` as a float."""
+        if spatial_adj:
+            check_threshold_positive(threshold)
+        temporal_alpha = cls._check_residual(temporal_alpha, reset_mechanism, reset_delay)
+        if surrogate_disable and (spatial_adj or temporal_alpha):
+            raise ValueError(
+                "surrogate_disable=True switches every surrogate gradient off, spatial_adj and temporal_alpha with it: "
+                "drop it, or the two options"
+            )
+        return temporal_alpha
+
+    @classmethod
+    def _check_residual(cls, temporal_alpha, reset_mechanism, reset_delay):
+        """Refuse a `temporal_alpha` that has no meaning for this neuron; return it as a float."""
+        return check_temporal_alpha(temporal_alpha, reset_mechanism, reset_delay)
+
+    @staticmethod
+    def _check_host_arguments(given):
+        check_host_options(given)
+        optional = ("beta", "R", "C") if "R" in given else ("V",)
+        for name in _NUMBERS:
+            if name not in given:
+                continue
+            value = given[name]
+            flag = "learn_recurrent" if name == "V" else f"learn_{name}"
+            learn = given.get(flag) and (name != "V" or not given["all_to_all"])
+            check_learnable(name, value, learn, flag)
+            if not (name in optional and (value is None or value is False)):
+                as_parameter(name, value)
+
+    def _take_over(self, **options):
+        """Set up, in place, what snnTorch's neuron has in another form."""
+        for name in self._states:
+            self._non_persistent_buffers_set.discard(name)
+            self.__dict__[name] = self._buffers.pop(name)
+        if "spike_grad" in self.__dict__:
+            self._spike_grad = self.__dict__.pop("spike_grad")
+        if "state_function" in self.__dict__:
+            self.state_function = self.__dict__.pop("state_function")
+        self.warm_up = None
+        self._forget()
+        for name, off in self._options.items():
+            setattr(self, name, options.get(name, off))
+
+    def _hand_back(self):
+        """The opposite of :meth:`_take_over`; the class becomes snnTorch's."""
+        mine = self.__dict__
+        states = {name: mine.pop(name) for name in self._states}
+        spike_grad = mine.pop("_spike_grad", None)
+        equations = mine.pop("_state_function", None)
+        names = ("warm_up", "__getattr__", *self._private, *self._options)
+        self.__class__ = self._host
+        for name in names:
+            mine.pop(name, None)
+        for name, state in states.items():
+            self.register_buffer(name, state, persistent=False)
+        if spike_grad is not None:
+            self.spike_grad = snntorch.surrogate.atan() if spike_grad == DEFAULT_SPIKE_GRAD else spike_grad
+        self.state_function = equations or getattr(self, EQUATIONS[self.reset_mechanism])
+
+    def _changed_steps(self):
+        """What of the step this neuron, or its class, has of its own."""
+        mine = self.__dict__
+        changed = {*self._own_step, *(name for name in self._step_names if name in mine)}
+        if "_state_function" in mine:
+            changed.add("state_function")
+        return sorted(changed)
+
+    def _steps_by_itself(self):
+        """Whether `forward` is one written elsewhere, for single steps, as snnTorch's are."""
+        own = self.__dict__.get("forward")
+        return self._own_forward if own is None else not _takes_all_steps(own)
+
+
+def _takes_all_steps(forward):
+    try:
+        return "multistep" in inspect.signature(forward).parameters
+    except (TypeError, ValueError):  # no Python function
+        return False

@@ -1,0 +1,82 @@
+"""Where the kernels compute a neuron, and what goes to them."""
+
+from __future__ import annotations
+
+from .._checks import check_device
+from .._torch import is_compiling, is_transforming, version
+from ..functional import lif_multistep
+from .build import FUSED_OPTIONS
+from .core import Adjusted
+
+
+class Fused(Adjusted):
+    """A neuron that the kernels of ``functional`` compute: the only place that knows them."""
+
+    _options = FUSED_OPTIONS
+
+    def _why_no_kernels(self):
+        changed = self._changed_steps()
+        if changed:
+            return f"{type(self).__name__} with {', '.join(changed)} of its own"
+        if self.inhibition or self.state_quant or not self.reset_delay:
+            return "inhibition, state_quant or reset_delay=False"
+        return None
+
+    def _run(self, input_, states, *, num_steps=None, relu=False, inplace=False, record=(), impl="auto", beta=None):
+        spk, mem = lif_multistep(
+            input_,
+            states[0],
+            beta=self.beta if beta is None else beta,
+            threshold=self.threshold,
+            reset_mechanism=self.reset_mechanism,
+            spike_grad=self.spike_grad,
+            temporal_alpha=self.temporal_alpha,
+            graded_spikes_factor=self.graded_spikes_factor,
+            record_mem="mem" in record,
+            num_steps=num_steps,
+            relu=relu,
+            inplace=inplace or self.inplace,
+            save=self.save,
+            impl=impl,
+        )
+        dtype = self._dtype(input_)
+        return spk if dtype is None or spk.dtype == dtype else spk.to(dtype), mem
+
+
+class FusedCircuit(Fused):
+    """Lapicque's circuit on the kernels of Leaky."""
+
+    def _decay(self):
+        return 1 - self.time_step / (self.R * self.C)
+
+    def _why_no_kernels(self):
+        """Theirs is Leaky's reset, which keeps the input, and a decay in [0, 1]."""
+        if self.reset_mechanism == "zero":
+            return "Lapicque with reset_mechanism='zero', which wipes the input too"
+        if is_compiling() or is_transforming():
+            return "Lapicque where its values cannot be looked at, in torch.compile and transforms of torch.func"
+        return super()._why_no_kernels() or (
+            None if self._decays() else "a decay 1 - time_step / (R * C) outside [0, 1]"
+        )
+
+    def _decays(self):
+        """Whether the decay is in [0, 1] everywhere: one look at values that may be far away."""
+        circuit = (self.time_step, self.R, self.C)
+        versions = [version(value) for value in circuit]
+        seen, seen_versions, in_range = self._checked_decay or ((), None, None)
+        if len(seen) != 3 or any(a is not b for a, b in zip(seen, circuit, strict=True)) or versions != seen_versions:
+            decay = self._decay()
+            in_range = bool(((decay >= 0) & (decay <= 1)).all())
+            self.__dict__["_checked_decay"] = circuit, versions, in_range
+        return in_range
+
+    def _kernel_step(self, input_, states):
+        return super()._kernel_step(input_, states) if self._decays() else self._one_step(input_, states)
+
+    def _run(self, input_, states, *, relu=False, inplace=False, **options):
+        for name in ("R", "C", "time_step"):
+            check_device(name, getattr(self, name), input_.device)
+        if relu:
+            input_ = input_.relu()
+        input_ = input_ * self.R * (1 / (self.R * self.C)) * self.time_step  # in snnTorch's order
+        return super()._run(input_, states, beta=self._decay(), inplace=True, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import snntorch
 
@@ -18,6 +18,13 @@ from .._checks import (
 )
 from ..functional.multistep import DEFAULT_SPIKE_GRAD, SAVES
 
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Mixin: TypeAlias = snntorch.SpikingNeuron
+else:
+    Mixin = object  # the bases of a neuron follow one another as they stand there
+
 EQUATIONS = {"subtract": "_base_sub", "zero": "_base_zero", "none": "_base_int"}  # of snnTorch, by reset
 OPTIONS: dict[str, Any] = {"spatial_adj": False, "temporal_alpha": 0.0}
 FUSED_OPTIONS: dict[str, Any] = {**OPTIONS, "inplace": False, "save": None}
@@ -26,7 +33,7 @@ _NUMBERS = ("alpha", "beta", "threshold", "graded_spikes_factor", "V", "R", "C",
 _STEP = ("fire", "fire_inhibition", "mem_reset", "spike_grad", "state_function")
 
 
-class Built:
+class Built(Mixin):
     """The constructor: snnTorch's arguments, and our options behind them."""
 
     _host: Any = None  # the class of snnTorch

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import snntorch
 import torch
 
 from .._checks import (
@@ -31,21 +30,16 @@ from .states import Stateful, usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeAlias
 
     from torch import Tensor
 
     from .._typing import SpikeGrad, WarmUp
 
-    _Neuron: TypeAlias = snntorch.SpikingNeuron
-else:
-    _Neuron = object  # the bases of a neuron follow one another as they stand there
-
 WARM_UPS = (None, "identity", "surrogate")
 _WARM_UP_SURROGATE = Logistic()
 
 
-class Adjusted(Built, Stateful, Watched, _Neuron):
+class Adjusted(Built, Stateful, Watched):
     """What the neurons of this package add to those of snnTorch; goes before snnTorch's class among the bases.
 
     A step is snnTorch's own ``forward``. What differs are the two things it asks its neuron for: the derivative of a spike,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from .._checks import check_device
 from .._torch import is_compiling, is_transforming, version
 from ..functional import lif_multistep
@@ -39,8 +41,11 @@ class Fused(Adjusted):
             save=self.save,
             impl=impl,
         )
-        dtype = self._dtype(input_)
-        return spk if dtype is None or spk.dtype == dtype else spk.to(dtype), mem
+        if spk.dtype != input_.dtype and not (
+            input_.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(input_.device.type)
+        ):
+            spk = spk.to(input_.dtype)  # values per neuron of a wider type lift the membrane, not the spikes
+        return spk, mem
 
 
 class FusedCircuit(Fused):

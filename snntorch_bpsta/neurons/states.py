@@ -10,9 +10,10 @@ from torch import nn
 
 from .._torch import backward_pass, is_compiling, is_of_a_transform
 from ..surrogate import as_portable, from_portable
+from .build import Mixin
 
 
-class Stateful:
+class Stateful(Mixin):
     """A neuron's states, plain attributes of the neuron, and what it remembers of calls before."""
 
     # What a step takes and leaves behind, in the order of snnTorch's arguments.

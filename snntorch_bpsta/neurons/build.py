@@ -38,6 +38,7 @@ class Built(Mixin):
 
     _host: Any = None  # the class of snnTorch
     _options = OPTIONS
+    _spike_grad: Any
     _step_names: frozenset[str] = frozenset()  # attributes that make up a step
     _own_step: tuple[str, ...] = ()  # those that a class derived from ours has of its own
     _own_forward = False  # whether such a class has a `forward` that takes single steps only
@@ -78,7 +79,7 @@ class Built(Mixin):
             check_choice("save", options["save"], SAVES)
         super().__init__(*args, **kwargs)
         if given["spike_grad"] is None and not self.surrogate_disable:
-            self.spike_grad = DEFAULT_SPIKE_GRAD
+            self._spike_grad = DEFAULT_SPIKE_GRAD
         self._take_over(**options)
 
     @classmethod

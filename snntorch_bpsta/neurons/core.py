@@ -119,6 +119,14 @@ class Adjusted(Built, Stateful, Watched):
             return None if self.spatial_adj or self.temporal_alpha else torch.float32
         return x.dtype
 
+    def _typed(self, spk, input_):
+        """`spk` in the type that goes with the current. Values per neuron of a wider type lift the membrane; the spikes are
+        lifted by their factor alone."""
+        dtype = self._dtype(input_)
+        if dtype is None or spk.dtype == dtype:
+            return spk
+        return spk.to(torch.result_type(input_, self.graded_spikes_factor) if dtype == torch.float32 else dtype)
+
     # --- one step -----------------------------------------------------------------------------------
 
     def _call(self, input_, states, multistep, options):
@@ -128,13 +136,12 @@ class Adjusted(Built, Stateful, Watched):
             raise TypeError(
                 f"{names} should not be passed as an argument while `init_hidden=True`: the neuron has its own"
             )
-        if not is_compiling():
+        if not (multistep or options or is_compiling() or is_transforming()) and isinstance(input_, torch.Tensor):
             direct = self.__dict__["_direct"]
             if direct is None:
                 direct = self._decide()
-            if direct and not (multistep or options or is_transforming()) and isinstance(input_, torch.Tensor):
-                if input_.dtype in FLOATING and input_.layout is torch.strided and input_.dim():
-                    return self._kernel_step(input_, states)
+            if input_.dtype in direct and input_.layout is torch.strided and input_.dim():
+                return self._kernel_step(input_, states)
         if self.warm_up is not None:
             check_choice("warm_up", self.warm_up, WARM_UPS)
             if self.warm_up == "identity":
@@ -146,10 +153,10 @@ class Adjusted(Built, Stateful, Watched):
         return self._one_step(input_, states)
 
     def _decide(self):
-        """Whether single steps go to the kernels: an engine that is there anyway, for a third of snnTorch's operations on
-        tensors. Decided anew when an attribute is set."""
-        adjusted = self.spatial_adj or self.temporal_alpha
-        direct = bool(adjusted and self.warm_up is None and self._why_no_kernels() is None)
+        """The types of a current for which single steps go to the kernels: an engine that is there anyway, for a third of
+        snnTorch's operations on tensors. Decided anew when an attribute is set."""
+        adjusted = (self.spatial_adj or self.temporal_alpha) and self.warm_up is None
+        direct = tuple(dtype for dtype in FLOATING if adjusted and self._why_no_kernels(dtype) is None)
         self.__dict__["_direct"] = direct
         return direct
 
@@ -162,7 +169,7 @@ class Adjusted(Built, Stateful, Watched):
         spk, mem = self._run(input_.unsqueeze(0), states, impl=impl)
         spk = spk.squeeze_(0)  # in place, so no view: `SpikingNeuron.detach(spk, mem)` refuses views
         self._put(mem=mem)
-        if fresh:
+        if fresh and mem.requires_grad:
             self._watch(spk, mem)
         return spk if self.init_hidden and not self.output else (spk, mem)
 
@@ -188,14 +195,13 @@ class Adjusted(Built, Stateful, Watched):
         self._check_threshold()
         out = self._host_step(input_)
         spk = out[0] if isinstance(out, tuple) else out
-        dtype = self._dtype(input_)
-        if dtype is not None and spk.dtype != dtype:
-            spk = spk.to(dtype)
+        typed = self._typed(spk, input_)
+        if typed is not spk:
             if "spk" in self._states:
-                self._put(spk=spk)
-            out = (spk, *out[1:]) if isinstance(out, tuple) else spk
+                self._put(spk=typed)
+            out = (typed, *out[1:]) if isinstance(out, tuple) else typed
         if fresh:
-            self._watch(spk, self.mem)
+            self._watch(typed, self.mem)
         return out
 
     def _host_step(self, input_):
@@ -228,7 +234,7 @@ class Adjusted(Built, Stateful, Watched):
                 raise TypeError(f"{name} must be a tensor or None, got {type(state).__name__}")
             if state.shape != input_.shape:
                 state = torch.zeros_like(input_)
-            started.append(usable(state))
+            started.append(state if compiling or not state.is_inference() else usable(state))
         return (started, False) if compiling else self._guard(started)
 
     # --- all steps ----------------------------------------------------------------------------------
@@ -254,7 +260,11 @@ class Adjusted(Built, Stateful, Watched):
             if input_.shape[0] not in (1, num_steps):
                 raise ValueError(f"num_steps={num_steps} holds a current of one step, got shape {tuple(input_.shape)}")
         states = self._initial(states, input_.shape[1:])
-        reason = self._why_no_kernels() if step is None else f"the forward of {type(self).__name__}, which is not ours"
+        reason = (
+            self._why_no_kernels(input_.dtype)
+            if step is None
+            else f"the forward of {type(self).__name__}, which is not ours"
+        )
         options = {"num_steps": num_steps, "relu": relu, "record": record}
         if reason is None:
             self._check_threshold()
@@ -334,8 +344,9 @@ class Adjusted(Built, Stateful, Watched):
         step. `states` are those before the first step, None for zeros."""
         raise NotImplementedError
 
-    def _why_no_kernels(self):
-        """What keeps the kernels of ``functional`` from computing this neuron; None where nothing does."""
+    def _why_no_kernels(self, dtype):
+        """What keeps the kernels of ``functional`` from computing this neuron for a current of `dtype`; None where nothing
+        does."""
         return type(self).__name__
 
     def _check_fits(self, step, strict=False):
@@ -361,6 +372,8 @@ class Adjusted(Built, Stateful, Watched):
         if not self.spatial_adj or is_compiling():
             return
         threshold = self.threshold
+        if threshold.is_cpu and not threshold.dim() and not is_transforming() and threshold.item() > 0:
+            return
         # Looking at a value on the device waits for it, so a buffer there is looked at again only after something wrote to
         # it, which its version counter tells. A fused optimiser writes without a trace: a learnable one is always looked at.
         watch = not (threshold.requires_grad or threshold.device.type == "cpu" or threshold.is_inference())

@@ -16,12 +16,17 @@ class Fused(Adjusted):
 
     _options = FUSED_OPTIONS
 
-    def _why_no_kernels(self):
+    def _why_no_kernels(self, dtype):
         changed = self._changed_steps()
         if changed:
             return f"{type(self).__name__} with {', '.join(changed)} of its own"
         if self.inhibition or self.state_quant or not self.reset_delay:
             return "inhibition, state_quant or reset_delay=False"
+        if dtype != torch.float64:
+            for name in (*self._per_neuron, "graded_spikes_factor"):
+                value = getattr(self, name)
+                if value.dtype == torch.float64 and value.dim():
+                    return f"{name} of {value.dtype} per neuron with an input of {dtype}"
         return None
 
     def _run(self, input_, states, *, num_steps=None, relu=False, inplace=False, record=(), impl="auto", beta=None):
@@ -41,11 +46,10 @@ class Fused(Adjusted):
             save=self.save,
             impl=impl,
         )
-        if spk.dtype != input_.dtype and not (
-            input_.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(input_.device.type)
-        ):
-            spk = spk.to(input_.dtype)  # values per neuron of a wider type lift the membrane, not the spikes
-        return spk, mem
+        if spk.dtype == input_.dtype:
+            return spk, mem
+        lower = input_.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(input_.device.type)
+        return spk if lower else self._typed(spk, input_), mem
 
 
 class FusedCircuit(Fused):
@@ -54,13 +58,13 @@ class FusedCircuit(Fused):
     def _decay(self):
         return 1 - self.time_step / (self.R * self.C)
 
-    def _why_no_kernels(self):
+    def _why_no_kernels(self, dtype):
         """Theirs is Leaky's reset, which keeps the input, and a decay in [0, 1]."""
         if self.reset_mechanism == "zero":
             return "Lapicque with reset_mechanism='zero', which wipes the input too"
         if is_compiling() or is_transforming():
             return "Lapicque where its values cannot be looked at, in torch.compile and transforms of torch.func"
-        return super()._why_no_kernels() or (
+        return super()._why_no_kernels(dtype) or (
             None if self._decays() else "a decay 1 - time_step / (R * C) outside [0, 1]"
         )
 

@@ -20,7 +20,8 @@ class Watched:
 
     def _check_recomputed(self):
         """Refuse hidden states written outside of the backward pass that is under way in this thread."""
-        if backward_pass() not in (-1, self._written_in):
+        now = backward_pass()
+        if now != -1 and any(self._written_in.get(name) != now for name in self._states):
             raise RuntimeError(_RECOMPUTED)
 
     def _guard(self, states):

@@ -18,13 +18,14 @@ class Stateful(Mixin):
 
     # What a step takes and leaves behind, in the order of snnTorch's arguments.
     _states: tuple[str, ...] = ("mem",)
-    # Of calls before: whether a step goes to the kernels at once (None: not decided yet); the backward pass in which the
-    # states were written, -1 outside of one; the graph that they begin; what a sequence handed out; values looked at.
+    # Of calls before: the types for which a step goes to the kernels at once (None: not decided yet); the backward pass in
+    # which each state was written, where it was in one; the graph that they begin; what a sequence handed out; values seen.
     _private = ("_direct", "_written_in", "_graph", "_ended", "_checked_threshold", "_checked_decay")
 
     def _forget(self):
-        self.__dict__.update(dict.fromkeys(self._private), _written_in=backward_pass())
+        self.__dict__.update(dict.fromkeys(self._private), _written_in={})
         self.__dict__["__getattr__"] = _Seen(self)
+        self._note_written(self._states)
 
     def __setattr__(self, name, value):
         mine = self.__dict__
@@ -32,7 +33,7 @@ class Stateful(Mixin):
             super().__setattr__(name, value)
         elif type(value) is torch.Tensor and (name == "reset" or name in self._states) and name in mine:
             mine[name] = value  # what nn.Module does, in a tenth of the time
-            mine["_written_in"] = backward_pass()
+            self._note_written((name,))
         else:
             super().__setattr__(name, value)
             mine["_direct"] = None
@@ -43,7 +44,15 @@ class Stateful(Mixin):
             for name, state in states.items():
                 setattr(self, name, state)
         else:
-            self.__dict__.update(states, _written_in=backward_pass(), _ended=None)
+            self.__dict__.update(states, _ended=None)
+            self._note_written(states)
+
+    def _note_written(self, names):
+        written, now = self._written_in, backward_pass()
+        if now != -1:
+            written.update(dict.fromkeys(names, now))
+        elif written:
+            written.clear()
 
     def _hidden(self):
         return [getattr(self, name) for name in self._states]
@@ -72,7 +81,7 @@ class Stateful(Mixin):
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
-        self.__dict__.update({name: fn(self.__dict__[name]) for name in self._states})
+        self.__dict__.update({name: fn(self.__dict__[name]) for name in self._states}, _direct=None)
         self._share_v()
         return self
 

@@ -67,13 +67,11 @@ class Built(Mixin):
         given = given.arguments
         self._check_host_arguments(given)
         check_spatial_adj(options["spatial_adj"], given["spike_grad"])
-        options["temporal_alpha"] = self._check_options(
-            **{name: options[name] for name in OPTIONS},
-            threshold=given["threshold"],
-            reset_mechanism=given["reset_mechanism"],
-            reset_delay=given.get("reset_delay", True),
-            surrogate_disable=given["surrogate_disable"],
+        temporal_alpha = self._check_residual(
+            options["temporal_alpha"], given["reset_mechanism"], given.get("reset_delay", True)
         )
+        self._check_surrogate(options["spatial_adj"], temporal_alpha, given["threshold"], given["surrogate_disable"])
+        options["temporal_alpha"] = temporal_alpha
         if "save" in options:
             check_choice("inplace", options["inplace"], (False, True))
             check_choice("save", options["save"], SAVES)
@@ -83,22 +81,20 @@ class Built(Mixin):
         self._take_over(**options)
 
     @classmethod
-    def _check_options(cls, spatial_adj, temporal_alpha, threshold, reset_mechanism, reset_delay, surrogate_disable):
-        """Refuse what these options cannot honour; return `temporal_alpha` as a float."""
+    def _check_residual(cls, temporal_alpha, reset_mechanism, reset_delay):
+        """Refuse a `temporal_alpha` that has no meaning for this neuron; return it as a float."""
+        return check_temporal_alpha(temporal_alpha, reset_mechanism, reset_delay)
+
+    @staticmethod
+    def _check_surrogate(spatial_adj, temporal_alpha, threshold, surrogate_disable):
+        """Refuse options that this threshold or the lack of a surrogate leaves without a gradient."""
         if spatial_adj:
             check_threshold_positive(threshold)
-        temporal_alpha = cls._check_residual(temporal_alpha, reset_mechanism, reset_delay)
         if surrogate_disable and (spatial_adj or temporal_alpha):
             raise ValueError(
                 "surrogate_disable=True switches every surrogate gradient off, spatial_adj and temporal_alpha with it: "
                 "drop it, or the two options"
             )
-        return temporal_alpha
-
-    @classmethod
-    def _check_residual(cls, temporal_alpha, reset_mechanism, reset_delay):
-        """Refuse a `temporal_alpha` that has no meaning for this neuron; return it as a float."""
-        return check_temporal_alpha(temporal_alpha, reset_mechanism, reset_delay)
 
     @staticmethod
     def _check_host_arguments(given):

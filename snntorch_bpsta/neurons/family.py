@@ -343,8 +343,8 @@ class Alpha(Adjusted, snntorch.Alpha):
         def __init__(self, *args: Any, **kwargs: Unpack[_typing.AlphaArguments]) -> None: ...
 
     @classmethod
-    def _check_options(cls, spatial_adj, temporal_alpha, *args, **kwargs):
-        temporal_alpha = super()._check_options(spatial_adj, temporal_alpha, *args, **kwargs)
+    def _check_residual(cls, temporal_alpha, reset_mechanism, reset_delay):
+        temporal_alpha = super()._check_residual(temporal_alpha, reset_mechanism, reset_delay)
         if temporal_alpha:
             raise ValueError(
                 "temporal_alpha has no meaning for Alpha, whose membrane does not depend on that of the step before: use "

@@ -62,8 +62,8 @@ def convert(
 
     Parameters, buffers, hidden states, hooks, the references that an optimiser holds, and snnTorch's list of neurons stay
     as they are, and so do the spikes. Neurons that are ours already get the options set. A neuron's own `spike_grad` is set
-    aside while `spatial_adj` is on. What cannot be converted is left alone. Where `temporal_alpha` has no meaning (a reset of
-    "none", ``reset_delay=False``, :class:`Alpha`) a neuron takes the rest, with ``temporal_alpha=0``. Both are reported,
+    aside while `spatial_adj` is on. What cannot be converted is left alone. Where `temporal_alpha` has no meaning (a reset
+    of "none", ``reset_delay=False``, :class:`Alpha`) a neuron takes the rest, with ``temporal_alpha=0``. Both are reported,
     and warned of.
 
     Args:

@@ -95,6 +95,46 @@ def test_an_override_on_the_neuron_alone_is_called(name, option):
     assert torch.equal(spk_rec, expected[0]) and torch.equal(mem, expected[1][-1])
 
 
+SWITCHES = {
+    "inhibition": (True, "inhibition"),
+    "state_quant": (lambda x: x.round(decimals=1), "state_quant"),
+    "reset_delay": (False, "reset_delay"),
+    "fire": (lambda mem: (mem > 0.7).float(), "fire"),
+    "warm_up": ("identity", None),
+    "reset_mechanism": ("none", None),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_what_is_set_between_two_steps_holds(name):
+    """Also where the step before went to the kernels."""
+    value, reason = SWITCHES[name]
+    cur, mem = current()[0], torch.zeros(B, N)
+    neuron, other = build("Leaky", spatial_adj=True), build("Leaky", spatial_adj=True)
+    before = neuron(cur * 2, mem)
+    setattr(other, name, value)
+    setattr(neuron, name, value)
+    expected = other(cur * 2, before[1])
+    actual = neuron(cur * 2, before[1])
+    assert all(map(torch.equal, actual, expected))
+    untouched = build("Leaky", spatial_adj=True)(cur * 2, before[1])
+    assert not all(map(torch.equal, actual, untouched))
+    if reason:
+        with pytest.raises(NotImplementedError, match=reason):
+            neuron.sequence(cur[None], impl="cpu")
+
+
+def test_an_option_switched_on_and_off_between_two_steps():
+    cur, neuron = current()[0].requires_grad_(), build("Leaky")
+    grads = []
+    for on in (False, True, False):
+        neuron.spatial_adj = on
+        grads.append(torch.autograd.grad(neuron(cur, torch.zeros(B, N))[0].sum(), cur)[0])
+    assert torch.equal(grads[0], grads[2]) and not torch.equal(grads[0], grads[1])
+    fired = cur > 0.5
+    assert torch.allclose(grads[1], torch.where(fired, 1 / cur, 0.0))
+
+
 def test_equations_of_ones_own_survive_convert_and_revert():
     neuron, cur = build("Leaky", package=snntorch), current()
     neuron.state_function = lambda cur: neuron.mem * 0.5 + cur

@@ -1,4 +1,4 @@
-"""What a constructor refuses, and how one of snnTorch's neurons becomes one of ours and goes back."""
+"""What a neuron refuses, and how one of snnTorch's neurons becomes one of ours and goes back."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import snntorch
+import torch
 
 from .._checks import (
     as_parameter,
+    check_broadcast,
     check_choice,
+    check_device,
     check_host_options,
     check_learnable,
     check_spatial_adj,
     check_temporal_alpha,
     check_threshold_positive,
 )
+from .._torch import is_compiling, is_transforming
 from ..functional.multistep import DEFAULT_SPIKE_GRAD, SAVES
 
 if TYPE_CHECKING:
@@ -152,6 +156,48 @@ class Built(Mixin):
         """Whether `forward` is one written elsewhere, for single steps, as snnTorch's are."""
         own = self.__dict__.get("forward")
         return self._own_forward if own is None else not _takes_all_steps(own)
+
+    # --- at a call ----------------------------------------------------------------------------------
+
+    def _check_record(self, record):
+        names = self._returned()
+        if not isinstance(record, (tuple, list)) or not all(isinstance(name, str) and name in names for name in record):
+            raise ValueError(f"record must be a tuple of states of {type(self).__name__}, of {names}, got {record!r}")
+
+    def _check_fits(self, step, strict=False):
+        """Refuse what does not go with a current of one step."""
+        strict = strict or self.spatial_adj or self.temporal_alpha
+        names = self._per_neuron
+        if strict:
+            names = (*names, "graded_spikes_factor", "V")
+        elif step.dim() <= 2:
+            return
+        for name in names:
+            value = getattr(self, name, None)
+            # With the options off only what snnTorch says little of: a vector and feature maps.
+            if isinstance(value, torch.Tensor) and (value.dim() if strict else value.dim() == 1):
+                check_broadcast(name, value, step.shape)
+                check_device(name, value, step.device)
+        if strict and self.inhibition and (step.dim() != 2 or step.shape[1] == 0):
+            raise ValueError(
+                f"inhibition=True lets one neuron of [B, N] fire, got input_ of {tuple(step.shape)} in a step"
+            )
+
+    def _check_threshold(self):
+        """A learnable threshold may drift to where 1/u has no meaning, long after the constructor looked at it."""
+        if not self.spatial_adj or is_compiling():
+            return
+        threshold = self.threshold
+        if threshold.is_cpu and not threshold.dim() and not is_transforming() and threshold.item() > 0:
+            return
+        # Looking at a value on the device waits for it, so a buffer there is looked at again only after something wrote to
+        # it, which its version counter tells. A fused optimiser writes without a trace: a learnable one is always looked at.
+        watch = not (threshold.requires_grad or threshold.device.type == "cpu" or threshold.is_inference())
+        seen, version = self._checked_threshold or (None, None)
+        if not watch or seen is not threshold or version != threshold._version:
+            check_threshold_positive(threshold)
+            if watch:
+                self.__dict__["_checked_threshold"] = threshold, threshold._version
 
 
 def _takes_all_steps(forward):

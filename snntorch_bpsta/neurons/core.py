@@ -9,16 +9,13 @@ import torch
 
 from .._checks import (
     FLOATING,
-    check_broadcast,
     check_choice,
     check_current,
-    check_device,
     check_flags,
     check_positive_int,
     check_some_steps,
     check_state,
     check_temporal_alpha,
-    check_threshold_positive,
 )
 from .._torch import is_compiling, is_transforming
 from ..functional.multistep import IMPLS
@@ -209,11 +206,11 @@ class Adjusted(Built, Stateful, Watched):
         that it does not have: that reset is ours."""
         if self.reset_delay:
             return super().forward(input_)
-        self.reset_delay = True
+        self._put(reset_delay=True)
         try:
             out = super().forward(input_)
         finally:
-            self.reset_delay = False
+            self._put(reset_delay=False)
         spk = out[0] if isinstance(out, tuple) else out
         if self.reset_mechanism != "none":
             again = spk / self.graded_spikes_factor - self.reset  # those that the delayed reset has not reset yet
@@ -281,11 +278,6 @@ class Adjusted(Built, Stateful, Watched):
             self._hand_out(after, record)
         return spk_rec, *after.values()
 
-    def _check_record(self, record):
-        names = self._returned()
-        if not isinstance(record, (tuple, list)) or not all(isinstance(name, str) and name in names for name in record):
-            raise ValueError(f"record must be a tuple of states of {type(self).__name__}, of {names}, got {record!r}")
-
     def _initial(self, states, shape):
         """The states before the first step of a sequence, None for zeros."""
         if self.init_hidden:
@@ -337,7 +329,7 @@ class Adjusted(Built, Stateful, Watched):
         }
         return input_, *(state.expand_as(input_) if name in record else state for name, state in states.items())
 
-    # --- what the kernels cover, and checks ---------------------------------------------------------
+    # --- what the kernels cover ---------------------------------------------------------
 
     def _run(self, input_, states, *, num_steps=None, relu=False, inplace=False, record=(), impl="auto"):
         """The one door to the engine: the spikes, and of each state the last one or, where `record` names it, that of every
@@ -348,40 +340,6 @@ class Adjusted(Built, Stateful, Watched):
         """What keeps the kernels of ``functional`` from computing this neuron for a current of `dtype`; None where nothing
         does."""
         return type(self).__name__
-
-    def _check_fits(self, step, strict=False):
-        """Refuse what does not go with a current of one step."""
-        if strict or self.spatial_adj or self.temporal_alpha:
-            names = (*self._per_neuron, "graded_spikes_factor", "V")
-        elif step.dim() > 2:  # feature maps, with which snnTorch's own words say little
-            names = [name for name in self._per_neuron if getattr(self, name).dim() == 1]
-        else:
-            return
-        for name in names:
-            value = getattr(self, name, None)
-            if isinstance(value, torch.Tensor) and value.dim():
-                check_broadcast(name, value, step.shape)
-                check_device(name, value, step.device)
-        if self.inhibition and (step.dim() != 2 or step.shape[1] == 0):
-            raise ValueError(
-                f"inhibition=True lets one neuron of [B, N] fire, got input_ of {tuple(step.shape)} in a step"
-            )
-
-    def _check_threshold(self):
-        """A learnable threshold may drift to where 1/u has no meaning, long after the constructor looked at it."""
-        if not self.spatial_adj or is_compiling():
-            return
-        threshold = self.threshold
-        if threshold.is_cpu and not threshold.dim() and not is_transforming() and threshold.item() > 0:
-            return
-        # Looking at a value on the device waits for it, so a buffer there is looked at again only after something wrote to
-        # it, which its version counter tells. A fused optimiser writes without a trace: a learnable one is always looked at.
-        watch = not (threshold.requires_grad or threshold.device.type == "cpu" or threshold.is_inference())
-        seen, version = self._checked_threshold or (None, None)
-        if not watch or seen is not threshold or version != threshold._version:
-            check_threshold_positive(threshold)
-            if watch:
-                self.__dict__["_checked_threshold"] = threshold, threshold._version
 
     def extra_repr(self) -> str:
         options: dict[str, Any] = self._options | {"warm_up": None}

@@ -2,23 +2,22 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .functional.record import Impl
-
 AnyPath: TypeAlias = str | os.PathLike[str]
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Events: TypeAlias = np.ndarray | Mapping[str, np.ndarray]
-ImplName: TypeAlias = "Impl | Literal['auto', 'reference', 'cpu', 'triton']"
+ImplName: TypeAlias = Literal["auto", "reference", "cpu", "triton"]
 Leg: TypeAlias = tuple[float, float, tuple[float, float], tuple[float, float], float, float]
 Number: TypeAlias = float | Tensor
 Reset: TypeAlias = Literal["subtract", "zero", "none"]
 Result: TypeAlias = dict[str, Any]
 Save: TypeAlias = Literal["float32", "bfloat16", "compact"]
+State: TypeAlias = Tensor | None
+StepOutput: TypeAlias = Tensor | tuple[Tensor, ...]
 SpikeGrad: TypeAlias = Callable[[Tensor], Tensor]
 WarmUp: TypeAlias = Literal["identity", "surrogate"]
 
@@ -39,6 +38,16 @@ class HostArguments(TypedDict, total=False):
     output: bool
     spatial_adj: bool
     temporal_alpha: float
+
+
+class SequenceOptions(TypedDict, total=False):
+    """What ``sequence`` of every neuron takes by name."""
+
+    impl: ImplName
+    relu: bool
+    num_steps: int | None
+    inplace: bool
+    record: tuple[str, ...]
 
 
 class LeakyArguments(HostArguments, total=False):

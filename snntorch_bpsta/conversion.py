@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from warnings import warn
 
 import snntorch
+from torch.nn.utils.parametrize import is_parametrized
 
 from ._checks import check_module, check_spatial_adj, check_temporal_alpha
 from .neurons import FAMILY, Adjusted
@@ -33,17 +34,20 @@ class Conversion(NamedTuple):
         changed: neurons that are different now.
         unchanged: neurons that were as asked already.
         refused: neurons that were left as they are, name -> reason.
+        partly: neurons among the first two for which an option has no meaning and is off, name -> reason.
     """
 
     changed: tuple[str, ...]
     unchanged: tuple[str, ...]
     refused: dict[str, str]
+    partly: dict[str, str] = {}
 
     def __str__(self) -> str:
         lines = [f"changed: {', '.join(map(repr, self.changed)) or 'nothing'}"]
         if self.unchanged:
             lines.append(f"as asked already: {', '.join(map(repr, self.unchanged))}")
         lines += [f"left as it is: {name!r}, {reason}" for name, reason in self.refused.items()]
+        lines += [f"in part: {name!r}, {reason}" for name, reason in self.partly.items()]
         return "\n".join(lines)
 
 
@@ -58,7 +62,9 @@ def convert(
 
     Parameters, buffers, hidden states, hooks, the references that an optimiser holds, and snnTorch's list of neurons stay
     as they are, and so do the spikes. Neurons that are ours already get the options set. A neuron's own `spike_grad` is set
-    aside while `spatial_adj` is on. What cannot be converted is left alone, reported, and warned of.
+    aside while `spatial_adj` is on. What cannot be converted is left alone. Where `temporal_alpha` has no meaning (a reset
+    of "none", ``reset_delay=False``, :class:`Alpha`) a neuron takes the rest, with ``temporal_alpha=0``. Both are reported,
+    and warned of.
 
     Args:
         net: any module, a neuron itself too; also one that ``snntorch.import_nir`` built or a checkpoint was loaded into.
@@ -103,60 +109,66 @@ def revert(net: nn.Module, *, match: Callable[[str, nn.Module], bool] | None = N
 
 
 def _each_neuron(net, match, change):
-    """Call `change` on each neuron; it returns True (changed), False (as asked already) or the reason for a refusal."""
+    """Call `change` on each neuron; it returns whether the neuron is different now, None for a refusal, and what is not as
+    asked, if anything."""
     check_module("net", net)
     if match is not None and not callable(match):
         raise TypeError(f"match must be a function (name, neuron) -> bool or None, got {type(match).__name__}")
-    changed, unchanged, refused = [], [], {}
+    changed, unchanged, refused, partly = [], [], {}, {}
     neurons = [(name, module) for name, module in net.named_modules() if isinstance(module, _NEURONS)]
     for name, neuron in [pair for pair in neurons if match is None or match(*pair)]:
-        result = change(neuron)
-        if isinstance(result, str):
-            refused[name] = result
-        else:
+        result, reason = change(neuron)
+        if result is not None:
             (changed if result else unchanged).append(name)
-    if refused:
-        text = "; ".join(f"{name!r}: {reason}" for name, reason in refused.items())
-        warn(f"neurons left as they are: {text}", stacklevel=3)
-    return Conversion(tuple(changed), tuple(unchanged), refused)
+        if reason:
+            (refused if result is None else partly)[name] = reason
+    for reasons, what in ((refused, "neurons left as they are"), (partly, "neurons with temporal_alpha=0")):
+        if reasons:
+            text = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
+            warn(f"{what}: {text}", stacklevel=3)
+    return Conversion(tuple(changed), tuple(unchanged), refused, partly)
 
 
 def _convert(neuron, spatial_adj, temporal_alpha):
     is_ours = isinstance(neuron, Adjusted)
     ours = type(neuron) if is_ours else _OURS.get(type(neuron))
     if ours is None:
-        if isinstance(neuron, tuple(_OURS)) and not type(neuron).__module__.startswith("snntorch."):
-            host = next(host for host in _OURS if isinstance(neuron, host))
-            return f"{type(neuron).__name__} is a class of its own: derive it from snntorch_bpsta.{host.__name__}"
-        return f"{type(neuron).__name__} has no counterpart here"
+        return None, _why_not_ours(neuron)
+    reason = None
     try:
-        temporal_alpha = ours._check_options(
-            spatial_adj,
-            temporal_alpha,
-            neuron.threshold,
-            neuron.reset_mechanism,
-            getattr(neuron, "reset_delay", True),
-            neuron.surrogate_disable,
-        )
+        ours._check_surrogate(spatial_adj, temporal_alpha, neuron.threshold, neuron.surrogate_disable)
     except ValueError as error:
-        return str(error)
-    if is_ours:
-        if (neuron.spatial_adj, neuron.temporal_alpha) == (spatial_adj, temporal_alpha):
-            return False
-        neuron.spatial_adj, neuron.temporal_alpha = spatial_adj, temporal_alpha
-        return True
-    neuron.__class__ = ours
-    neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha)
-    return True
+        return None, str(error)
+    try:
+        ours._check_residual(temporal_alpha, neuron.reset_mechanism, getattr(neuron, "reset_delay", True))
+    except ValueError as error:
+        reason, temporal_alpha = str(error), 0.0
+    if not is_ours:
+        neuron.__class__ = ours
+        neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha)
+        return True, reason
+    if (neuron.spatial_adj, neuron.temporal_alpha) == (spatial_adj, temporal_alpha):
+        return False, reason
+    neuron.spatial_adj, neuron.temporal_alpha = spatial_adj, temporal_alpha
+    return True, reason
+
+
+def _why_not_ours(neuron):
+    name, host = type(neuron).__name__, next((host for host in _OURS if isinstance(neuron, host)), None)
+    if host is not None and is_parametrized(neuron):
+        return f"{name} has parametrizations: take them off, convert, and put them on again"
+    if host is not None and not type(neuron).__module__.startswith("snntorch."):
+        return f"{name} is a class of its own: derive it from snntorch_bpsta.{host.__name__}"
+    return f"{name} has no counterpart here"
 
 
 def _revert(neuron):
     if not isinstance(neuron, Adjusted):
-        return False
+        return False, None
     if type(neuron) not in FAMILY:
-        return f"{type(neuron).__name__} is a class of its own, derived from ours"
+        return None, f"{type(neuron).__name__} is a class of its own, derived from ours"
     neuron._hand_back()
-    return True
+    return True, None
 
 
 # The blocks of patched() that this context has entered. A generator may leave one out of turn, or in another context: so
@@ -216,9 +228,10 @@ def _converting(host, original):
         original(self, *args, **kwargs)
         blocks = [block for block in _blocks.get() if block]
         if blocks and type(self) is host:
-            refused = _convert(self, *blocks[-1][0])
-            if isinstance(refused, str):
-                warn(f"snntorch.{host.__name__} is not patched: {refused}", stacklevel=2)
+            patched, reason = _convert(self, *blocks[-1][0])
+            if reason:
+                how = "not patched" if patched is None else "patched with temporal_alpha=0"
+                warn(f"snntorch.{host.__name__} is {how}: {reason}", stacklevel=2)
 
     __init__.__wrapped__ = original
     return __init__

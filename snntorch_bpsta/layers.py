@@ -22,7 +22,7 @@ from ._checks import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._typing import WarmUp
+    from ._typing import StepOutput, WarmUp
 
 # Modules of the host that take the whole [T, B, *] in one call and are not stepped.
 _WHOLE_SEQUENCE = tuple(
@@ -55,7 +55,8 @@ class MultiStep(nn.Sequential):
         fold: False runs the stateless layers step by step.
 
     Shape:
-        ``[T, B, *]`` -> ``[T, B, *]``: the output of the last layer at every step (of a neuron, its spikes).
+        ``[T, B, *]`` -> ``[T, B, *]``: the output of the last layer at every step (of a neuron, its spikes). Where the last
+        layer is a neuron built with ``output=True``, a tuple of its spikes and its states at every step.
 
     Raises:
         TypeError: a module of your own, or a PyTorch RNN, that cannot be folded; the message says what to do.
@@ -94,14 +95,17 @@ class MultiStep(nn.Sequential):
         layers = OrderedDict(list(self._modules.items())[index])
         return MultiStep(layers, batch_first=self.batch_first, fold=self.fold)
 
-    def forward(self, input_: Tensor) -> Tensor:
+    def forward(self, input_: Tensor) -> StepOutput:
         check_current(input_, 2, "[B, T, *]" if self.batch_first else "[T, B, *]")
         x = input_.transpose(0, 1) if self.batch_first else input_
         check_some_steps(input_, time=1 if self.batch_first else 0)
         x = self._run(self, x)
-        return x.transpose(0, 1) if self.batch_first else x
+        if not self.batch_first:
+            return x
+        return tuple(row.transpose(0, 1) for row in x) if isinstance(x, tuple) else x.transpose(0, 1)
 
-    def _run(self, layers, x, without=()):
+    def _run(self, layers, x, without=(), last=True):
+        """Run `layers` on `x`; the `last` ones hand out the states of a neuron at their end."""
         spare = isinstance(layers, ConvBlock)  # its batch norm does not need its output, which the spikes may overwrite
         layers = [layer for layer in layers if not isinstance(layer, without)]
         while layers:
@@ -109,27 +113,31 @@ class MultiStep(nn.Sequential):
             if spare and options:
                 options["inplace"] = True
             layer, layers = layers[fused], layers[fused + 1 :]
-            x = layer(x, multistep=True, **options)[0] if options else self._run_layer(layer, x, without)
+            out = self._run_layer(layer, x, without, last and not layers, options)
+            x = out if last and not layers else _spikes(out)
         return x
 
-    def _run_layer(self, layer, x, without):
+    def _run_layer(self, layer, x, without, last, options):
         if isinstance(layer, MultiStep) and layer.batch_first:
-            return layer(x.transpose(0, 1)).transpose(0, 1)
+            out = layer(x.transpose(0, 1))
+            return tuple(row.transpose(0, 1) for row in out) if isinstance(out, tuple) else out.transpose(0, 1)
         if getattr(layer, "time_major", False):
             return layer(x)
         if isinstance(layer, snntorch.SpikingNeuron) and hasattr(layer, "sequence"):
-            return layer(x, multistep=True)[0]
+            if last and layer.output:
+                return layer.sequence(x, record=layer._returned(), **options)
+            return layer.sequence(x, **options)[0]
         if isinstance(layer, _WHOLE_SEQUENCE):
-            out = layer(x)
-            return out[0] if isinstance(out, tuple) else out
+            return _spikes(layer(x))
         if isinstance(layer, snntorch.SpikingNeuron):
-            return _step_host_neuron(layer, x)
+            rows = _step_host_neuron(layer, x)
+            return rows if last and layer.output else rows[0]
         if isinstance(layer, nn.ModuleList):
             if len(layer) < len(x):
                 raise ValueError(f"a list of {len(layer)} modules, one for each step, got {len(x)} steps")
             return torch.stack([layer[t](x_t) for t, x_t in enumerate(x.unbind(0))])
         if isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
-            return self._run(layer, x, without)
+            return self._run(layer, x, without, last)
         if isinstance(layer, nn.RNNBase):
             raise TypeError(
                 f"MultiStep would fold time into the batch of {type(layer).__name__}, which is recurrent itself: call it "
@@ -168,16 +176,21 @@ def _into_neuron(layers, x):
 
 
 def _step_host_neuron(neuron, x):
-    """Step one of the host's neurons over `x` by its own hidden state."""
+    """What one of snnTorch's neurons returns at every step of `x`, from its own hidden state."""
     if not neuron.init_hidden:
         neuron.reset_mem()
-    spk_rec = []
+    steps = []
     for x_t in x.unbind(0):
         out = neuron(x_t)
-        spk_rec.append(out[0] if isinstance(out, tuple) else out)
+        steps.append(out if isinstance(out, tuple) else (out,))
     if not neuron.init_hidden:
         neuron.reset_mem()
-    return torch.stack(spk_rec)
+    return tuple(torch.stack(row) for row in zip(*steps, strict=True))
+
+
+def _spikes(out):
+    """The first of what a layer returned, without the states."""
+    return out[0] if isinstance(out, tuple) else out
 
 
 class ConvBlock(nn.Sequential):

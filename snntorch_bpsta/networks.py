@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Unpack
 
-    from ._typing import LeakyArguments, NetworkArguments, WarmUp
+    from ._typing import LeakyArguments, NetworkArguments, StepOutput, WarmUp
 
 # 128C3 = Conv 3x3 -> BatchNorm -> ReLU -> LIF; 4096FC = Linear -> ReLU -> LIF; MP/AP = max/average pooling;
 # DP = neuron dropout; 10Voting = Linear to 10 output neurons per class -> LIF -> mean over the ten.
@@ -85,7 +85,7 @@ class SpikingNetwork(MultiStep):
         self.num_classes = num_classes
         self.readout = readout
 
-    def forward(self, input_: Tensor) -> Tensor:
+    def forward(self, input_: Tensor) -> StepOutput:
         check_tensor("input_", input_, 0, "[B, C, H, W] or [T, B, C, H, W]", FLOATING)
         frames = input_.dim() == 5
         if input_.dim() == 4:

@@ -190,14 +190,17 @@ class SpatialAdjustment(Surrogate):
     @classmethod
     def _unchecked(cls, threshold: Number) -> SpatialAdjustment:
         """For a neuron that has checked its threshold already."""
-        surrogate = cls(1.0)  # torch.compile of PyTorch 2.6 does not know cls.__new__
+        # torch.compile of PyTorch 2.6 does not know cls.__new__
+        surrogate = cls(1.0) if is_compiling() else cls.__new__(cls)
         surrogate.threshold = threshold
         return surrogate
 
     def __call__(self, x: Tensor) -> Tensor:
         if isinstance(self.threshold, torch.Tensor):
             self._check(x)
-            return _fire(x, self, self.threshold.detach())
+            threshold = self.threshold.detach()
+            # A copy, for the threshold may be moved in place before the backward pass.
+            return _fire(x, self, threshold if is_compiling() else threshold.clone())
         return _fire(x, self)
 
     def _check(self, x):

@@ -12,6 +12,8 @@ from snntorch_bpsta.training import RECIPES
 lif = snn.Leaky(0.9, threshold=0.5, reset_mechanism="zero", spatial_adj=True, temporal_alpha=0.8)
 assert_type(lif.sequence(torch.rand(4, 2, 3)), tuple[Tensor, Tensor])
 assert_type(snn.Synaptic(alpha=0.8, beta=0.9).sequence(torch.rand(4, 2, 3)), tuple[Tensor, Tensor, Tensor])
+assert_type(snn.RLeaky(beta=0.9, V=1.0).sequence(torch.rand(4, 2, 3), record=("mem",)), tuple[Tensor, Tensor])
+lif.sequence(torch.rand(4, 2, 3), records=("mem",))  # type: ignore[call-arg]
 assert_type(lif.spatial_adj, bool)
 snn.Leaky(beta=0.9, spatial_adjustment=True)  # type: ignore[call-arg]
 snn.Leaky(beta=0.9, reset_mechanism="hard")  # type: ignore[arg-type]
@@ -19,7 +21,7 @@ snn.Alpha(alpha=0.9, beta=0.8, inplace=True)  # type: ignore[call-arg]
 options: dict[str, Any] = {"beta": 0.9, "spatial_adj": True}
 snn.RLeaky(**options)
 
-out = snn.functional.lif_multistep(torch.rand(4, 2, 3), beta=0.9, impl=snn.functional.Impl.CPU)
+out = snn.functional.lif_multistep(torch.rand(4, 2, 3), beta=0.9, impl="cpu")
 assert_type(out.spk, Tensor)
 snn.functional.lif_multistep(torch.rand(4, 2, 3))  # type: ignore[call-arg]
 snn.functional.ce_rate_loss()  # the host's

@@ -799,14 +799,8 @@ REFUSED = {
         SPATIAL,
         ["threshold"],
     ),
-    "reset none": (lambda: build(snntorch, "Leaky", reset_mechanism="none"), TEMPORAL, ["reset_mechanism"]),
-    "reset none lapicque": (lambda: build(snntorch, "Lapicque", reset_mechanism="none"), BOTH, ["reset_mechanism"]),
-    "reset_delay": (lambda: build(snntorch, "Leaky", reset_delay=False), TEMPORAL, ["reset_delay"]),
-    "reset_delay rleaky": (lambda: build(snntorch, "RLeaky", reset_delay=False), BOTH, ["reset_delay"]),
     "surrogate_disable spatial": (surrogate_disabled, SPATIAL, ["surrogate_disable"]),
     "surrogate_disable temporal": (lambda: surrogate_disabled("Synaptic"), TEMPORAL, ["surrogate_disable"]),
-    "Alpha": (lambda: build(snntorch, "Alpha"), TEMPORAL, ["temporal_alpha"]),
-    "Alpha both": (lambda: build(snntorch, "Alpha"), BOTH, ["temporal_alpha"]),
     "subclass of the host": (lambda: MyHost(0.9), BOTH, ["MyHost"]),
     "subclass, options off": (lambda: MyHost(0.9), OFF, ["MyHost"]),
     "parametrized": (parametrized, SPATIAL, ["ParametrizedLeaky"]),
@@ -819,6 +813,38 @@ REFUSED = {
     "LinearLeaky": (lambda: snntorch.LinearLeaky(0.9, N, N), SPATIAL, ["LinearLeaky"]),
     "AssociativeLeaky": (lambda: snntorch.AssociativeLeaky(N, 2, 2, 4), SPATIAL, ["AssociativeLeaky"]),
 }
+
+
+# what it is: (class, its arguments, a word of the reason)
+PARTLY = {
+    "reset none": ("Leaky", {"reset_mechanism": "none"}, "reset_mechanism"),
+    "reset none lapicque": ("Lapicque", {"reset_mechanism": "none"}, "reset_mechanism"),
+    "reset_delay": ("Leaky", {"reset_delay": False}, "reset_delay"),
+    "reset_delay rleaky": ("RLeaky", {"reset_delay": False}, "reset_delay"),
+    "Alpha": ("Alpha", {}, "temporal_alpha"),
+}
+
+
+@pytest.mark.parametrize("options", [BOTH, TEMPORAL], ids=["both", "temporal"])
+@pytest.mark.parametrize("case", PARTLY)
+def test_what_has_a_meaning_is_honoured_and_the_rest_reported(case, options):
+    name, arguments, word = PARTLY[case]
+    lif, plain = (build(snntorch, name, **arguments) for _ in range(2))
+    net = nn.Sequential(neuron(snntorch, "Leaky"), Block(lif))
+    for again in (False, True):
+        with pytest.warns(UserWarning) as caught:
+            report = snn.convert(net, **options)
+        assert (report.unchanged if again else report.changed) == ("0", "1.layers.0") and not report.refused
+        assert list(report.partly) == ["1.layers.0"] and word in report.partly["1.layers.0"]
+        (said,) = [str(w.message) for w in caught if w.category is UserWarning]
+        assert "1.layers.0" in said and "temporal_alpha=0" in said and report.partly["1.layers.0"] in said
+        assert "1.layers.0" in str(report) and report.partly["1.layers.0"] in str(report)
+    assert lif.temporal_alpha == 0 and lif.spatial_adj is options.get("spatial_adj", False)
+    assert net[0].temporal_alpha == options["temporal_alpha"]
+    cur = currents(T, B, N)
+    assert torch.equal(drive_neuron(lif, cur)["out"], drive_neuron(plain, cur)["out"])
+    with pytest.raises(ValueError, match=word):
+        build(snn, name, **arguments, **options)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -844,9 +870,7 @@ def test_refused_and_left_as_it_was(case):
         assert_untouched(part, was)
 
 
-@pytest.mark.parametrize(
-    "case", ["reset none", "reset_delay", "surrogate_disable spatial", "threshold 0", "Alpha both"]
-)
+@pytest.mark.parametrize("case", ["surrogate_disable spatial", "threshold 0"])
 def test_what_is_ours_already_is_refused_by_the_same_rules(case):
     make_module, options, words = REFUSED[case]
     lif = make_module()
@@ -860,11 +884,11 @@ def test_what_is_ours_already_is_refused_by_the_same_rules(case):
 
 
 def test_a_refusal_leaves_the_options_of_before():
-    lif = build(snntorch, "Leaky", reset_mechanism="none")
-    convert_quietly(lif, spatial_adj=True)
+    lif = build(snntorch, "Leaky", threshold=0.0)
+    convert_quietly(lif, temporal_alpha=0.5)
     with pytest.warns(UserWarning):
-        snn.convert(lif, spatial_adj=False, temporal_alpha=0.5)
-    assert lif.spatial_adj is True and lif.temporal_alpha == 0
+        snn.convert(lif, spatial_adj=True)
+    assert lif.spatial_adj is False and lif.temporal_alpha == 0.5
 
 
 ALLOWED = {
@@ -916,8 +940,8 @@ def test_the_report_can_be_read():
     net = nn.Sequential(neuron(snntorch, "Leaky"), neuron(snn, "Leaky", **BOTH), Block(MyHost(0.9)))
     with pytest.warns(UserWarning):
         report = snn.convert(net, **BOTH)
-    changed, unchanged, refused = report
-    assert (changed, unchanged, list(refused)) == (("0",), ("1",), ["2.layers.0"])
+    changed, unchanged, refused, partly = report
+    assert (changed, unchanged, list(refused), partly) == (("0",), ("1",), ["2.layers.0"], {})
     assert (report.changed, report.unchanged, report.refused) == (changed, unchanged, refused)
     text = str(report)
     assert "0" in text and "2.layers.0" in text and refused["2.layers.0"] in text
@@ -1042,9 +1066,9 @@ def test_a_net_from_nir(kind):
 
     with pytest.warns(UserWarning, match="reset_delay"):
         report = snn.convert(net, **BOTH)  # the importer always sets reset_delay=False
-    assert tuple(report.refused) == names
+    assert tuple(report.partly) == report.changed == names and not report.refused
     report = convert_quietly(net, **SPATIAL)
-    assert report.changed == names
+    assert report.unchanged == names
     (out, grad), (expected, plain_grad) = spikes(net), spikes(plain)
     assert expected.count_nonzero() and torch.equal(out, expected) and not torch.equal(grad, plain_grad)
     revert_quietly(net)
@@ -1183,9 +1207,15 @@ def test_what_is_not_served_stays_the_hosts_inside(host_classes_stay):
 
 
 def test_what_cannot_be_stays_the_hosts_and_says_so(host_classes_stay):
-    with pytest.warns(UserWarning, match="reset_mechanism"), snn.patched(**TEMPORAL):
-        lif = snntorch.Leaky(0.9, reset_mechanism="none")
+    with pytest.warns(UserWarning, match="is not patched.*threshold"), snn.patched(**BOTH):
+        lif = snntorch.Leaky(0.9, threshold=0.0)
     assert type(lif) is snntorch.Leaky
+
+
+def test_what_can_be_in_part_is_and_says_so(host_classes_stay):
+    with pytest.warns(UserWarning, match="patched with temporal_alpha=0.*reset_mechanism"), snn.patched(**BOTH):
+        lif = snntorch.Leaky(0.9, reset_mechanism="none")
+    assert type(lif) is snn.Leaky and (lif.spatial_adj, lif.temporal_alpha) == (True, 0)
 
 
 def test_one_entry_in_the_registry(monkeypatch):

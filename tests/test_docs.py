@@ -181,8 +181,8 @@ def test_docstring_examples(name, tmp_path, monkeypatch):
 
 def test_there_are_docstring_examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
-    with_examples = [test.name for test in finder.find(load_module("snntorch_bpsta.neurons")) if test.examples]
-    assert "snntorch_bpsta.neurons.Leaky" in with_examples
+    with_examples = [test.name for test in finder.find(load_module("snntorch_bpsta.neurons.family")) if test.examples]
+    assert "snntorch_bpsta.neurons.family.Leaky" in with_examples
 
 
 # --- links ----------------------------------------------------------------------------------------

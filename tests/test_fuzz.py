@@ -101,6 +101,7 @@ INTERNAL |= {
 }
 INTERNAL |= {"run_all", "counted", "quick", "paired_p", "Row", "Study", "one_neuron", "through_network", "variant"}
 INTERNAL |= {"against_recordings"}
+INTERNAL |= {"Built", "Fused", "FusedCircuit", "Stateful", "Watched", "alive", "usable"}
 INTERNAL |= {"as_portable", "from_portable", "kernel_surrogate", "neurobench"}
 
 

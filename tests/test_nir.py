@@ -195,8 +195,9 @@ def test_temporal_alpha(kind, tmp_path):
     imported = round_trip(net, tmp_path, load)
     (neuron,) = neurons(imported)
     with pytest.warns(UserWarning, match="reset_delay"):
-        refused = snn.convert(imported, **PAPER).refused
-    assert len(refused) == 1 and "reset_delay" in str(refused) and type(neuron).__module__.startswith("snntorch.")
+        report = snn.convert(imported, **PAPER)
+    assert len(report.changed) == 1 and "reset_delay" in str(report.partly)
+    assert (neuron.spatial_adj, neuron.temporal_alpha) == (PAPER["spatial_adj"], 0)
     neuron.reset_delay = True
     assert len(snn.convert(imported, **PAPER).changed) == 1
     assert torch.equal(run(imported, x), delayed)

@@ -44,6 +44,8 @@ def _slopes(spike_grad, x, keep):
     """The spikes of `x`, and their derivatives."""
     x = x.detach().requires_grad_()
     fire = spike_grad(x)
+    if not fire.requires_grad:
+        return fire, torch.zeros_like(x)
     return fire, torch.autograd.grad(
         fire, x, torch.ones_like(fire), retain_graph=keep, allow_unused=True, materialize_grads=True
     )[0]

@@ -106,7 +106,7 @@ def step_of(t: Tensors, c: Constants) -> tuple[tuple[int, ...], tuple[int, ...]]
 def empty(t: Tensors, c: Constants, dtype: torch.dtype, steps: bool = True) -> Tensor:
     """Memory for every step or for one, laid out as the current is."""
     shape, stride = step_of(t, c)
-    if steps:
+    if steps and not c.single:
         shape, stride = (c.num_steps, *shape), (prod(shape), *stride)
     return torch.empty_strided(shape, stride, dtype=dtype, device=t.input.device)
 

@@ -32,7 +32,7 @@ def reference(neuron: Neuron, input_: Tensor, states: dict[str, Tensor]) -> tupl
     spike_grad, factor = neuron.surrogate(), neuron.factor
     u, i, j, z = (states.get(name) for name in ("mem", "syn", "inh", "fed"))
     spk_rec, rec = [], {"mem": [], "syn": [], "inh": []}
-    reset = spike_grad(u - threshold).detach()
+    reset = spike_grad(u - threshold).detach().to(u.dtype)
     for x in input_.unbind(0):
         fed = None
         if row.recurrent:
@@ -41,12 +41,12 @@ def reference(neuron: Neuron, input_: Tensor, states: dict[str, Tensor]) -> tupl
         u, i, j = advance(u, i, j, x, fed, reset, 1 - reset, beta, alpha, tau, threshold, *constants)
         if neuron.residual:  # behind the reset, which may wipe all that comes before it
             u = u + temporal_residual(before, beta, threshold, spike_grad, neuron.residual)
-        spk = spike_grad(u - threshold)  # Eq. 3
+        spk = spike_grad(u - threshold).to(u.dtype)  # Eq. 3
         if neuron.reset_delay or neuron.reset_mechanism == "none":
             reset = spk.detach()
         else:
             u = prompt(u, spk - reset, threshold, constants.SUBTRACT)
-            reset = spike_grad(u - threshold).detach()
+            reset = spike_grad(u - threshold).detach().to(u.dtype)
         z = spk * factor
         spk_rec.append(z)
         for name, state in (("mem", u), ("syn", i), ("inh", j)):

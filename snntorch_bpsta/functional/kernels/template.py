@@ -435,14 +435,12 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                         above = math.copysign(one, p[k]) < zero
                         fired, kept = one if above else zero, zero if above else one
                         d = s * (factor * (g[k] + gz[k]) if RECURRENT else factor * g[k])
-                        if not ALPHA:
-                            d = d + du[k]
+                        d = d + du[k]
                         dx, e, y, h, back, lost, db, da, dt = _retreat(
                             zero, zero, zero, zero, d, di[k] if CURRENTS else zero, dj[k] if ALPHA else zero, q, fired, kept,
                             b0, a0, ta0, residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
                         )  # fmt: skip
-                        if not ALPHA:
-                            du[k] = e
+                        du[k] = zero if ALPHA else e
                         if CURRENTS:
                             di[k] = y
                         if ALPHA:
@@ -518,12 +516,8 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                             du[k] = s[k] * gs[k] + d
                     else:
                         o[:] = pf
-                        if ALPHA:
-                            for k in range(n):
-                                du[k] = s[k] * gs[k]
-                        else:
-                            for k in range(n):
-                                du[k] = s[k] * gs[k] + du[k]
+                        for k in range(n):
+                            du[k] = s[k] * gs[k] + du[k]
                         if dmem:
                             m = M[now : now + n]
                             for k in range(n):

@@ -1,0 +1,206 @@
+"""What a neuron refuses, and how one of snnTorch's neurons becomes one of ours and goes back."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import snntorch
+import torch
+
+from .._checks import (
+    as_parameter,
+    check_broadcast,
+    check_choice,
+    check_device,
+    check_host_options,
+    check_learnable,
+    check_spatial_adj,
+    check_temporal_alpha,
+    check_threshold_positive,
+)
+from .._torch import is_compiling, is_transforming
+from ..functional.record import DEFAULT_SPIKE_GRAD, SAVES
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Mixin: TypeAlias = snntorch.SpikingNeuron
+else:
+    Mixin = object  # the bases of a neuron follow one another as they stand there
+
+EQUATIONS = {"subtract": "_base_sub", "zero": "_base_zero", "none": "_base_int"}  # of snnTorch, by reset
+OPTIONS: dict[str, Any] = {"spatial_adj": False, "temporal_alpha": 0.0, "inplace": False, "save": None}
+_NUMBERS = ("alpha", "beta", "threshold", "graded_spikes_factor", "V", "R", "C", "time_step")
+# What a step of snnTorch asks its neuron for, besides its `_base_...`: an override of one of these changes the step.
+_STEP = ("fire", "fire_inhibition", "mem_reset", "spike_grad", "state_function")
+
+
+class Built(Mixin):
+    """The constructor: snnTorch's arguments, and our options behind them."""
+
+    _host: Any = None  # the class of snnTorch
+    _options = OPTIONS
+    _spike_grad: Any
+    _step_names: frozenset[str] = frozenset()  # attributes that make up a step
+    _own_step: tuple[str, ...] = ()  # those that a class derived from ours has of its own
+    _own_forward = False  # whether such a class has a `forward` that takes single steps only
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "_host" in vars(cls):
+            keyword = inspect.Parameter.KEYWORD_ONLY
+            options = [inspect.Parameter(name, keyword, default=off) for name, off in cls._options.items()]
+            cls.__signature__ = inspect.Signature([*inspect.signature(cls._host).parameters.values(), *options])
+        elif "__init__" in vars(cls):
+            cls.__signature__ = inspect.signature(cls.__init__.__get__(object()))
+        family = next((base for base in cls.__mro__ if "_host" in vars(base)), cls)
+        cls._cell = family.__name__
+        static = inspect.getattr_static
+        cls._step_names = frozenset({*_STEP, *(name for name in dir(cls) if name.startswith("_base_"))})
+        changed = [name for name in cls._step_names if static(cls, name, None) is not static(family, name, None)]
+        cls._own_step = tuple(sorted(changed))
+        cls._own_forward = static(cls, "forward", None) is not static(family, "forward", None) and not _takes_all_steps(
+            cls.forward
+        )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        options = {name: kwargs.pop(name, off) for name, off in self._options.items()}
+        given = inspect.signature(self._host).bind(*args, **kwargs)
+        given.apply_defaults()
+        given = given.arguments
+        self._check_host_arguments(given)
+        check_spatial_adj(options["spatial_adj"], given["spike_grad"])
+        temporal_alpha = self._check_residual(
+            options["temporal_alpha"], given["reset_mechanism"], given.get("reset_delay", True)
+        )
+        self._check_surrogate(options["spatial_adj"], temporal_alpha, given["threshold"], given["surrogate_disable"])
+        options["temporal_alpha"] = temporal_alpha
+        check_choice("inplace", options["inplace"], (False, True))
+        check_choice("save", options["save"], SAVES)
+        super().__init__(*args, **kwargs)
+        if given["spike_grad"] is None and not self.surrogate_disable:
+            self._spike_grad = DEFAULT_SPIKE_GRAD
+        self._take_over(**options)
+
+    @classmethod
+    def _check_residual(cls, temporal_alpha, reset_mechanism, reset_delay):
+        """Refuse a `temporal_alpha` that has no meaning for this neuron; return it as a float."""
+        return check_temporal_alpha(temporal_alpha, reset_mechanism, reset_delay)
+
+    @staticmethod
+    def _check_surrogate(spatial_adj, temporal_alpha, threshold, surrogate_disable):
+        """Refuse options that this threshold or the lack of a surrogate leaves without a gradient."""
+        if spatial_adj:
+            check_threshold_positive(threshold)
+        if surrogate_disable and (spatial_adj or temporal_alpha):
+            raise ValueError(
+                "surrogate_disable=True switches every surrogate gradient off, spatial_adj and temporal_alpha with it: "
+                "drop it, or the two options"
+            )
+
+    @staticmethod
+    def _check_host_arguments(given):
+        check_host_options(given)
+        optional = ("beta", "R", "C") if "R" in given else ("V",)
+        for name in _NUMBERS:
+            if name not in given:
+                continue
+            value = given[name]
+            flag = "learn_recurrent" if name == "V" else f"learn_{name}"
+            learn = given.get(flag) and (name != "V" or not given["all_to_all"])
+            check_learnable(name, value, learn, flag)
+            if not (name in optional and (value is None or value is False)):
+                as_parameter(name, value)
+
+    def _take_over(self, **options):
+        """Set up, in place, what snnTorch's neuron has in another form."""
+        for name in self._states:
+            self._non_persistent_buffers_set.discard(name)
+            self.__dict__[name] = self._buffers.pop(name)
+        if "spike_grad" in self.__dict__:
+            self._spike_grad = self.__dict__.pop("spike_grad")
+        if "state_function" in self.__dict__:
+            self.state_function = self.__dict__.pop("state_function")
+        self.warm_up = None
+        self._forget()
+        for name, off in self._options.items():
+            setattr(self, name, options.get(name, off))
+
+    def _hand_back(self):
+        """The opposite of :meth:`_take_over`; the class becomes snnTorch's."""
+        mine = self.__dict__
+        states = {name: mine.pop(name) for name in self._states}
+        spike_grad = mine.pop("_spike_grad", None)
+        equations = mine.pop("_state_function", None)
+        names = ("warm_up", "__getattr__", *self._private, *self._options)
+        self.__class__ = self._host
+        for name in names:
+            mine.pop(name, None)
+        for name, state in states.items():
+            self.register_buffer(name, state, persistent=False)
+        if spike_grad is not None:
+            self.spike_grad = snntorch.surrogate.atan() if spike_grad == DEFAULT_SPIKE_GRAD else spike_grad
+        self.state_function = equations or getattr(self, EQUATIONS[self.reset_mechanism])
+
+    def _changed_steps(self):
+        """What of the step this neuron, or its class, has of its own."""
+        mine = self.__dict__
+        changed = {*self._own_step, *(name for name in self._step_names if name in mine)}
+        if "_state_function" in mine:
+            changed.add("state_function")
+        return sorted(changed)
+
+    def _steps_by_itself(self):
+        """Whether `forward` is one written elsewhere, for single steps, as snnTorch's are."""
+        own = self.__dict__.get("forward")
+        return self._own_forward if own is None else not _takes_all_steps(own)
+
+    # --- at a call ----------------------------------------------------------------------------------
+
+    def _check_record(self, record):
+        names = self._returned()
+        if not isinstance(record, (tuple, list)) or not all(isinstance(name, str) and name in names for name in record):
+            raise ValueError(f"record must be a tuple of states of {type(self).__name__}, of {names}, got {record!r}")
+
+    def _check_fits(self, step, strict=False):
+        """Refuse what does not go with a current of one step."""
+        strict = strict or self.spatial_adj or self.temporal_alpha
+        names = self._per_neuron
+        if strict:
+            names = (*names, "graded_spikes_factor", "V")
+        elif step.dim() <= 2:
+            return
+        for name in names:
+            value = getattr(self, name, None)
+            # With the options off only what snnTorch says little of: a vector and feature maps.
+            if isinstance(value, torch.Tensor) and (value.dim() if strict else value.dim() == 1):
+                check_broadcast(name, value, step.shape)
+                check_device(name, value, step.device)
+        if strict and self.inhibition and (step.dim() != 2 or step.shape[1] == 0):
+            raise ValueError(
+                f"inhibition=True lets one neuron of [B, N] fire, got input_ of {tuple(step.shape)} in a step"
+            )
+
+    def _check_threshold(self):
+        """A learnable threshold may drift to where 1/u has no meaning, long after the constructor looked at it."""
+        if not self.spatial_adj or is_compiling():
+            return
+        threshold = self.threshold
+        if threshold.is_cpu and not threshold.dim() and not is_transforming() and threshold.item() > 0:
+            return
+        # Looking at a value on the device waits for it, so a buffer there is looked at again only after something wrote to
+        # it, which its version counter tells. A fused optimiser writes without a trace: a learnable one is always looked at.
+        watch = not (threshold.requires_grad or threshold.device.type == "cpu" or threshold.is_inference())
+        seen, version = self._checked_threshold or (None, None)
+        if not watch or seen is not threshold or version != threshold._version:
+            check_threshold_positive(threshold)
+            if watch:
+                self.__dict__["_checked_threshold"] = threshold, threshold._version
+
+
+def _takes_all_steps(forward):
+    try:
+        return "multistep" in inspect.signature(forward).parameters
+    except (TypeError, ValueError):  # no Python function
+        return False

@@ -1,0 +1,349 @@
+"""What the six neurons have in common: snnTorch's step with other gradients, and all steps in one call."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .._checks import (
+    FLOATING,
+    check_choice,
+    check_current,
+    check_flags,
+    check_positive_int,
+    check_some_steps,
+    check_state,
+    check_temporal_alpha,
+)
+from .._torch import is_compiling, is_transforming
+from ..functional.record import IMPLS
+from ..functional.reference import temporal_residual
+from ..surrogate import SpatialAdjustment, Surrogate
+from .build import EQUATIONS, Built
+from .engine import WARM_UP_SURROGATE, Engine
+from .stale import Watched
+from .states import Stateful, usable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from .._typing import SpikeGrad, WarmUp
+
+WARM_UPS = (None, "identity", "surrogate")
+
+
+class Adjusted(Built, Stateful, Watched, Engine):
+    """What the neurons of this package add to those of snnTorch; goes before snnTorch's class among the bases.
+
+    A step is snnTorch's own ``forward``. What differs are the two things it asks its neuron for: the derivative of a spike,
+    and the membrane behind the reset, to which the residual of Eq. 10 is added.
+    """
+
+    _per_neuron: tuple[str, ...] = ("beta", "threshold")
+    reset_delay = True
+    spatial_adj: bool
+    temporal_alpha: float
+    warm_up: WarmUp | None
+    mem: Tensor
+
+    # --- the gradients ------------------------------------------------------------------------------
+
+    @property
+    def spike_grad(self) -> Callable[[Tensor], Tensor]:
+        """The surrogate in force, that is the warm-up's, the spatial adjustment's, or the one the neuron was built with."""
+        if not self.surrogate_disable:
+            if self.warm_up == "surrogate":
+                return WARM_UP_SURROGATE
+            if self.spatial_adj:
+                return SpatialAdjustment._unchecked(self.threshold)  # Eq. 9
+        return self._spike_grad
+
+    @spike_grad.setter
+    def spike_grad(self, spike_grad: SpikeGrad) -> None:
+        self._spike_grad = spike_grad
+
+    @property
+    def state_function(self) -> Callable[[Tensor], Tensor | tuple[Tensor, ...]]:
+        """The equations of a step, snnTorch's for the reset in force or those it was set to; behind them the residual."""
+        equations = self.__dict__.get("_state_function") or getattr(self, EQUATIONS[self.reset_mechanism])
+        return partial(self._with_residual, equations) if self.temporal_alpha else equations
+
+    @state_function.setter
+    def state_function(self, chosen: Callable[[Tensor], Tensor | tuple[Tensor, ...]]) -> None:
+        # snnTorch's constructor stores a bound method, which would outlive a change of the reset, act on the original of a
+        # replica, and hold the neuron in a cycle of references. The name of the reset is kept in its place.
+        resets = {function: reset for reset, function in EQUATIONS.items()}
+        if getattr(chosen, "__self__", None) is self and chosen.__name__ in resets:
+            self._reset_mechanism = resets[chosen.__name__]
+            self.__dict__.pop("_state_function", None)
+        else:
+            self._state_function = chosen
+
+    def _with_residual(self, equations, input_):  # Eq. 10: behind the reset, which may wipe all that comes before it
+        check_temporal_alpha(self.temporal_alpha, self.reset_mechanism, self.reset_delay)
+        before = self.mem  # Leaky's reset to zero writes over it
+        states = equations(input_)
+        *others, mem = states if isinstance(states, tuple) else (states,)
+        residual = temporal_residual(before, self._decay(), self.threshold, self.spike_grad, self.temporal_alpha)
+        mem = mem + residual.to(mem.dtype)
+        return (*others, mem) if others else mem
+
+    def mem_reset(self, mem: Tensor) -> Tensor:
+        """The spikes of `mem`, detached."""
+        if isinstance(self.spike_grad, Surrogate):  # whose gradient nobody asks for
+            kind = mem.dtype if mem.is_floating_point() else torch.float32
+            spk = (mem.detach() - self.threshold.detach() > 0).to(kind)
+        else:
+            spk = super().mem_reset(mem)
+        dtype = self._dtype(mem)
+        return spk if dtype is None else spk.to(dtype)
+
+    def _dtype(self, x):
+        """What spikes are cast to beside `x`, the current or a membrane; None where they stay as they come. snnTorch's
+        surrogates give float32, which the next layer of a network in half or double precision refuses. Under autocast, and
+        with the options off, we keep to snnTorch."""
+        if x.dtype == torch.float32 or not x.is_floating_point():
+            return torch.float32
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            return None if self.spatial_adj or self.temporal_alpha else torch.float32
+        return x.dtype
+
+    def _typed(self, spk, input_):
+        """`spk` in the type that goes with the current. Values per neuron of a wider type lift the membrane; the spikes are
+        lifted by their factor alone."""
+        dtype = self._dtype(input_)
+        if dtype is None or spk.dtype == dtype:
+            return spk
+        return spk.to(torch.result_type(input_, self.graded_spikes_factor) if dtype == torch.float32 else dtype)
+
+    # --- one step -----------------------------------------------------------------------------------
+
+    def _call(self, input_, states, multistep, options):
+        """``forward``, with the `states` in a tuple."""
+        if self.init_hidden and any(state is not None for state in states):
+            names = ", ".join(f"`{name}`" for name in self._states)
+            raise TypeError(
+                f"{names} should not be passed as an argument while `init_hidden=True`: the neuron has its own"
+            )
+        if not (multistep or options or is_compiling() or is_transforming()) and isinstance(input_, torch.Tensor):
+            direct = self.__dict__["_direct"]
+            if direct is None:
+                direct = self._decide()
+            if input_.dtype in direct and input_.layout is torch.strided and input_.dim():
+                return self._kernel_step(input_, states)
+        if self.warm_up is not None:
+            check_choice("warm_up", self.warm_up, WARM_UPS)
+            if self.warm_up == "identity":
+                return self._identity(input_, states, multistep, **options)
+        if multistep:
+            return self._all_steps(input_, states, **options)
+        if options:
+            raise TypeError(f"{', '.join(options)}: options of all steps in one call, which multistep=True asks for")
+        return self._one_step(input_, states)
+
+    def _decide(self):
+        """The types of a current for which single steps go to the kernels: an engine that is there anyway, for a third of
+        snnTorch's operations on tensors. Decided anew when an attribute is set."""
+        adjusted = (self.spatial_adj or self.temporal_alpha) and self.warm_up is None
+        direct = tuple(dtype for dtype in FLOATING if adjusted and self._why_no_kernels(dtype) is None)
+        self.__dict__["_direct"] = direct
+        return direct
+
+    def _kernel_step(self, input_, states):
+        """A step by the kernels."""
+        states, fresh = self._begin(input_, states)
+        self._check_threshold()
+        # Half precision in snnTorch's rounding: the kernels hold its state in float32.
+        impl = "auto" if input_.dtype in (torch.float32, torch.float64) else "reference"
+        spk, *after = self._run(input_, states, impl=impl, single=True)
+        self._put(**dict(zip(self._returned(), after, strict=True)))
+        if "spk" in self._states:
+            self._put(spk=spk)
+        if fresh and self.mem.requires_grad:
+            self._watch(spk, self.mem)
+        return spk if self.init_hidden and not self.output else (spk, *after)
+
+    def _one_step(self, input_, states):
+        """A step as snnTorch's."""
+        if self.spatial_adj or self.temporal_alpha or (not is_compiling() and torch.is_anomaly_enabled()):
+            check_current(input_, 0, "[B, *]")
+        elif not isinstance(input_, torch.Tensor):
+            raise TypeError(f"input_ must be a tensor of shape [B, *], got {type(input_).__name__}")
+        # A transform's tensors are dead outside of it: they are not left in the neuron where the states are handed out.
+        transformed = not (self.init_hidden or is_compiling()) and is_transforming()
+        kept = {name: self.__dict__.get(name) for name in (*self._states, "reset")} if transformed else None
+        out = self._from(input_, states)
+        if kept is not None:
+            self._put(**kept)
+        return out
+
+    def _from(self, input_, states):
+        """A step of snnTorch's from these states, into the attributes. What snnTorch returns."""
+        states, fresh = self._begin(input_, states)
+        self._put(**dict(zip(self._states, states, strict=True)))
+        self._check_fits(input_)
+        self._check_threshold()
+        out = self._host_step(input_)
+        spk = out[0] if isinstance(out, tuple) else out
+        typed = self._typed(spk, input_)
+        if typed is not spk:
+            if "spk" in self._states:
+                self._put(spk=typed)
+            out = (typed, *out[1:]) if isinstance(out, tuple) else typed
+        if fresh:
+            self._watch(typed, self.mem)
+        return out
+
+    def _host_step(self, input_):
+        """snnTorch's step. Its branch for ``reset_delay=False`` looks at a value on the device, and RSynaptic's reads names
+        that it does not have: that reset is ours."""
+        if self.reset_delay:
+            return super().forward(input_)
+        self._put(reset_delay=True)
+        try:
+            out = super().forward(input_)
+        finally:
+            self._put(reset_delay=False)
+        spk = out[0] if isinstance(out, tuple) else out
+        if self.reset_mechanism != "none":
+            again = spk / self.graded_spikes_factor - self.reset  # those that the delayed reset has not reset yet
+            self._put(mem=self.mem - again * (self.threshold if self.reset_mechanism == "subtract" else self.mem))
+        return (spk, *self._after()) if isinstance(out, tuple) else spk
+
+    def _begin(self, input_, states):
+        """The states that a step begins with, and whether they begin a new graph to watch: those given, else the hidden
+        ones; zeros where the shape is not that of the step, as in snnTorch."""
+        compiling = is_compiling()
+        started = []
+        for name, state in zip(self._states, states, strict=True):
+            if state is None:
+                if not compiling:
+                    self._check_recomputed()
+                state = getattr(self, name)
+            elif not isinstance(state, torch.Tensor):
+                raise TypeError(f"{name} must be a tensor or None, got {type(state).__name__}")
+            if state.shape != input_.shape:
+                state = torch.zeros_like(input_)
+            started.append(state if compiling or not state.is_inference() else usable(state))
+        return (started, False) if compiling else self._guard(started)
+
+    # --- all steps ----------------------------------------------------------------------------------
+
+    def _sequence(self, input_, states, options):
+        """``sequence``, with the `states` in a tuple."""
+        if not self._steps_by_itself():
+            return self(input_, *states, multistep=True, **options)
+        if self.init_hidden:
+            return self._all_steps(input_, states, **options, step=lambda cur, states: self(cur))
+        return self._all_steps(input_, states, **options, step=lambda cur, states: self(cur, *states))
+
+    def _all_steps(
+        self, input_, states, impl="auto", relu=False, num_steps=None, inplace=False, record=(), step=None
+    ):  # fmt: skip
+        check_current(input_, 2, "[T, B, *]")
+        check_some_steps(input_)
+        check_choice("impl", impl, IMPLS)
+        check_flags(relu=relu, inplace=inplace)
+        self._check_record(record)
+        if num_steps is not None:
+            check_positive_int("num_steps", num_steps)
+            if input_.shape[0] not in (1, num_steps):
+                raise ValueError(f"num_steps={num_steps} holds a current of one step, got shape {tuple(input_.shape)}")
+        states = self._initial(states, input_.shape[1:])
+        reason = (
+            self._why_no_kernels(input_.dtype)
+            if step is None
+            else f"the forward of {type(self).__name__}, which is not ours"
+        )
+        options = {"num_steps": num_steps, "relu": relu, "record": record}
+        if reason is None:
+            self._check_threshold()
+            spk_rec, *after = self._run(input_, states, inplace=inplace, impl=impl, **options)
+        elif impl in ("auto", "reference"):
+            if impl == "auto":
+                self._say_loop(reason)
+            self._check_fits(input_[0], strict=True)
+            spk_rec, *after = self._loop(input_, states, step or self._from, **options)
+        else:
+            raise NotImplementedError(f"impl={str(impl)!r} does not cover {reason}; use 'auto' or 'reference'")
+        after = dict(zip(self._returned(), after, strict=True))
+        if self.init_hidden and reason is None:  # a view could not be detached in place
+            self._put(**{name: state[-1].clone() if name in record else state for name, state in after.items()})
+            if "spk" in self._states:
+                self._put(spk=spk_rec[-1].clone())
+        elif not (self.init_hidden or is_compiling()):
+            self._hand_out(after, record)
+        return spk_rec, *after.values()
+
+    def _initial(self, states, shape):
+        """The states before the first step of a sequence, None for zeros."""
+        if self.init_hidden:
+            if not is_compiling():
+                self._check_recomputed()
+            return [usable(state) if state.shape == shape else None for state in self._hidden()]
+        empty = (isinstance(state, torch.Tensor) and state.shape == (0,) for state in states)
+        states = [None if none else state for none, state in zip(empty, states, strict=True)]
+        for name, state in zip(self._states, states, strict=True):
+            if state is not None:
+                check_state(name, state, shape)
+        return [None if state is None else usable(state) for state in states]
+
+    def _loop(self, input_, states, step, *, num_steps=None, relu=False, record=()):
+        """All steps by the loop over single ones, where no kernel serves: the spikes, and of each state the last one or,
+        where `record` names it, that of every step."""
+        input_ = _prepared(input_, relu, num_steps)
+        kept = dict(zip(self._states, self._hidden(), strict=True))
+        zeros = torch.zeros_like(input_[0])
+        states = [zeros if state is None else state for state in states]
+        names = self._returned()
+        rows = {name: [] for name in ("spk", *record)}
+        try:
+            for cur in input_.unbind(0):
+                out = step(cur, states)
+                out = out if isinstance(out, tuple) else (out, *self._after())
+                if len(out) != 1 + len(names):
+                    raise TypeError(
+                        f"forward of {type(self).__name__} must return spk, {', '.join(names)}, got {len(out)} values"
+                    )
+                states = out if "spk" in self._states else out[1:]
+                last = dict(zip(("spk", *names), out, strict=True))
+                for name, row in rows.items():
+                    row.append(last[name])
+        finally:
+            if not self.init_hidden:
+                self._put(**kept)
+        return tuple(torch.stack(rows[name]) if name in rows else state for name, state in last.items())
+
+    def _identity(self, input_, states, multistep, impl="auto", relu=False, num_steps=None, inplace=False, record=()):
+        """The "identity" warm-up: the current is the output, and the states stay as they are."""
+        self._check_record(record)
+        input_ = _prepared(input_, relu, num_steps)
+        if not multistep and self.init_hidden and not self.output:
+            return input_
+        zeros = torch.zeros_like(input_[0] if multistep else input_)
+        states = {
+            name: _or_zeros(state, zeros) for name, state in zip(self._states, states, strict=True) if name != "spk"
+        }
+        return input_, *(state.expand_as(input_) if name in record else state for name, state in states.items())
+
+    def extra_repr(self) -> str:
+        options: dict[str, Any] = self._options | {"warm_up": None}
+        values = {
+            name: getattr(self, name, off) for name, off in options.items()
+        }  # a constructor may have failed early
+        return ", ".join(f"{name}={value!r}" for name, value in values.items() if value != options[name])
+
+
+def _prepared(input_, relu, num_steps):
+    if relu:
+        input_ = input_.relu()
+    return input_ if num_steps is None else input_.expand(num_steps, *input_.shape[1:])
+
+
+def _or_zeros(state, zeros):
+    """A state to start with, where there is none, or snnTorch's ``init_leaky()``, which is empty."""
+    return zeros if state is None or (state.numel() == 0 and zeros.numel()) else state

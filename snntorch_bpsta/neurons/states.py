@@ -1,0 +1,161 @@
+"""States that are no buffers: DDP leaves them alone, and they can be copied, pickled and shared out."""
+
+from __future__ import annotations
+
+import weakref
+
+import snntorch
+import torch
+from torch import nn
+
+from .._torch import backward_pass, is_compiling, is_of_a_transform
+from ..surrogate import as_portable, from_portable
+from .build import Mixin
+
+
+class Stateful(Mixin):
+    """A neuron's states, plain attributes of the neuron, and what it remembers of calls before."""
+
+    # What a step takes and leaves behind, in the order of snnTorch's arguments.
+    _states: tuple[str, ...] = ("mem",)
+    # Of calls before: the types for which a step goes to the kernels at once (None: not decided yet); the backward pass in
+    # which each state was written, where it was in one; the graph that they begin; what a sequence handed out; values seen.
+    _private = ("_direct", "_known", "_written_in", "_graph", "_ended", "_checked_threshold")
+
+    def _forget(self):
+        self.__dict__.update(dict.fromkeys(self._private), _written_in={})
+        self.__dict__["__getattr__"] = _Seen(self)
+        self._note_written(self._states)
+
+    def __setattr__(self, name, value):
+        mine = self.__dict__
+        if is_compiling():
+            super().__setattr__(name, value)
+        elif type(value) is torch.Tensor and (name == "reset" or name in self._states) and name in mine:
+            self._put(**{name: value})  # what nn.Module does, in a tenth of the time
+        else:
+            super().__setattr__(name, value)
+            mine["_direct"] = mine["_known"] = None
+
+    def _put(self, **states):
+        """Set states, and other attributes that change within a step."""
+        if is_compiling():
+            for name, state in states.items():
+                setattr(self, name, state)
+        else:
+            self.__dict__.update(states, _ended=None)
+            self._note_written(states)
+
+    def _note_written(self, names):
+        written, now = self._written_in, backward_pass()
+        if now != -1:
+            written.update(dict.fromkeys(names, now))
+        elif written:
+            written.clear()
+
+    def _hidden(self):
+        return [getattr(self, name) for name in self._states]
+
+    def _returned(self):
+        """Names of the states that a step returns behind its spikes."""
+        return tuple(name for name in self._states if name != "spk")
+
+    def _after(self):
+        return tuple(getattr(self, name) for name in self._returned())
+
+    def _hand_out(self, states, record):
+        """Remember, without keeping them alive, the states that a sequence returns."""
+        self.__dict__["_ended"] = {name: (weakref.ref(state), name in record) for name, state in states.items()}
+
+    def _handed_out(self, name):
+        """The last state of this name that a sequence returned, while someone holds it."""
+        reference, every = (self._ended or {}).get(name, (_nothing, False))
+        state = reference()
+        return state[-1] if every and state is not None else state
+
+    def reset_mem(self) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Set the states to zero, as snnTorch's, and return them; those that a transform of torch.func left become empty."""
+        self._put(**{name: alive(getattr(self, name)) for name in self._states})
+        return super().reset_mem()
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.__dict__.update({name: fn(self.__dict__[name]) for name in self._states}, _direct=None, _known=None)
+        self._share_v()
+        return self
+
+    def _share_v(self):
+        """The recurrence holds a V that is not learnt as a plain attribute, which does not follow the neuron's."""
+        if "V" in self._buffers:
+            self.recurrent.V = self.V
+
+    def _replicate_for_data_parallel(self):
+        replica = super()._replicate_for_data_parallel()
+        replica.__dict__.update({name: torch.zeros(0) for name in self._states})
+        replica._forget()
+        return replica
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ):
+        rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._share_v()
+        value = state_dict.get(prefix + "reset_mechanism_val")
+        if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_meta:
+            resets = {number: reset for reset, number in self.reset_dict.items()}
+            if value.item() in resets:
+                self._reset_mechanism = resets[value.item()]
+            else:
+                error_msgs.append(f"{prefix}reset_mechanism_val must be one of {sorted(resets)}, got {value.item()}")
+
+    def __getstate__(self):
+        """For copies and pickle: hidden states without their graph, which autograd does not copy."""
+        state = {name: value for name, value in self.__dict__.items() if name not in (*self._private, "__getattr__")}
+        state |= {name: alive(value).detach() for name, value in state.items() if isinstance(value, torch.Tensor)}
+        state["_buffers"] = {
+            name: buffer.detach() if buffer is not None and buffer.grad_fn is not None else buffer
+            for name, buffer in state["_buffers"].items()
+        }
+        if "_spike_grad" in state:
+            state["_spike_grad"] = as_portable(state["_spike_grad"])
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if "_spike_grad" in self.__dict__:
+            self._spike_grad = from_portable(self._spike_grad)
+        self._forget()
+        snntorch.SpikingNeuron.instances.append(self)
+
+
+class _Seen:
+    """``neuron.__getattr__`` as an attribute of the neuron. snnTorch's AttributeMonitor looks a state up by that name, where
+    its own neurons have their buffers; Python itself asks the class, and is not slowed down. After a sequence that leaves
+    the states of the neuron alone it finds those that the sequence ended with."""
+
+    def __init__(self, neuron):
+        self.neuron = weakref.ref(neuron)
+
+    def __call__(self, name):
+        neuron = self.neuron()
+        if name not in neuron._states:
+            return nn.Module.__getattr__(neuron, name)
+        ended = neuron._handed_out(name)
+        return getattr(neuron, name) if ended is None else ended
+
+
+def alive(state: torch.Tensor) -> torch.Tensor:
+    """`state`, or an empty one for a tensor of torch.func's, which nothing may be done with outside of its transform."""
+    return torch.zeros(0) if is_of_a_transform(state) else state
+
+
+def usable(state: torch.Tensor) -> torch.Tensor:
+    """`state`, or a copy of one that an evaluation in inference mode left, which autograd refuses to save."""
+    if is_compiling() or not state.is_inference() or torch.is_inference_mode_enabled():
+        return state
+    return state.clone()
+
+
+def _nothing():
+    return None

@@ -13,6 +13,8 @@ import torch
 from . import operator, passes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from .record import Neuron
@@ -20,10 +22,10 @@ if TYPE_CHECKING:
 REASON = "a surrogate that mixes neurons or steps, draws at random, or fires by another rule than mem > threshold"
 
 
-def run(neuron: Neuron, t: passes.Tensors, c: passes.Constants) -> list[Tensor] | None:
+def run(neuron: Neuron, t: passes.Tensors, c: passes.Constants, lay: passes.Layout) -> Sequence[Tensor] | None:
     """As ``operator.run``; None for a surrogate of which a loop over single steps would make something else."""
     with torch.no_grad():
-        outputs = passes.forward(t, c)
+        outputs = passes.forward(t, c, lay)
         *states, saved, _ = outputs[1:]
         membrane = states[0] if saved.numel() == 0 else saved
         steps = membrane.unsqueeze(0) if c.single else membrane
@@ -37,7 +39,7 @@ def run(neuron: Neuron, t: passes.Tensors, c: passes.Constants) -> list[Tensor] 
         return None
     slopes = slopes.to(steps.dtype)
     given = operator.Given(outputs, (slopes[1:], slopes[0]))
-    return operator.run(t, c, fire=fire if learns else None, given=given)
+    return operator.run(t, c, lay, fire=fire if learns else None, given=given)
 
 
 def _slopes(spike_grad, x, keep):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from warnings import warn
 
 import torch
@@ -28,6 +28,8 @@ from .record import IMPLS, NAMES, SAVES, Call, Neuron, lif
 from .reference import reference
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from .._typing import Number, Reset, Save, SpikeGrad
@@ -46,11 +48,14 @@ class Plan(NamedTuple):
     """How a call is run; found once for all calls that are alike."""
 
     impl: str
-    constants: passes.Constants | None  # of the kernels
-    direct: bool  # the parameters are as the kernels take them
-    custom: bool  # the kernels do not know the surrogate
-    returned: tuple[int, ...]  # of the kernels' outputs: the states, in snnTorch's order
-    wanted: tuple[bool, ...]  # of these: as they come, in place of the last step of a record made for backward
+    constants: passes.Constants | None = None  # of the kernels, None for the reference
+    layout: passes.Layout | None = None
+    run: Callable[..., Any] | None = None
+    dense: bool = True  # the kernels can take the current as it lies
+    direct: bool = True  # and the parameters, and the spikes' factor, which is one number without a gradient
+    given: tuple[int, ...] = ()  # places of mem, syn, inh and fed among the states of the call, -1 for none
+    returned: tuple[tuple[int, bool], ...] = ()  # places of the states among the outputs; of each the last step alone?
+    rectify: bool = False  # the kernels leave the ReLU to us
 
 
 def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
@@ -64,32 +69,45 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
     plan = plan_of(neuron, call)
     if plan.constants is None:
         return _run_reference(neuron, call)
-    c, x, inplace = plan.constants, call.input, call.inplace
-    if call.relu and not c.relu:  # the membrane has no bit to spare
+    x, inplace = call.input, call.inplace
+    if plan.rectify:
         x, inplace = x.relu(), False
-    t = _tensors(neuron, call, x, plan)
-    if neuron.recurrence is not None:
-        outputs = recurrent.run(neuron.recurrence, t, c)
-    elif plan.custom:
-        outputs = custom.run(neuron, t, c)
-        if outputs is None:
-            if call.impl != "auto":
-                raise NotImplementedError(
-                    f"impl={str(call.impl)!r} does not cover {custom.REASON}; use 'auto' or 'reference'"
-                )
-            say_loop(neuron.cell, custom.REASON)
-            return _run_reference(neuron, call)
+    if not plan.dense:
+        x = x.contiguous()
+    states = []
+    for place in plan.given:
+        states.append(None if place < 0 else call.states[place])
+    if plan.direct:
+        parameters = neuron.beta, neuron.alpha, None, neuron.threshold, neuron.v, neuron.factor
     else:
-        outputs = operator.run(t, c, inplace and c.num_steps == len(x))
-    spk = outputs[0]
-    states = [
-        outputs[k] if as_it_is else outputs[k][-1] for k, as_it_is in zip(plan.returned, plan.wanted, strict=True)
-    ]
-    if (
-        neuron.factor.numel() != 1 or neuron.factor.requires_grad
-    ):  # one number without a gradient is what the kernels write
-        spk = (spk * neuron.factor).to(spk.dtype)
-    return spk, *states
+        parameters = _parameters(neuron, call, plan)
+    t = passes.Tensors(x, *states, *parameters)
+    outputs = plan.run(neuron, t, plan, inplace and plan.constants.num_steps == len(x))
+    if outputs is None:
+        if call.impl != "auto":
+            raise NotImplementedError(
+                f"impl={str(call.impl)!r} does not cover {custom.REASON}; use 'auto' or 'reference'"
+            )
+        say_loop(neuron.cell, custom.REASON)
+        return _run_reference(neuron, call)
+    result = [outputs[0]]
+    for place, last in plan.returned:
+        result.append(outputs[place][-1] if last else outputs[place])
+    if not plan.direct and (neuron.factor.numel() != 1 or neuron.factor.requires_grad):
+        result[0] = (result[0] * neuron.factor).to(result[0].dtype)
+    return tuple(result)
+
+
+def _run_operator(neuron, t, plan, inplace):
+    return operator.run(t, plan.constants, plan.layout, inplace)
+
+
+def _run_custom(neuron, t, plan, inplace):
+    return custom.run(neuron, t, plan.constants, plan.layout)
+
+
+def _run_recurrent(neuron, t, plan, inplace):
+    return recurrent.run(neuron.recurrence, t, plan.constants)
 
 
 def say_loop(name: str, reason: str) -> None:
@@ -105,18 +123,25 @@ def plan_of(neuron: Neuron, call: Call) -> Plan:
     x = call.input
     if is_compiling() or not isinstance(x, torch.Tensor) or torch.is_anomaly_enabled():
         return _make_plan(neuron, call)
-    key = (
+    beta, threshold, alpha, v = neuron.beta, neuron.threshold, neuron.alpha, neuron.v
+    key = [
         x.shape, x.stride(), x.dtype, x.device, x.requires_grad, torch.is_grad_enabled(), is_transforming(), call[2:],
-        *[s if s is None or not isinstance(s, torch.Tensor) else (s.shape, s.dtype, s.device, s.requires_grad) for s in call.states],
-        *[p is not None and p.requires_grad for p in (neuron.beta, neuron.threshold, neuron.alpha, neuron.v)],
-        torch.is_autocast_enabled(x.device.type), is_exporting(),
-    )  # fmt: skip
+        beta.requires_grad, threshold.requires_grad, alpha is not None and alpha.requires_grad,
+        v is not None and v.requires_grad, neuron.factor.requires_grad, torch.is_autocast_enabled(x.device.type),
+    ]  # fmt: skip
+    for state in call.states:
+        if isinstance(state, torch.Tensor):
+            key += (state.shape, state.dtype, state.device, state.requires_grad)
+        else:
+            key.append(state)
+    key = tuple(key)
     plan = neuron.plans.get(key)
     if plan is None:
         plan = _make_plan(neuron, call)
-        if len(neuron.plans) >= _MANY:
-            neuron.plans.clear()
-        neuron.plans[key] = plan
+        if not torch.jit.is_tracing():
+            if len(neuron.plans) >= _MANY:
+                neuron.plans.clear()
+            neuron.plans[key] = plan
     return plan
 
 
@@ -133,7 +158,7 @@ def _make_plan(neuron, call):
             raise NotImplementedError(f"impl={impl!r} does not cover {reason}; use 'auto' or 'reference'")
         impl = "reference" if reason else kernels
     if impl == "reference":
-        return Plan(impl, None, False, False, (), ())
+        return Plan(impl)
     known, x = neuron.kernel, call.input
     state = passes.compute_dtype(x.dtype)
     tensors = (neuron.beta, neuron.alpha, neuron.threshold, neuron.v)
@@ -158,20 +183,29 @@ def _make_plan(neuron, call):
     if grad and not call.single and (learns[1] or (row.alpha and learns[0])):
         record |= {"syn", "inh"} if row.alpha else {"syn"}
     number, p0, p1 = known or (-1, 0.0, 0.0)
-    direct = not any(learns) and not row.alpha and all(
-        p is None or (p.numel() == 1 and p.dtype == state and p.device == x.device) for p in tensors
-    )  # fmt: skip
-    inner = [1] * 5
-    if not direct:
-        shape = x.shape if call.single else x.shape[1:]
-        inner = [1 if p is None else _flat(p, shape)[1] for p in neuron.parameters()]
+    factor = neuron.factor
+    direct = not row.alpha and not any(learns) and factor.numel() == 1 and not factor.requires_grad
+    for value in (*tensors, factor):
+        if value is not None:
+            direct = direct and value.numel() == 1 and value.dtype == state and value.device == x.device
+    shape = x.shape if call.single else x.shape[1:]
+    inner = [1 if p is None else _flat(p, shape)[1] for p in neuron.parameters()]
+    scalar = all(p is None or p.numel() == 1 for p in tensors)
+    steps = 1 if call.single else call.num_steps or len(x)
     constants = passes.Constants(
-        neuron.cell, neuron.reset_mechanism, prompt, number, p0, p1, neuron.residual, call.single, call.num_steps or len(x) * (not call.single) or 1,
-        inner, call.relu and save != "membrane", save, sorted(record), True, impl,
+        neuron.cell, neuron.reset_mechanism, prompt, number, p0, p1, neuron.residual, call.single, steps, inner,
+        call.relu and save != "membrane" and neuron.recurrence is None, save, sorted(record), True, impl,
     )  # fmt: skip
-    returned = tuple(1 + constants.outputs.index(NAMES[name]) for name in names)
-    wanted = tuple(name in call.record or NAMES[name] not in record for name in names)
-    return Plan(impl, constants, direct, known is None, returned, wanted)
+    dense = _dense(x, call.single, any_order=scalar)
+    given = [NAMES[name] for name in row.states]
+    layout = passes.layout(passes.Tensors(x if dense else x.contiguous(), *[None] * 10), constants)
+    run = _run_custom if known is None else _run_recurrent if neuron.recurrence is not None else _run_operator
+    return Plan(
+        impl, constants, layout, run, dense, direct,
+        tuple(given.index(name) if name in given else -1 for name in passes.STATES),
+        tuple((1 + layout.outputs.index(NAMES[name]), NAMES[name] in record and name not in call.record) for name in names),
+        call.relu and not constants.relu,
+    )  # fmt: skip
 
 
 def _check(neuron, call, row):
@@ -179,6 +213,9 @@ def _check(neuron, call, row):
     x, single = call.input, call.single
     check_current(x, 0 if single else 2, "[B, *]" if single else "[T, B, *]")
     check_flags(relu=call.relu, inplace=call.inplace)
+    names = tuple(name for name in row.states if name != "spk")
+    if not isinstance(call.record, tuple) or not all(name in names for name in call.record):
+        raise ValueError(f"record must be a tuple of states of {neuron.cell}, of {names}, got {call.record!r}")
     check_choice("save", call.save, SAVES)
     check_choice("impl", call.impl, IMPLS)
     if not single:
@@ -255,23 +292,14 @@ def _not_covered(kernels, neuron, call):
     return None
 
 
-def _tensors(neuron, call, x, plan):
-    """The arguments of the operator."""
-    given = {NAMES[name]: state for name, state in zip(CELLS[neuron.cell].states, call.states, strict=True)}
-    factor = neuron.factor
-    state = passes.compute_dtype(x.dtype)
-    if plan.direct:
-        parameters = (neuron.beta, neuron.alpha, None, neuron.threshold, neuron.v)
-    else:
-        shape = x.shape if call.single else x.shape[1:]
-        parameters = [None if p is None else _flat(p.to(x.device, state), shape)[0] for p in neuron.parameters()]
-    if not _dense(x, call.single, any_order=all(p is None or p.numel() == 1 for p in parameters)):
-        x = x.contiguous()
+def _parameters(neuron, call, plan):
+    """The parameters and the spikes' factor in the form that the kernels take; a factor that is more than a number is left to us."""
+    x, state, factor = call.input, plan.layout.state, neuron.factor
+    shape = x.shape if call.single else x.shape[1:]
+    values = [None if p is None else _flat(p.to(x.device, state), shape)[0] for p in neuron.parameters()]
     if factor.numel() != 1 or factor.requires_grad:
-        factor = x.new_ones((), dtype=state)
-    elif factor.dtype != state or factor.device != x.device:
-        factor = factor.to(x.device, state)
-    return passes.Tensors(x, given["mem"], given.get("syn"), given.get("inh"), given.get("fed"), *parameters, factor)
+        factor = torch.ones((), dtype=state, device=x.device)
+    return *values, factor.to(x.device, state)
 
 
 def _flat(value, step_shape):

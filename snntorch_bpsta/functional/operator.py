@@ -15,7 +15,7 @@ import torch
 
 from .._torch import is_compiling, is_watched, keeps_graph
 from .kernels import bits
-from .passes import Constants, Tensors, allocate, backward, empty, forward, saves_record
+from .passes import Constants, Layout, Tensors, backward, forward, layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,22 +53,17 @@ def _split(arguments):
     return Tensors(*arguments[: len(Tensors._fields)]), Constants(*arguments[len(Tensors._fields) :])
 
 
-def _padded(t, c, spk, outputs):
-    """What the operator returns: six tensors, empty ones for the states that the cell does not have."""
-    *states, saved, values = outputs
-    states += [t.input.new_empty(0) for _ in range(3 - len(states))]
-    return spk, *states, saved, values
-
-
 def _operator(*arguments):
+    """Six tensors, empty ones for the states that the cell does not have."""
     t, c = _split(arguments)
-    spk, *outputs = forward(t, c)
-    return _padded(t, c, spk, outputs)
+    spk, *states, saved, values = forward(t, c, layout(t, c))
+    return spk, *states, *(t.input.new_empty(0) for _ in range(3 - len(states))), saved, values
 
 
 def _fake_operator(*arguments):
     t, c = _split(arguments)
-    return _padded(t, c, empty(t, c, t.input.dtype), allocate(t, c))
+    spk, *states, saved, values = forward(t, c, layout(t, c), run=False)
+    return spk, *states, *(t.input.new_empty(0) for _ in range(3 - len(states))), saved, values
 
 
 def _backward_operator(grads, kept, values, dinput, need, *rest):
@@ -94,33 +89,45 @@ torch.library.register_fake("snntorch_bpsta::neuron", _fake_operator, lib=_LIB)
 torch.library.register_fake("snntorch_bpsta::neuron_backward", _fake_backward, lib=_LIB)
 
 
-def keep(ctx: Any, t: Tensors, c: Constants, outputs: Sequence[Tensor], extra: tuple[Any, Any] = (None, None)) -> None:
+def keep(
+    ctx: Any, t: Tensors, c: Constants, lay: Layout, outputs: Sequence[Tensor], extra: tuple[Any, Any] = (None, None)
+) -> None:
     """What backward needs of a call. The parameters are kept by value, for a frozen one may be moved before backward: one number each in
     `values`, wider ones as copies."""
-    *states, saved, values = outputs
+    saved, values = outputs[-2:]
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(saved, values)
-    ctx.constants, ctx.shape, ctx.stride, ctx.dtype = c, t.input.shape, t.input.stride(), t.input.dtype
-    ctx.dtypes = [None if x is None else x.dtype for x in t[1:5]]
-    ctx.sizes = [None if x is None else x.shape for x in t[5:10]]
-    from_record = saves_record(t, c)
+    ctx.constants, ctx.layout, ctx.shape, ctx.stride = c, lay, t.input.shape, t.input.stride()
+    from_record = lay.saved is None and c.save == "membrane"
     ctx.reuse = c.reuse and not from_record
     ctx.packed = saved.stride() if c.save == "compact" else None
-    records = [x if name in c.record else None for name, x in zip(c.outputs, states, strict=True)]
-    records += [None] * (3 - len(records))
+    dtypes, sizes, tensors = [], [], [values]
+    for x in t[1:5]:
+        dtypes.append(None if x is None else x.dtype)
+        tensors.append(x.clone() if x is not None and x.is_inference() else x)
+    for x in t[5:10]:
+        sizes.append(None if x is None else x.shape)
+        tensors.append(None if x is None or x.numel() == 1 else x.detach().clone())
+    records: list[Any] = [None] * 3
+    if c.record:
+        for place, (k, recorded) in enumerate(lay.states):
+            if recorded:
+                records[k] = outputs[place]
+    tensors += records
+    tensors += extra
     if ctx.packed:
-        saved = bits.pack_code(saved, c.relu)
+        tensors += bits.pack_code(saved, c.relu)
     else:
-        saved = (records[0] if from_record else saved,)
-    first = [x.clone() if x is not None and x.is_inference() else x for x in t[1:5]]
-    wide = [None if x is None or x.numel() == 1 else x.detach().clone() for x in t[5:10]]
-    ctx.save_for_backward(values, *first, *wide, *records, *extra, *saved)
+        tensors.append(records[0] if from_record else saved)
+    ctx.dtypes, ctx.sizes = dtypes, sizes
+    ctx.save_for_backward(*tensors)
 
 
 def _setup_context(ctx, inputs, output):
     t, c = _split(inputs)
-    ctx.mark_non_differentiable(*output[1 + len(c.outputs) : 4])
-    keep(ctx, t, c, (*output[1 : 1 + len(c.outputs)], *output[4:]))
+    lay = layout(t, c)
+    ctx.mark_non_differentiable(*output[1 + len(lay.outputs) :])
+    keep(ctx, t, c, lay, (*output[1 : 1 + len(lay.outputs)], *output[4:]))
 
 
 def kept(ctx: Any) -> tuple[Any, ...]:
@@ -130,17 +137,8 @@ def kept(ctx: Any) -> tuple[Any, ...]:
     except RuntimeError as error:
         raise RuntimeError(STALE) if "second time" in str(error) else error from None
     t = Tensors(None, *tensors[:9], None)  # type: ignore[arg-type]  # the current and the factor are not needed
-    records, extra, saved = tensors[9:12], tensors[12:14], tensors[14:]
-    if ctx.packed:
-        c = ctx.constants
-        return (
-            values,
-            t,
-            records,
-            extra,
-            bits.unpack_code(*saved, ctx.shape if c.single else (c.num_steps, *ctx.shape[1:]), ctx.packed),
-        )
-    return values, t, records, extra, saved[0]
+    saved = bits.unpack_code(*tensors[14:], ctx.layout.steps[0], ctx.packed) if ctx.packed else tensors[14]
+    return values, t, tensors[9:12], tensors[12:14], saved
 
 
 def refuse_second_derivative() -> None:
@@ -152,31 +150,32 @@ def refuse_second_derivative() -> None:
         )
 
 
-def _backward(ctx, dspk, *grads):
+def _backward(ctx, *grads):
     """The gradients of ``Tensors``, and that at the spikes (None where no surrogate learns)."""
     refuse_second_derivative()
-    c = ctx.constants
-    grads = [dspk, *grads[: len(c.outputs)]]
-    if not any(ctx.needs_input_grad) or all(grad is None for grad in grads):
-        return [None] * (len(Tensors._fields) + 1)
+    c, wanted = ctx.constants, ctx.needs_input_grad
+    grads = grads[:4]
+    if True not in wanted or (grads[0] is None and grads[1] is None and grads[2] is None and grads[3] is None):
+        return [None] * 12
     values, t, records, derivatives, saved = kept(ctx)
     if _may_be_overwritten(ctx, saved):
-        dinput = saved.view(ctx.dtype)
+        dinput = saved.view(ctx.layout.dtype)
     else:
-        dinput = torch.empty_strided(ctx.shape, ctx.stride, dtype=ctx.dtype, device=saved.device)
-    need = [*ctx.needs_input_grad[1:10], ctx.needs_input_grad[11] if len(ctx.needs_input_grad) == 14 else False]
+        dinput = torch.empty_strided(ctx.shape, ctx.stride, dtype=ctx.layout.dtype, device=saved.device)
+    need = (*wanted[1:10], len(wanted) == 14 and wanted[11])
     arguments = grads, [saved, *records, *derivatives], values, dinput, need
-    if is_eager(saved) and not _is_negated(*grads, *t[1:10]):
+    if is_eager(saved) and not is_negated(*grads, *t[1:5]):
         made = backward(*arguments, t, c)
     else:
         made = torch.ops.snntorch_bpsta.neuron_backward.default(*arguments, *t[1:10], *c)
         made = [grad if needed else None for grad, needed in zip(made, need, strict=True)]
-    for k, dtype in enumerate(ctx.dtypes):
-        if made[k] is not None:
-            made[k] = made[k].to(dtype)
-    for k, size in enumerate(ctx.sizes):
-        if made[4 + k] is not None:
-            made[4 + k] = reduce(made[4 + k], size, c.inner[k])
+    for k in range(9):
+        if made[k] is None:
+            continue
+        if k < 4:
+            made[k] = made[k].to(ctx.dtypes[k])
+        else:
+            made[k] = reduce(made[k], ctx.sizes[k - 4], c.inner[k - 4])
     return [dinput, *made[:9], None, made[9]]
 
 
@@ -195,7 +194,7 @@ def _may_be_overwritten(ctx, saved):
         and not keeps_graph()
         and saved.shape == ctx.shape
         and saved.stride() == ctx.stride
-        and saved.itemsize == ctx.dtype.itemsize
+        and saved.itemsize == ctx.layout.dtype.itemsize
     )
 
 
@@ -219,52 +218,55 @@ class _Eager(torch.autograd.Function):
     has no autograd: the spikes then take the memory of `base`, the current or what it is a view of."""
 
     @staticmethod
-    def forward(ctx, base, mem, syn, inh, fed, beta, alpha, tau, threshold, v, factor, fire, c, options):
-        shape, inplace, given = options
+    def forward(ctx, base, mem, syn, inh, fed, beta, alpha, tau, threshold, v, factor, fire, call, given):
+        c, lay, shape, inplace = call
         steps = base if shape is None else base.detach().view(shape)
         t = Tensors(steps, mem, syn, inh, fed, beta, alpha, tau, threshold, v, factor)
-        spk, *outputs = given.outputs if given else forward(t, c, steps if inplace else None)
-        if inplace:
-            ctx.mark_dirty(base)
-            spk = base
-        keep(ctx, t, c, outputs, given.derivatives if given else (None, None))
-        ctx.base_shape = None if shape is None else base.shape
-        return spk, *outputs
+        outputs = forward(t, c, lay, steps if inplace else None) if given is None else given.outputs
+        keep(ctx, t, c, lay, outputs[1:], (None, None) if given is None else given.derivatives)
+        if shape is None:
+            ctx.base_shape = None
+            return tuple(outputs)
+        ctx.base_shape = base.shape
+        ctx.mark_dirty(base)
+        return base, *outputs[1:]
 
     @staticmethod
     def backward(ctx, dspk, *grads):
-        c, shape = ctx.constants, ctx.base_shape
-        if shape is not None and dspk is not None:
-            dspk = dspk.reshape(ctx.shape if c.single else (c.num_steps, *ctx.shape[1:]))
-        dinput, *others = _backward(ctx, dspk, *grads)
-        if shape is not None and dinput is not None:
-            dinput = dinput.view(shape)
-        return dinput, *others, None, None
+        shape, lay = ctx.base_shape, ctx.layout
+        if shape is None:
+            made = _backward(ctx, dspk, *grads)
+        else:
+            made = _backward(ctx, None if dspk is None else dspk.reshape(lay.steps[0]), *grads)
+            made[0] = None if made[0] is None else made[0].view(shape)
+        made += (None, None)
+        return tuple(made)
 
 
-def is_eager(x):
+def is_eager(x: Tensor) -> bool:
     """Whether `x` is a tensor with memory, and nobody watches what is done to it."""
-    plain = type(x) in (torch.Tensor, torch.nn.Parameter)
-    return plain and not is_compiling() and not is_watched()
+    return type(x) in (torch.Tensor, torch.nn.Parameter) and not is_compiling() and not is_watched()
 
 
-def _is_negated(*tensors):
+def is_negated(*tensors: Tensor | None) -> bool:
     """Whether one is a view whose memory holds the negative of its elements, which the dispatcher resolves for operators."""
-    return any(x is not None and x.is_neg() for x in tensors)
+    for x in tensors:
+        if x is not None and x.is_neg():
+            return True
+    return False
 
 
 def run(
-    t: Tensors, c: Constants, inplace: bool = False, fire: Tensor | None = None, given: Given | None = None
-) -> list[Tensor]:
-    """The spikes and the states of ``Constants.outputs``."""
-    count = 1 + len(c.outputs)
-    if not is_eager(t.input) or _is_negated(*t):
-        return list(torch.ops.snntorch_bpsta.neuron.default(*t, *c)[:count])
+    t: Tensors, c: Constants, lay: Layout, inplace: bool = False, fire: Tensor | None = None, given: Given | None = None
+) -> Sequence[Tensor]:
+    """The spikes and the states of ``Layout.outputs``."""
+    if not is_eager(t.input) or is_negated(*t):
+        return torch.ops.snntorch_bpsta.neuron.default(*t, *c)
     base = _whole_base(t.input) if inplace else None
     if base is None:
-        return _Eager.apply(*t, fire, c, (None, False, given))[:count]
-    spk, *others = _Eager.apply(base, *t[1:], fire, c, (t.input.shape, True, given))
-    return [spk if base is t.input else spk.view(t.input.shape), *others[: count - 1]]
+        return _Eager.apply(*t, fire, (c, lay, None, False), given)
+    spk, *others = _Eager.apply(base, *t[1:], fire, (c, lay, t.input.shape, True), given)
+    return [spk if base is t.input else spk.view(t.input.shape), *others]
 
 
 def _whole_base(input_):

@@ -31,7 +31,7 @@ import torch
 from .cells import CELLS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
     from torch import Tensor
@@ -53,7 +53,7 @@ class Tensors(NamedTuple):
     factor: Tensor  # one number
 
 
-STATES, PARAMETERS = Tensors._fields[1:5], Tensors._fields[5:10]
+STATES = Tensors._fields[1:5]
 
 
 class Constants(NamedTuple):
@@ -75,11 +75,20 @@ class Constants(NamedTuple):
     reuse: bool  # `saved` may be written over
     impl: str
 
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The states that the operator returns, by its names."""
-        row = CELLS[self.cell]
-        return ("mem", *(("syn",) if row.filter or row.alpha else ()), *(("inh",) if row.alpha else ()))
+
+class Layout(NamedTuple):
+    """How the memory of a call lies: shape and strides of one step and of all, types, and which states there are."""
+
+    step: tuple[Sequence[int], Sequence[int]]
+    steps: tuple[Sequence[int], Sequence[int]]
+    dtype: torch.dtype
+    state: torch.dtype
+    device: torch.device
+    outputs: tuple[str, ...]  # the states that are returned, by their names in ``STATES``
+    states: tuple[
+        tuple[int, bool], ...
+    ]  # places in ``STATES`` of those that the cell has, and whether every step is returned
+    saved: torch.dtype | None  # None: nothing is saved, or the record of the membrane is
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -98,83 +107,72 @@ def kernels(impl: str) -> ModuleType:
     return cpu
 
 
-def step_of(t: Tensors, c: Constants) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shape and strides of one step."""
-    return (t.input.shape, t.input.stride()) if c.single else (t.input.shape[1:], t.input.stride()[1:])
+def layout(t: Tensors, c: Constants) -> Layout:
+    """The layout of a call: every step lies as those of the current."""
+    x, row = t.input, CELLS[c.cell]
+    shape, stride = (x.shape, x.stride()) if c.single else (x.shape[1:], x.stride()[1:])
+    steps = (shape, stride) if c.single else ((c.num_steps, *shape), (prod(shape), *stride))
+    state = compute_dtype(x.dtype)
+    outputs = ("mem", *(("syn",) if row.filter or row.alpha else ()), *(("inh",) if row.alpha else ()))
+    names = (*outputs, "fed") if row.recurrent else outputs
+    states = tuple((STATES.index(name), name in c.record) for name in names)
+    # A record of the membrane, an output anyway, is all that backward needs of it.
+    from_record = c.save == "membrane" and "mem" in c.record and x.dtype == state and not c.prompt
+    saved = torch.bfloat16 if c.save in ("bfloat16", "compact") else state
+    saved = None if c.save == "none" or from_record else saved
+    return Layout((shape, stride), steps, x.dtype, state, x.device, outputs, states, saved)
 
 
-def empty(t: Tensors, c: Constants, dtype: torch.dtype, steps: bool = True) -> Tensor:
-    """Memory for every step or for one, laid out as the current is."""
-    shape, stride = step_of(t, c)
-    if steps and not c.single:
-        shape, stride = (c.num_steps, *shape), (prod(shape), *stride)
-    return torch.empty_strided(shape, stride, dtype=dtype, device=t.input.device)
-
-
-def saves_record(t: Tensors, c: Constants) -> bool:
-    """Whether the record of the membrane, an output anyway, is all that backward needs of it."""
-    same = t.input.dtype == compute_dtype(t.input.dtype)
-    return c.save == "membrane" and "mem" in c.record and same and not c.prompt
-
-
-def allocate(t: Tensors, c: Constants) -> list[Tensor]:
-    """What the operator returns besides the spikes: the states, what is saved, and the values of the parameters."""
-    dtype, state = t.input.dtype, compute_dtype(t.input.dtype)
-    states = [empty(t, c, dtype, name in c.record) for name in c.outputs]
-    if c.save == "none" or saves_record(t, c):
-        saved = torch.empty(0, dtype=state, device=t.input.device)
-    else:
-        saved = empty(t, c, torch.bfloat16 if c.save in ("bfloat16", "compact") else state)
-    return [*states, saved, torch.empty(6, dtype=state, device=t.input.device)]
-
-
-def forward(t: Tensors, c: Constants, spk: Tensor | None = None) -> list[Tensor]:
-    """The spikes (into `spk`, if that is given), the states of ``Constants.outputs``, `saved`, and `values`."""
-    *outputs, saved, values = allocate(t, c)
+def forward(
+    t: Tensors, c: Constants, lay: Layout, spk: Tensor | None = None, run: Callable[..., None] | bool = True
+) -> list[Tensor]:
+    """The spikes (into `spk`, if that is given), the states of ``Layout.outputs``, `saved`, and `values`. Without `run` only their
+    memory; a function `run` is called for every step in place of the kernels for all."""
+    empty, dtype, state, device = torch.empty_strided, lay.dtype, lay.state, lay.device
     if spk is None:
-        spk = empty(t, c, t.input.dtype)
-    if t.input.numel():
-        states, records = states_of(t, c, outputs)
-        kernels(c.impl).forward(
-            t, c, spk, states, records, saved if saved.numel() else None, values, all(x is None for x in t[1:5])
-        )
-        hand_out(c, outputs, states, records)
-    return [spk, *outputs, saved, values]
-
-
-def states_of(t: Tensors, c: Constants, outputs: list[Tensor]) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """The states as the kernels take them, at their first values, and the memory for their records. Where that is possible they are the
-    outputs themselves."""
-    state = compute_dtype(t.input.dtype)
-    names = (*c.outputs, "fed") if CELLS[c.cell].recurrent else c.outputs
-    own = dict(zip(c.outputs, outputs, strict=True))
-    from_zero = all(x is None for x in t[1:5])
+        spk = empty(*lay.steps, dtype=dtype, device=device)
+    made: list[Tensor] = [spk]
     states: list[Tensor | None] = [None] * 4
     records: list[Tensor | None] = [None] * 3
-    for k, (name, first) in enumerate(zip(STATES, t[1:5], strict=True)):
-        if name not in names:
-            continue
-        last = own.get(name)
-        if name in c.record:
-            records[k] = last if last.dtype == state else empty(t, c, state)
-            last = None
-        if last is None or last.dtype != state:
-            last = empty(t, c, state, steps=False)
+    from_zero = run is True and t[1] is None and t[2] is None and t[3] is None and t[4] is None
+    copies = []
+    for k, recorded in lay.states:
+        last = None
+        if k < 3:
+            output = empty(*(lay.steps if recorded else lay.step), dtype=dtype, device=device)
+            made.append(output)
+            work = (
+                output if dtype == state else empty(*(lay.steps if recorded else lay.step), dtype=state, device=device)
+            )
+            if work is not output:
+                copies.append((output, work))
+            if recorded:
+                records[k] = work
+            else:
+                last = work
+        states[k] = last = empty(*lay.step, dtype=state, device=device) if last is None else last
+        first = t[1 + k]
         if first is not None:
             last.copy_(first)
         elif not from_zero:
             last.zero_()
-        states[k] = last
-    return states, records
-
-
-def hand_out(c: Constants, outputs: list[Tensor], states: list[Tensor | None], records: list[Tensor | None]) -> None:
-    """The states or their records into the outputs, where these are not their memory."""
-    for name, output in zip(c.outputs, outputs, strict=True):
-        k = STATES.index(name)
-        made = states[k] if k == 3 or records[k] is None else records[k]
-        if made is not output:
-            output.copy_(made)
+    saved = (
+        torch.empty(0, dtype=state, device=device)
+        if lay.saved is None
+        else empty(*lay.steps, dtype=lay.saved, device=device)
+    )
+    values = torch.empty(6, dtype=state, device=device)
+    if run and spk.numel():
+        rest = spk, states, records, None if lay.saved is None else saved, values, from_zero
+        if run is True:
+            kernels(c.impl).forward(t, c, *rest)
+        else:
+            for step in range(c.num_steps):
+                run(step, *rest)
+        for output, work in copies:
+            output.copy_(work)
+    made += (saved, values)
+    return made
 
 
 def backward(
@@ -182,7 +180,7 @@ def backward(
     kept: list[Tensor | None],
     values: Tensor,
     dinput: Tensor,
-    need: list[bool],
+    need: Sequence[bool],
     t: Tensors,
     c: Constants,
 ) -> list[Tensor | None]:
@@ -190,31 +188,39 @@ def backward(
 
     `grads` are those of the spikes, mem, syn and inh as returned; `kept` is `saved`, the records of mem, syn and inh, and the
     derivatives of a surrogate that the kernels do not know. In `t` a parameter is None where `values` has it."""
-    saved, *records = kept[:4]
+    saved, records = kept[0], kept[1:4]
     like = records[0] if saved is None else saved
-    state = values.dtype
-    shape, stride = (like.shape, like.stride()) if c.single else (like.shape[1:], like.stride()[1:])
-    options = {"dtype": state, "device": like.device}
-    dspk, *douts = grads
-    last, drecords = split_grads(douts, c, like, state)
-    from_zero = all(grad is None for grad in last)
-    dstates = last
-    for k, name in enumerate(STATES):
-        if last[k] is None and (need[k] or not from_zero) and (name in c.outputs or need[k]):
-            dstates[k] = torch.empty_strided(shape, stride, **options)
-            if not from_zero:
-                dstates[k].zero_()
-    dparameters = [torch.empty_strided(shape, stride, **options) if needed else None for needed in need[4:9]]
-    steps = (1 + c.num_steps, *shape)
-    dfire = torch.empty_strided(steps, (prod(shape), *stride), **options) if need[9] else None
+    state, shape, stride = values.dtype, like.shape, like.stride()
+    step = (shape, stride) if c.single else (shape[1:], stride[1:])
+    row, options = CELLS[c.cell], {"dtype": state, "device": like.device}
+    last, drecords = split_grads(grads[1:], c, like, state)
+    from_zero = last[0] is None and last[1] is None and last[2] is None
+    dstates, has = list(last), (True, row.filter or row.alpha, row.alpha, False)
+    for k in range(4):
+        if last[k] is None and (need[k] or (has[k] and not from_zero)):
+            dstates[k] = torch.empty_strided(*step, **options) if from_zero else torch.zeros(step[0], **options)
+            if dstates[k].stride() != step[1]:
+                dstates[k] = laid_out(dstates[k], *step, state)
+    dparameters: list[Tensor | None] = [None] * 5
+    for k in range(5):
+        if need[4 + k]:
+            dparameters[k] = torch.empty_strided(*step, **options)
+    dfire = None
+    if need[9]:  # also what the membrane before the first step gets
+        dfire = torch.empty_strided((1 + c.num_steps, *step[0]), (prod(step[0]), *step[1]), **options)
     if like.numel():
-        first = [laid_out(x, shape, stride, state) for x in t[1:5]]
+        first = t
+        if t[1] is not None or t[2] is not None or t[3] is not None or t[4] is not None:
+            first = Tensors(None, *[laid_out(x, *step, state) for x in t[1:5]], *t[5:])  # type: ignore[arg-type]
         kernels(c.impl).backward(
-            t._replace(**dict(zip(STATES, first, strict=True))), c, values,
-            laid_out(dspk, like.shape, like.stride(), dinput.dtype), drecords, saved, records, kept[4:], dinput, dstates,
-            dparameters, dfire, from_zero,
+            first, c, values, laid_out(grads[0], shape, stride, dinput.dtype), drecords, saved, records, kept[4:], dinput,
+            dstates, dparameters, dfire, from_zero,
         )  # fmt: skip
-    return [grad if needed else None for grad, needed in zip((*dstates, *dparameters, dfire), need, strict=True)]
+    made = [*dstates, *dparameters, dfire]
+    for k in range(10):
+        if not need[k]:
+            made[k] = None
+    return made
 
 
 def split_grads(
@@ -222,16 +228,16 @@ def split_grads(
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Of the gradients of the states that were returned: those of last states, four, to be written over, and those of records, three.
     `like` has all steps."""
-    shape, stride = (like.shape, like.stride()) if c.single else (like.shape[1:], like.stride()[1:])
     last: list[Tensor | None] = [None] * 4
     records: list[Tensor | None] = [None] * 3
-    for name, grad in zip(c.outputs, grads, strict=False):
-        k = STATES.index(name)
+    for k in range(3):
+        grad = grads[k] if k < len(grads) else None
         if grad is None:
             continue
-        if name in c.record:
+        if STATES[k] in c.record:
             records[k] = laid_out(grad, like.shape, like.stride(), state)
         else:
+            shape, stride = (like.shape, like.stride()) if c.single else (like.shape[1:], like.stride()[1:])
             last[k] = torch.empty_strided(shape, stride, dtype=state, device=like.device).copy_(grad)
     return last, records
 

@@ -42,62 +42,56 @@ def not_covered(neuron: Neuron, call: Call) -> str | None:
 
 
 def run(layer: nn.Module, t: Tensors, c: Constants) -> list[Tensor]:
-    """The spikes and the states of ``Constants.outputs``, as ``operator.run``. Half precision is computed in float32."""
+    """The spikes and the states of ``Layout.outputs``, as ``operator.run``. Half precision is computed in float32."""
     dtype, state = t.input.dtype, passes.compute_dtype(t.input.dtype)
     if dtype != state:
         t = t._replace(input=t.input.to(state))
         c = c._replace(save="float32" if c.save == "bfloat16" else c.save)
-    outputs = _Recurrent.apply(*t[:9], t.factor, layer.weight, layer.bias, layer, c, dtype)
-    return [output.to(dtype) for output in outputs[: 1 + len(c.outputs)]]
+    lay = passes.layout(t, c)
+    outputs = _Recurrent.apply(*t[:9], t.factor, layer.weight, layer.bias, (layer, c, lay, dtype))
+    return [output.to(dtype) for output in outputs[: 1 + len(lay.outputs)]]
 
 
 class _Recurrent(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, input_, mem, syn, inh, fed, beta, alpha, tau, threshold, factor, weight, bias, layer, c, dtype):
+    def forward(ctx, input_, mem, syn, inh, fed, beta, alpha, tau, threshold, factor, weight, bias, call):
+        layer, c, lay, dtype = call
         t = Tensors(input_, mem, syn, inh, fed, beta, alpha, tau, threshold, input_.new_ones(()), factor)
-        *outputs, saved, values = passes.allocate(t, c)
-        spk = passes.empty(t, c, input_.dtype)
-        shape, stride = passes.step_of(t, c)
-        z = torch.zeros(shape, dtype=dtype, device=input_.device) if fed is None else fed.to(dtype)
-        if input_.numel():
-            states, records = passes.states_of(t, c, outputs)
-            if all(x is None for x in t[1:5]):
-                for state in states:
-                    if state is not None:
-                        state.zero_()
-            run_step = passes.kernels(c.impl).forward
-            for step in range(c.num_steps):
-                # What is fed back, with a weight of 1. The kernel leaves the spikes in its place.
-                fed_back = layer(z)
-                if fed_back.shape != shape:
-                    raise ValueError(
-                        f"the recurrence must keep the shape of a step, {tuple(shape)}, got {tuple(fed_back.shape)}"
-                    )
-                states[3] = passes.laid_out(fed_back, shape, stride, input_.dtype)
-                run_step(t, c, spk, states, records, saved if saved.numel() else None, values, False, (step, step + 1))
-                z = states[3].to(dtype)
-            passes.hand_out(c, outputs, states, records)
-        operator.keep(ctx, t, c, (*outputs, saved, values), (spk, weight))
+        z = torch.zeros(lay.step[0], dtype=dtype, device=input_.device) if fed is None else fed.to(dtype)
+
+        def run_step(step, spk, states, *rest):
+            # What is fed back, with a weight of 1. The kernel leaves the spikes in its place.
+            nonlocal z
+            fed_back = layer(z)
+            if fed_back.shape != z.shape:
+                raise ValueError(
+                    f"the recurrence must keep the shape of a step, {tuple(z.shape)}, got {tuple(fed_back.shape)}"
+                )
+            states[3] = passes.laid_out(fed_back, *lay.step, lay.state)
+            kernels.forward(t, c, spk, states, *rest, (step, step + 1))
+            z = states[3].to(dtype)
+
+        kernels = passes.kernels(c.impl)
+        outputs = passes.forward(t, c, lay, run=run_step)
+        spk = outputs[0]
+        operator.keep(ctx, t, c, lay, outputs[1:], (spk, weight))
         ctx.layer, ctx.weight_dtype = _geometry(layer), weight.dtype
-        return spk, *outputs, saved, values
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx, dspk, *grads):
-        c, need = ctx.constants, ctx.needs_input_grad
         operator.refuse_second_derivative()
+        c, lay, need = ctx.constants, ctx.layout, ctx.needs_input_grad
         values, t, records, (spk, weight), saved = operator.kept(ctx)
-        c = c._replace(cell=_WITHOUT[c.cell], relu=False)
-        state, weight = values.dtype, weight.to(values.dtype)
-        steps, strides = spk.shape, spk.stride()
-        shape, stride = (steps, strides) if c.single else (steps[1:], strides[1:])
-        last, drecords = passes.split_grads(grads, c, spk, state)
-        for k, name in enumerate(passes.STATES[:3]):
-            if name in c.outputs and last[k] is None:
-                last[k] = torch.zeros_like(spk if c.single else spk[0], memory_format=torch.preserve_format)
+        c, weight = c._replace(cell=_WITHOUT[c.cell], relu=False), weight.to(lay.state)
+        last, drecords = passes.split_grads(grads[: len(lay.outputs)], c, spk, lay.state)
+        for k, _ in lay.states:
+            if k < 3 and last[k] is None:
+                last[k] = torch.zeros_like(spk if c.single else spk[0])
         dx = torch.empty_like(spk)
-        reaching = torch.zeros_like(spk) if dspk is None else passes.laid_out(dspk, steps, strides, state).clone()
+        reaching = torch.zeros_like(spk) if dspk is None else passes.laid_out(dspk, *lay.steps, lay.state).clone()
         learned = [torch.zeros_like(last[0]) if wanted else None for wanted in need[5:9]] + [None]
-        first = [passes.laid_out(x, shape, stride, state) for x in t[1:5]]
+        first = [passes.laid_out(x, *lay.step, lay.state) for x in t[1:5]]
         t = t._replace(mem=first[0], syn=first[1], fed=None)
         run_step = passes.kernels(c.impl).backward
         back, into_weight = _products(ctx.layer, weight)
@@ -126,7 +120,7 @@ class _Recurrent(torch.autograd.Function):
         if dx.shape != ctx.shape:  # a constant current
             dx = dx.sum(0, keepdim=True)
         weights = [None if grad is None else grad.to(ctx.weight_dtype) for grad in (dweight, dbias)]
-        return dx, *made[:8], None, *weights, None, None, None
+        return dx, *made[:8], None, *weights, None
 
 
 def _geometry(layer: nn.Module) -> tuple[Any, ...]:

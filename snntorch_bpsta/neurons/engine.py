@@ -65,7 +65,7 @@ class Engine(Mixin):
         """What keeps the kernels from computing this neuron for a current of `dtype`; None where nothing does."""
         changed = self._changed_steps()
         if changed:
-            return f"{', '.join(changed)} of its own"
+            return f"{type(self).__name__} with {', '.join(changed)} of its own"
         for name in ("inhibition", "state_quant"):
             if getattr(self, name):
                 return name

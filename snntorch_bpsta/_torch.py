@@ -17,6 +17,8 @@ is_compiling = torch.compiler.is_compiling
 is_transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
 # Whether the backward pass under way keeps its graph (retain_graph=True); True where PyTorch does not say.
 keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+# How many modes (a tracer, say) see every operation on tensors.
+is_watched: Callable[[], int] = torch._C._len_torch_dispatch_stack
 # A number for the backward pass under way in this thread, -1 outside of one.
 backward_pass: Callable[[], int] = torch._C._current_graph_task_id
 
@@ -31,13 +33,8 @@ def is_exporting() -> bool:
     return torch.jit.is_tracing() or (is_compiling() and torch.onnx.is_in_onnx_export())
 
 
-def is_watched() -> bool:
-    """Whether a mode (a tracer, say) sees every operation on tensors."""
-    return torch._C._len_torch_dispatch_stack() > 0
-
-
 def is_dispatched() -> bool:
-    """The same for modes in Python alone."""
+    """The same, for modes in Python alone."""
     return _get_current_dispatch_mode() is not None
 
 

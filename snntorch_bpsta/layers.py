@@ -125,7 +125,7 @@ class MultiStep(nn.Sequential):
             return layer(x)
         if isinstance(layer, snntorch.SpikingNeuron) and hasattr(layer, "sequence"):
             if last and layer.output:
-                return layer.sequence(x, record=layer._returned(), **options)
+                return layer.sequence(x, record=layer._returns, **options)
             return layer.sequence(x, **options)[0]
         if isinstance(layer, _WHOLE_SEQUENCE):
             return _spikes(layer(x))

@@ -82,7 +82,10 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
     else:
         parameters = _parameters(neuron, call, plan)
     t = passes.Tensors(x, *states, *parameters)
-    outputs = plan.run(neuron, t, plan, inplace and plan.constants.num_steps == len(x))
+    if plan.run is None:
+        outputs = operator.run(t, plan.constants, plan.layout, inplace and plan.constants.num_steps == len(x))
+    else:
+        outputs = plan.run(neuron, t, plan)
     if outputs is None:
         if call.impl != "auto":
             raise NotImplementedError(
@@ -98,15 +101,11 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
     return tuple(result)
 
 
-def _run_operator(neuron, t, plan, inplace):
-    return operator.run(t, plan.constants, plan.layout, inplace)
-
-
-def _run_custom(neuron, t, plan, inplace):
+def _run_custom(neuron, t, plan):
     return custom.run(neuron, t, plan.constants, plan.layout)
 
 
-def _run_recurrent(neuron, t, plan, inplace):
+def _run_recurrent(neuron, t, plan):
     return recurrent.run(neuron.recurrence, t, plan.constants)
 
 
@@ -135,7 +134,10 @@ def plan_of(neuron: Neuron, call: Call) -> Plan:
         else:
             key.append(state)
     key = tuple(key)
-    plan = neuron.plans.get(key)
+    try:
+        plan = neuron.plans.get(key)
+    except TypeError:  # something that cannot be a key, and is refused
+        return _make_plan(neuron, call)
     if plan is None:
         plan = _make_plan(neuron, call)
         if not torch.jit.is_tracing():
@@ -199,7 +201,7 @@ def _make_plan(neuron, call):
     dense = _dense(x, call.single, any_order=scalar)
     given = [NAMES[name] for name in row.states]
     layout = passes.layout(passes.Tensors(x if dense else x.contiguous(), *[None] * 10), constants)
-    run = _run_custom if known is None else _run_recurrent if neuron.recurrence is not None else _run_operator
+    run = _run_custom if known is None else _run_recurrent if neuron.recurrence is not None else None
     return Plan(
         impl, constants, layout, run, dense, direct,
         tuple(given.index(name) if name in given else -1 for name in passes.STATES),

@@ -23,6 +23,7 @@ know, at every step and before the first one; `dfire` [T, N], or None, is what r
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -96,6 +97,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+@cache
 def kernels(impl: str) -> ModuleType:
     """The module of an implementation."""
     if impl == "triton":

@@ -44,6 +44,7 @@ class Built(Mixin):
     _spike_grad: Any
     _step_names: frozenset[str] = frozenset()  # attributes that make up a step
     _own_step: tuple[str, ...] = ()  # those that a class derived from ours has of its own
+    _returns: tuple[str, ...] = ()  # names of the states that a step returns behind its spikes
     _own_forward = False  # whether such a class has a `forward` that takes single steps only
 
     def __init_subclass__(cls, **kwargs):
@@ -56,6 +57,7 @@ class Built(Mixin):
             cls.__signature__ = inspect.signature(cls.__init__.__get__(object()))
         family = next((base for base in cls.__mro__ if "_host" in vars(base)), cls)
         cls._cell = family.__name__
+        cls._returns = tuple(name for name in cls._states if name != "spk")
         static = inspect.getattr_static
         cls._step_names = frozenset({*_STEP, *(name for name in dir(cls) if name.startswith("_base_"))})
         changed = [name for name in cls._step_names if static(cls, name, None) is not static(family, name, None)]
@@ -159,7 +161,7 @@ class Built(Mixin):
     # --- at a call ----------------------------------------------------------------------------------
 
     def _check_record(self, record):
-        names = self._returned()
+        names = self._returns
         if not isinstance(record, (tuple, list)) or not all(isinstance(name, str) and name in names for name in record):
             raise ValueError(f"record must be a tuple of states of {type(self).__name__}, of {names}, got {record!r}")
 

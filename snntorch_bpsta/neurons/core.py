@@ -149,7 +149,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         """The types of a current for which single steps go to the kernels: an engine that is there anyway, for a third of
         snnTorch's operations on tensors. Decided anew when an attribute is set."""
         adjusted = (self.spatial_adj or self.temporal_alpha) and self.warm_up is None
-        direct = tuple(dtype for dtype in FLOATING if adjusted and self._why_no_kernels(dtype) is None)
+        direct = tuple(dtype for dtype in FLOATING if adjusted and self._why_loop(dtype) is None)
         self.__dict__["_direct"] = direct
         return direct
 
@@ -160,7 +160,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         # Half precision in snnTorch's rounding: the kernels hold its state in float32.
         impl = "auto" if input_.dtype in (torch.float32, torch.float64) else "reference"
         spk, *after = self._run(input_, states, impl=impl, single=True)
-        self._put(**dict(zip(self._returned(), after, strict=True)))
+        self._put(**dict(zip(self._returns, after, strict=True)))
         if "spk" in self._states:
             self._put(spk=spk)
         if fresh and self.mem.requires_grad:
@@ -244,33 +244,30 @@ class Adjusted(Built, Stateful, Watched, Engine):
     def _all_steps(
         self, input_, states, impl="auto", relu=False, num_steps=None, inplace=False, record=(), step=None
     ):  # fmt: skip
-        check_current(input_, 2, "[T, B, *]")
-        check_some_steps(input_)
-        check_choice("impl", impl, IMPLS)
-        check_flags(relu=relu, inplace=inplace)
-        self._check_record(record)
-        if num_steps is not None:
-            check_positive_int("num_steps", num_steps)
-            if input_.shape[0] not in (1, num_steps):
-                raise ValueError(f"num_steps={num_steps} holds a current of one step, got shape {tuple(input_.shape)}")
+        if not isinstance(input_, torch.Tensor) or input_.dim() < 2:
+            check_current(input_, 2, "[T, B, *]")
+        if record and type(record) is not tuple:
+            self._check_record(record)
+            record = tuple(record)
         states = self._initial(states, input_.shape[1:])
-        reason = (
-            self._why_no_kernels(input_.dtype)
-            if step is None
-            else f"the forward of {type(self).__name__}, which is not ours"
-        )
+        if step is None:
+            reason = self._why_loop(input_.dtype)
+        else:
+            reason = f"the forward of {type(self).__name__}, which is not ours"
         options = {"num_steps": num_steps, "relu": relu, "record": record}
         if reason is None:
             self._check_threshold()
             spk_rec, *after = self._run(input_, states, inplace=inplace, impl=impl, **options)
         elif impl in ("auto", "reference"):
+            self._check_call(input_, relu, num_steps, inplace, record)
             if impl == "auto":
                 self._say_loop(reason)
             self._check_fits(input_[0], strict=True)
             spk_rec, *after = self._loop(input_, states, step or self._from, **options)
         else:
+            check_choice("impl", impl, IMPLS)
             raise NotImplementedError(f"impl={str(impl)!r} does not cover {reason}; use 'auto' or 'reference'")
-        after = dict(zip(self._returned(), after, strict=True))
+        after = dict(zip(self._returns, after, strict=True))
         if self.init_hidden and reason is None:  # a view could not be detached in place
             self._put(**{name: state[-1].clone() if name in record else state for name, state in after.items()})
             if "spk" in self._states:
@@ -279,18 +276,33 @@ class Adjusted(Built, Stateful, Watched, Engine):
             self._hand_out(after, record)
         return spk_rec, *after.values()
 
+    def _check_call(self, input_, relu, num_steps, inplace, record):
+        """What the engine checks where it runs."""
+        check_current(input_, 2, "[T, B, *]")
+        check_some_steps(input_)
+        check_flags(relu=relu, inplace=inplace)
+        self._check_record(record)
+        if num_steps is not None:
+            check_positive_int("num_steps", num_steps)
+            if input_.shape[0] not in (1, num_steps):
+                raise ValueError(f"num_steps={num_steps} holds a current of one step, got shape {tuple(input_.shape)}")
+
     def _initial(self, states, shape):
         """The states before the first step of a sequence, None for zeros."""
         if self.init_hidden:
             if not is_compiling():
                 self._check_recomputed()
             return [usable(state) if state.shape == shape else None for state in self._hidden()]
-        empty = (isinstance(state, torch.Tensor) and state.shape == (0,) for state in states)
-        states = [None if none else state for none, state in zip(empty, states, strict=True)]
+        initial = []
         for name, state in zip(self._states, states, strict=True):
             if state is not None:
-                check_state(name, state, shape)
-        return [None if state is None else usable(state) for state in states]
+                if isinstance(state, torch.Tensor) and state.shape == (0,):
+                    state = None
+                else:
+                    check_state(name, state, shape)
+                    state = usable(state)
+            initial.append(state)
+        return initial
 
     def _loop(self, input_, states, step, *, num_steps=None, relu=False, record=()):
         """All steps by the loop over single ones, where no kernel serves: the spikes, and of each state the last one or,
@@ -299,7 +311,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         kept = dict(zip(self._states, self._hidden(), strict=True))
         zeros = torch.zeros_like(input_[0])
         states = [zeros if state is None else state for state in states]
-        names = self._returned()
+        names = self._returns
         rows = {name: [] for name in ("spk", *record)}
         try:
             for cur in input_.unbind(0):

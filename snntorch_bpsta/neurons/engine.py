@@ -24,45 +24,48 @@ class Engine(Mixin):
 
     # The record of the neuron, and the plans of its calls, until an attribute is set.
     _cell: str
-    _known: Neuron | None
+    _known: tuple[Any, ...] | None
 
     def _decay(self):
         """lambda of Eq. 2, the factor from one membrane to the next."""
         return self.beta.clamp(0, 1)
 
     def _numbers(self):
-        """beta, threshold, the spikes' factor, the synaptic alpha and V as the engine takes them, None where there is none."""
-        return (
-            self.beta,
-            self.threshold,
-            self.graded_spikes_factor,
-            self.alpha if "alpha" in self._per_neuron else None,
-            None if self._products() or "spk" not in self._states else self.V,
-        )
+        """beta, threshold, the spikes' factor, the synaptic alpha and V as the engine takes them; None for what there is not."""
+        return self.beta, self.threshold, self.graded_spikes_factor, None, None
 
     def _products(self):
-        """Whether the recurrence is a layer of its own."""
-        return "spk" in self._states and bool(self.all_to_all)
+        """The layer of an all-to-all recurrence."""
+        return None
 
     def _record(self):
-        """The neuron as the engine knows it: checked once, and made anew when a parameter is another tensor."""
+        """The neuron as the engine knows it, and why it is looped over by the type of its current. Made anew when an attribute
+        is set, or a parameter is another tensor."""
         numbers = self._numbers()
         known = self.__dict__["_known"]
-        if known is not None and all(a is b for a, b in zip(known[0], numbers, strict=True)):
-            return known[1]
+        if known is not None:
+            (a, b, c, d, e), (f, g, h, i, j) = numbers, known[0]
+            if a is f and b is g and c is h and d is i and e is j:
+                return known[1:]
         warming = self.warm_up == "surrogate" and not self.surrogate_disable
         beta, threshold, factor, alpha, v = numbers
         record = Neuron(
             self._cell, beta, threshold, self.reset_mechanism, bool(self.reset_delay),
             WARM_UP_SURROGATE if warming else self._spike_grad, bool(self.spatial_adj) and not warming,
-            float(self.temporal_alpha), factor, alpha, v, self.recurrent if self._products() else None,
+            float(self.temporal_alpha), factor, alpha, v, self._products(),
             {} if known is None else known[1].plans,
         )  # fmt: skip
-        self.__dict__["_known"] = numbers, record
-        return record
+        self.__dict__["_known"] = numbers, record, {}
+        return self.__dict__["_known"][1:]
 
-    def _why_no_kernels(self, dtype: torch.dtype) -> str | None:
+    def _why_loop(self, dtype: torch.dtype) -> str | None:
         """What keeps the kernels from computing this neuron for a current of `dtype`; None where nothing does."""
+        known = self.__dict__["_known"]
+        if known is None or dtype not in known[2]:
+            self._record()[1][dtype] = self._why_no_kernels(dtype)
+        return self.__dict__["_known"][2][dtype]
+
+    def _why_no_kernels(self, dtype):
         changed = self._changed_steps()
         if changed:
             return f"{type(self).__name__} with {', '.join(changed)} of its own"
@@ -74,8 +77,6 @@ class Engine(Mixin):
                 value = getattr(self, name, None)
                 if isinstance(value, torch.Tensor) and value.dtype == torch.float64 and value.dim():
                     return f"{name} of {value.dtype} per neuron with an input of {dtype}"
-        if "spk" in self._states and not self._products() and self.recurrent.V is not self.V:
-            return "a recurrence of its own"
         return None
 
     def _run(
@@ -84,10 +85,8 @@ class Engine(Mixin):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """The one door to the engine: the spikes, and of each state the last one or, where `record` names it, that of every
         step. `states` are those before the first step, None for zeros."""
-        call = Call(
-            input_, tuple(states), num_steps, relu, inplace or self.inplace, tuple(record), self.save, impl, single
-        )
-        spk, *after = multistep(self._record(), call)
+        call = Call(input_, tuple(states), num_steps, relu, inplace or self.inplace, record, self.save, impl, single)
+        spk, *after = multistep(self._record()[0], call)
         if spk.dtype != input_.dtype:
             lower = input_.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(input_.device.type)
             spk = spk if lower else self._typed(spk, input_)
@@ -114,3 +113,25 @@ class Circuit(Engine):
             input_ = input_.relu()
         input_ = input_ * self.R * (1 / (self.R * self.C)) * self.time_step  # in snnTorch's order
         return super()._run(input_, states, inplace=True, **options)
+
+
+class Filtered(Engine):
+    """With a synaptic current, or two."""
+
+    def _numbers(self):
+        return self.beta, self.threshold, self.graded_spikes_factor, self.alpha, None
+
+
+class Recurrent(Engine):
+    """With its spikes fed back, one to one or by a layer."""
+
+    def _numbers(self):
+        return *super()._numbers()[:4], None if self.all_to_all else self.V
+
+    def _products(self):
+        return self.recurrent if self.all_to_all else None
+
+    def _why_no_kernels(self, dtype):
+        if not self.all_to_all and self.recurrent.V is not self.V:
+            return "a recurrence of its own"
+        return super()._why_no_kernels(dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .core import Adjusted
-from .engine import Circuit
+from .engine import Circuit, Filtered, Recurrent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,7 +157,7 @@ class Lapicque(Circuit, Adjusted, snntorch.Lapicque):
         return self._sequence(input_, (mem,), options)
 
 
-class RLeaky(Adjusted, snntorch.RLeaky):
+class RLeaky(Recurrent, Adjusted, snntorch.RLeaky):
     r"""``snntorch.RLeaky``, recurrent, with BPSA and BPTA gradients; see :class:`Leaky` for the options.
 
     The membrane is :math:`u[t+1] = \lambda u[t] + I[t+1] + W o[t]`, less the reset: with "subtract" (the default) the
@@ -203,7 +203,7 @@ class RLeaky(Adjusted, snntorch.RLeaky):
         return self._sequence(input_, (spk, mem), options)
 
 
-class Synaptic(Adjusted, snntorch.Synaptic):
+class Synaptic(Filtered, Adjusted, snntorch.Synaptic):
     r"""``snntorch.Synaptic``, with a synaptic current, and BPSA and BPTA gradients; see :class:`Leaky` for the options.
 
     The current is :math:`i[t+1] = a\, i[t] + I[t+1]` with a the host's `alpha` (another one than `temporal_alpha`), the
@@ -250,7 +250,7 @@ class Synaptic(Adjusted, snntorch.Synaptic):
         return self._sequence(input_, (syn, mem), options)
 
 
-class RSynaptic(Adjusted, snntorch.RSynaptic):
+class RSynaptic(Recurrent, Filtered, Adjusted, snntorch.RSynaptic):
     r"""``snntorch.RSynaptic``, recurrent and with a synaptic current, and BPSA and BPTA gradients.
 
     :class:`Synaptic` with :math:`i[t+1] = a\, i[t] + I[t+1] + W o[t]`; resets, residual and recurrence are those of
@@ -307,7 +307,7 @@ class RSynaptic(Adjusted, snntorch.RSynaptic):
         return self._sequence(input_, (spk, syn, mem), options)
 
 
-class Alpha(Adjusted, snntorch.Alpha):
+class Alpha(Filtered, Adjusted, snntorch.Alpha):
     r"""``snntorch.Alpha``, the alpha-function membrane, with BPSA gradients; see :class:`Leaky` for `spatial_adj`.
 
     Its membrane is :math:`\tau_\alpha` times the sum of an excitatory and an inhibitory current, which are its states.

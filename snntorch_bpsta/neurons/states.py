@@ -56,16 +56,15 @@ class Stateful(Mixin):
     def _hidden(self):
         return [getattr(self, name) for name in self._states]
 
-    def _returned(self):
-        """Names of the states that a step returns behind its spikes."""
-        return tuple(name for name in self._states if name != "spk")
-
     def _after(self):
-        return tuple(getattr(self, name) for name in self._returned())
+        return tuple(getattr(self, name) for name in self._returns)
 
     def _hand_out(self, states, record):
         """Remember, without keeping them alive, the states that a sequence returns."""
-        self.__dict__["_ended"] = {name: (weakref.ref(state), name in record) for name, state in states.items()}
+        ended = {}
+        for name, state in states.items():
+            ended[name] = weakref.ref(state), name in record
+        self.__dict__["_ended"] = ended
 
     def _handed_out(self, name):
         """The last state of this name that a sequence returned, while someone holds it."""

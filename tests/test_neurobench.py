@@ -168,7 +168,7 @@ def test_the_model_gives_the_output_of_the_net(init_hidden):
         snn.reset(net)
         assert out.shape == (10, T, CLASSES) and out.any()
         spk_rec, _ = net(x.transpose(0, 1))  # its last neuron has output=True
-    assert torch.equal(out, spk_rec.transpose(0, 1))
+        assert torch.equal(out, spk_rec.transpose(0, 1))
         snn.reset(net)
 
 

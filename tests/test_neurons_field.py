@@ -357,14 +357,15 @@ RESETS = {
 }
 
 
+RESET_INSIDE = [(kind, option, "snn.reset") for kind, option in KINDS]
+RESET_INSIDE += [(kind, "on", reset) for kind in ("Leaky", "RLeaky") for reset in RESETS if reset != "snn.reset"]
+
+
 @pytest.mark.parametrize("how", ["steps", "sequence"])
-@pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize(("kind", "option"), KINDS)
+@pytest.mark.parametrize(("kind", "option", "reset"), RESET_INSIDE)
 def test_a_checkpointed_sequence_with_the_reset_inside_is_right(kind, option, reentrant, reset, how):
     net = build(kind, option, init_hidden=True)
-    if kind == "RSynaptic" and reset == "reset_hidden":  # which forgets the spike in snnTorch
-        reset = "snn.reset"
 
     def whole(cur):
         RESETS[reset](net)
@@ -499,7 +500,7 @@ def test_states_of_an_evaluation_may_be_passed_on(option):
 @pytest.mark.parametrize("how", ["steps", "sequence"])
 @pytest.mark.parametrize(("kind", "option"), KINDS)
 def test_values_moved_in_place_between_steps(kind, option, how, moved):
-    """Homeostasis. For Leaky and Lapicque this # needs the engine's part."""
+    """Homeostasis."""  # needs the engine's part: for Leaky and Lapicque with a threshold
     cur = current().requires_grad_()
     net, still = build(kind, option), build(kind, option)
     value = getattr(net, moved) if isinstance(getattr(net, moved), torch.Tensor) else None

@@ -177,6 +177,15 @@ def test_a_forward_of_single_steps_is_looped_over(cls, hidden, option):
     assert torch.equal(snn.MultiStep(nn.ReLU(), neuron)(cur.clone()), loop(build(kind, option), cur.relu() / 2)[0])
 
 
+def test_states_for_a_forward_of_ones_own():
+    cur, mem = current(), torch.full((B, N), 0.4)
+    spk_rec, last = Halved(**ROWS["Leaky"]).sequence(cur, mem)
+    expected = build("Leaky").sequence(cur / 2, mem)
+    assert torch.equal(spk_rec, expected[0]) and torch.equal(last, expected[1])
+    with pytest.raises(TypeError, match="init_hidden=True"):
+        Halved(**ROWS["Leaky"], init_hidden=True).sequence(cur, mem)
+
+
 def test_a_forward_that_names_multistep_gets_the_whole_sequence():
     class Whole(snn.Leaky):
         def forward(self, input_, mem=None, *, multistep=False, **options):

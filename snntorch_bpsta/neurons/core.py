@@ -128,11 +128,8 @@ class Adjusted(Built, Stateful, Watched):
 
     def _call(self, input_, states, multistep, options):
         """``forward``, with the `states` in a tuple."""
-        if self.init_hidden and any(state is not None for state in states):
-            names = ", ".join(f"`{name}`" for name in self._states)
-            raise TypeError(
-                f"{names} should not be passed as an argument while `init_hidden=True`: the neuron has its own"
-            )
+        if self.init_hidden:
+            self._check_no_states(states)
         if not (multistep or options or is_compiling() or is_transforming()) and isinstance(input_, torch.Tensor):
             direct = self.__dict__["_direct"]
             if direct is None:
@@ -156,19 +153,6 @@ class Adjusted(Built, Stateful, Watched):
         direct = tuple(dtype for dtype in FLOATING if adjusted and self._why_no_kernels(dtype) is None)
         self.__dict__["_direct"] = direct
         return direct
-
-    def _kernel_step(self, input_, states):
-        """A step by the kernels."""
-        states, fresh = self._begin(input_, states)
-        self._check_threshold()
-        # Half precision in snnTorch's rounding: the kernels hold its state in float32.
-        impl = "auto" if input_.dtype in (torch.float32, torch.float64) else "reference"
-        spk, mem = self._run(input_.unsqueeze(0), states, impl=impl)
-        spk = spk.squeeze_(0)  # in place, so no view: `SpikingNeuron.detach(spk, mem)` refuses views
-        self._put(mem=mem)
-        if fresh and mem.requires_grad:
-            self._watch(spk, mem)
-        return spk if self.init_hidden and not self.output else (spk, mem)
 
     def _one_step(self, input_, states):
         """A step as snnTorch's."""
@@ -241,6 +225,7 @@ class Adjusted(Built, Stateful, Watched):
         if not self._steps_by_itself():
             return self(input_, *states, multistep=True, **options)
         if self.init_hidden:
+            self._check_no_states(states)
             return self._all_steps(input_, states, **options, step=lambda cur, states: self(cur))
         return self._all_steps(input_, states, **options, step=lambda cur, states: self(cur, *states))
 
@@ -330,11 +315,6 @@ class Adjusted(Built, Stateful, Watched):
         return input_, *(state.expand_as(input_) if name in record else state for name, state in states.items())
 
     # --- what the kernels cover ---------------------------------------------------------
-
-    def _run(self, input_, states, *, num_steps=None, relu=False, inplace=False, record=(), impl="auto"):
-        """The one door to the engine: the spikes, and of each state the last one or, where `record` names it, that of every
-        step. `states` are those before the first step, None for zeros."""
-        raise NotImplementedError
 
     def _why_no_kernels(self, dtype):
         """What keeps the kernels of ``functional`` from computing this neuron for a current of `dtype`; None where nothing

@@ -29,7 +29,22 @@ class Fused(Adjusted):
                     return f"{name} of {value.dtype} per neuron with an input of {dtype}"
         return None
 
+    def _kernel_step(self, input_, states):
+        """A step by the kernels."""
+        states, fresh = self._begin(input_, states)
+        self._check_threshold()
+        # Half precision in snnTorch's rounding: the kernels hold its state in float32.
+        impl = "auto" if input_.dtype in (torch.float32, torch.float64) else "reference"
+        spk, mem = self._run(input_.unsqueeze(0), states, impl=impl)
+        spk = spk.squeeze_(0)  # in place, so no view: `SpikingNeuron.detach(spk, mem)` refuses views
+        self._put(mem=mem)
+        if fresh and mem.requires_grad:
+            self._watch(spk, mem)
+        return spk if self.init_hidden and not self.output else (spk, mem)
+
     def _run(self, input_, states, *, num_steps=None, relu=False, inplace=False, record=(), impl="auto", beta=None):
+        """The one door to the engine: the spikes, and of each state the last one or, where `record` names it, that of every
+        step. `states` are those before the first step, None for zeros."""
         spk, mem = lif_multistep(
             input_,
             states[0],
@@ -54,6 +69,8 @@ class Fused(Adjusted):
 
 class FusedCircuit(Fused):
     """Lapicque's circuit on the kernels of Leaky."""
+
+    _per_neuron = ("beta", "threshold", "R", "C", "time_step")
 
     def _decay(self):
         return 1 - self.time_step / (self.R * self.C)

@@ -430,12 +430,14 @@ def test_stock_neuron_keeps_its_hidden_state_with_init_hidden(name):
 
 @pytest.mark.parametrize("name", ["Leaky", "RLeaky", "Synaptic"])
 def test_stock_neuron_with_output_and_init_hidden(name):
-    """With both set a step returns a tuple; its first entry is the spikes."""
+    """With both set a step returns a tuple, and so does the MultiStep that it ends; the first entry is the spikes."""
     torch.manual_seed(0)
     fresh, spikes_are_state = STOCK[name]()
     neuron, _ = STOCK[name](init_hidden=True, output=True)
     neuron.load_state_dict(fresh.state_dict())
-    assert torch.equal(snn.MultiStep(neuron)(strong()), own_loop(fresh, strong(), spikes_are_state))
+    spk_rec, *states = snn.MultiStep(neuron)(strong())
+    assert torch.equal(spk_rec, own_loop(fresh, strong(), spikes_are_state))
+    assert torch.equal(states[-1][-1], neuron.mem) and states[-1].shape == spk_rec.shape
 
 
 def test_stock_neuron_after_another_batch_size():

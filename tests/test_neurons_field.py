@@ -177,6 +177,15 @@ def test_a_forward_of_single_steps_is_looped_over(cls, hidden, option):
     assert torch.equal(snn.MultiStep(nn.ReLU(), neuron)(cur.clone()), loop(build(kind, option), cur.relu() / 2)[0])
 
 
+def test_states_for_a_forward_of_ones_own():
+    cur, mem = current(), torch.full((B, N), 0.4)
+    spk_rec, last = Halved(**ROWS["Leaky"]).sequence(cur, mem)
+    expected = build("Leaky").sequence(cur / 2, mem)
+    assert torch.equal(spk_rec, expected[0]) and torch.equal(last, expected[1])
+    with pytest.raises(TypeError, match="init_hidden=True"):
+        Halved(**ROWS["Leaky"], init_hidden=True).sequence(cur, mem)
+
+
 def test_a_forward_that_names_multistep_gets_the_whole_sequence():
     class Whole(snn.Leaky):
         def forward(self, input_, mem=None, *, multistep=False, **options):
@@ -357,14 +366,15 @@ RESETS = {
 }
 
 
+RESET_INSIDE = [(kind, option, "snn.reset") for kind, option in KINDS]
+RESET_INSIDE += [(kind, "on", reset) for kind in ("Leaky", "RLeaky") for reset in RESETS if reset != "snn.reset"]
+
+
 @pytest.mark.parametrize("how", ["steps", "sequence"])
-@pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize(("kind", "option"), KINDS)
+@pytest.mark.parametrize(("kind", "option", "reset"), RESET_INSIDE)
 def test_a_checkpointed_sequence_with_the_reset_inside_is_right(kind, option, reentrant, reset, how):
     net = build(kind, option, init_hidden=True)
-    if kind == "RSynaptic" and reset == "reset_hidden":  # which forgets the spike in snnTorch
-        reset = "snn.reset"
 
     def whole(cur):
         RESETS[reset](net)
@@ -499,7 +509,7 @@ def test_states_of_an_evaluation_may_be_passed_on(option):
 @pytest.mark.parametrize("how", ["steps", "sequence"])
 @pytest.mark.parametrize(("kind", "option"), KINDS)
 def test_values_moved_in_place_between_steps(kind, option, how, moved):
-    """Homeostasis. For Leaky and Lapicque this # needs the engine's part."""
+    """Homeostasis."""  # needs the engine's part: for Leaky and Lapicque with a threshold
     cur = current().requires_grad_()
     net, still = build(kind, option), build(kind, option)
     value = getattr(net, moved) if isinstance(getattr(net, moved), torch.Tensor) else None

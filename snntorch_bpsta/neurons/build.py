@@ -160,6 +160,13 @@ class Built(Mixin):
 
     # --- at a call ----------------------------------------------------------------------------------
 
+    def _check_no_states(self, states):
+        if any(state is not None for state in states):
+            names = ", ".join(f"`{name}`" for name in self._states)
+            raise TypeError(
+                f"{names} should not be passed as an argument while `init_hidden=True`: the neuron has its own"
+            )
+
     def _check_record(self, record):
         names = self._returns
         if not isinstance(record, (tuple, list)) or not all(isinstance(name, str) and name in names for name in record):

@@ -124,11 +124,8 @@ class Adjusted(Built, Stateful, Watched, Engine):
 
     def _call(self, input_, states, multistep, options):
         """``forward``, with the `states` in a tuple."""
-        if self.init_hidden and any(state is not None for state in states):
-            names = ", ".join(f"`{name}`" for name in self._states)
-            raise TypeError(
-                f"{names} should not be passed as an argument while `init_hidden=True`: the neuron has its own"
-            )
+        if self.init_hidden:
+            self._check_no_states(states)
         if not (multistep or options or is_compiling() or is_transforming()) and isinstance(input_, torch.Tensor):
             direct = self.__dict__["_direct"]
             if direct is None:
@@ -152,20 +149,6 @@ class Adjusted(Built, Stateful, Watched, Engine):
         direct = tuple(dtype for dtype in FLOATING if adjusted and self._why_loop(dtype) is None)
         self.__dict__["_direct"] = direct
         return direct
-
-    def _kernel_step(self, input_, states):
-        """A step by the kernels."""
-        states, fresh = self._begin(input_, states)
-        self._check_threshold()
-        # Half precision in snnTorch's rounding: the kernels hold its state in float32.
-        impl = "auto" if input_.dtype in (torch.float32, torch.float64) else "reference"
-        spk, *after = self._run(input_, states, impl=impl, single=True)
-        self._put(**dict(zip(self._returns, after, strict=True)))
-        if "spk" in self._states:
-            self._put(spk=spk)
-        if fresh and self.mem.requires_grad:
-            self._watch(spk, self.mem)
-        return spk if self.init_hidden and not self.output else (spk, *after)
 
     def _one_step(self, input_, states):
         """A step as snnTorch's."""
@@ -238,6 +221,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         if not self._steps_by_itself():
             return self(input_, *states, multistep=True, **options)
         if self.init_hidden:
+            self._check_no_states(states)
             return self._all_steps(input_, states, **options, step=lambda cur, states: self(cur))
         return self._all_steps(input_, states, **options, step=lambda cur, states: self(cur, *states))
 

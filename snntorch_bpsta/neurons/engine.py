@@ -79,6 +79,20 @@ class Engine(Mixin):
                     return f"{name} of {value.dtype} per neuron with an input of {dtype}"
         return None
 
+    def _kernel_step(self, input_, states):
+        """A step by the kernels."""
+        states, fresh = self._begin(input_, states)
+        self._check_threshold()
+        # Half precision in snnTorch's rounding: the kernels hold its state in float32.
+        impl = "auto" if input_.dtype in (torch.float32, torch.float64) else "reference"
+        spk, *after = self._run(input_, states, impl=impl, single=True)
+        self._put(**dict(zip(self._returns, after, strict=True)))
+        if "spk" in self._states:
+            self._put(spk=spk)
+        if fresh and self.mem.requires_grad:
+            self._watch(spk, self.mem)
+        return spk if self.init_hidden and not self.output else (spk, *after)
+
     def _run(
         self, input_: Tensor, states: Any, *, num_steps: int | None = None, relu: bool = False, inplace: bool = False,
         record: tuple[str, ...] = (), impl: Any = "auto", single: bool = False,
@@ -99,6 +113,8 @@ class Engine(Mixin):
 
 class Circuit(Engine):
     """Lapicque: its current and its decay follow from R, C and the time step."""
+
+    _per_neuron = ("beta", "threshold", "R", "C", "time_step")
 
     def _decay(self):
         return 1 - self.time_step / (self.R * self.C)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from packaging.version import Version
@@ -12,14 +13,19 @@ from torch.overrides import TorchFunctionMode
 from .._checks import FLOATING, check_int, check_number, check_tensor
 from .recipes import Recipe
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .._typing import AnyPath
+
 __all__ = ["CHECKPOINT"]
 
 CHECKPOINT = "last.ckpt"
 TO_RESUME = ("epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version")
 
 
-def load_checkpoint(path, needed=()):
-    """The content of a checkpoint of :func:`train`, and its recipe. It may come from anywhere: nothing in it is run, and
+def load_checkpoint(path: AnyPath, needed: Sequence[str] = ()) -> tuple[dict[str, Any], Recipe]:
+    """The content of a checkpoint of a run, and its recipe. It may come from anywhere: nothing in it is run, and
     what does not fit is refused before memory is spent on it."""
     path = Path(path)
     stored = None
@@ -78,11 +84,12 @@ class _WithoutMemory(TorchFunctionMode):
         return func(*args, **(kwargs or {}) | meta)
 
 
-def damaged(path, error):
+def damaged(path: Path | None, error: Exception) -> ValueError:
+    """The error for a file that is none of ours, or broken."""
     return ValueError(f"{path} is damaged or no checkpoint of `bpsta train`: {type(error).__name__}: {error}")
 
 
-def check_restored(optimizer):
+def check_restored(optimizer: torch.optim.Optimizer) -> None:
     """Refuse a state of AdamW, out of a checkpoint, that is not of this recipe and these weights."""
     for group in optimizer.param_groups:
         check_number("lr", group["lr"], "a finite number >= 0", lowest=0)

@@ -147,7 +147,10 @@ def augment(x: Tensor, pad: int, flip: bool, degrees: float) -> Tensor:
     return moved.view(samples.shape).movedim(0, batch).to(x.dtype)
 
 
-def check_run(recipe, seed, data_root=None, download=False, num_workers=0):
+def check_run(
+    recipe: Recipe, seed: int, data_root: AnyPath | None = None, download: bool = False, num_workers: int = 0
+) -> None:
+    """Refuse arguments of a run that cannot be."""
     check_instance("recipe", recipe, Recipe, "a Recipe")
     check_int("seed", seed, 0, 2**32)
     if data_root is not None:

@@ -34,7 +34,8 @@ def study(
     say: Callable[[str], object] = print,
     **options: Any,
 ) -> list[Result]:
-    """Run a study, and write its runs (JSON) and its table (CSV, see :func:`table_file`).
+    """Run a study, and write its runs (JSON) and its table (CSV): ``table.csv`` beside ``runs.json``, NAME.csv beside any
+    other NAME.json.
 
     The file of runs is written whole after every run; runs that it holds already, with the same recipe and seed, are not
     done again, so that a study that was killed goes on where it stopped. A run that fails is kept, under "failed", with

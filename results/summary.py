@@ -17,25 +17,28 @@ SAMPLES = {"digits": 1437, "mnist": 60_000, "cifar10": 50_000, "nmnist": 1_000, 
 
 
 def _studies():
-    """Name of the folder -> what its runs.json holds, the rows as the study has them; the comparisons last."""
+    """Name -> what the runs.json of a study holds, and `where`: the file. Comparisons come last, and after them what
+    `cuda.sh` trained: one comparison for a data set and T."""
     found = {}
     for path in sorted(HERE.glob("*/runs.json"), key=lambda path: ("compare-" in path.parent.name, path.as_posix())):
-        content = json.loads(path.read_text())
+        found[path.parent.name] = {"where": f"{path.parent.name}/runs.json", **json.loads(path.read_text())}
+    for path in sorted(HERE.glob("cuda/*/result.json")):  # of bpsta train: one run
+        row = json.loads(path.read_text())
+        labels = {"study": "compare", "setting": "", "variant": variant(Recipe(**row["recipe"]))}
+        name = f"cuda-{row['recipe']['dataset']}-T{row['recipe']['num_steps']}"
+        found.setdefault(name, {"where": "cuda/", "runs": []})["runs"].append({**labels, **row})
+    for content in found.values():
         rows = content["runs"]
         recipe = Recipe(**rows[0]["recipe"]) if rows[0]["recipe"] else None
         order = [*grid(rows[0]["study"], recipe, sorted({row["seed"] for row in rows}))]
         rows.sort(key=lambda row: order.index((row["setting"], row["variant"], row["seed"])))
-        found[path.parent.name] = content
     return found
 
 
 def _runs(studies):
-    """(where, row) of every trained network, with those of `bpsta train` on a GPU."""
-    runs = [(f"{name}/runs.json", row) for name, content in studies.items() for row in content["runs"]]
-    for path in sorted(HERE.glob("cuda/*/result.json")):
-        row = json.loads(path.read_text())
-        runs.append((path.relative_to(HERE).as_posix(), {"variant": variant(Recipe(**row["recipe"])), **row}))
-    return [(where, row) for where, row in runs if "accuracy" in row]
+    """(where, row) of every trained network."""
+    rows = [(content["where"], row) for content in studies.values() for row in content["runs"]]
+    return [(where, row) for where, row in rows if "accuracy" in row]
 
 
 def _conditions(recipe):
@@ -62,7 +65,8 @@ def _source(name, rows):
     """Where runs come from, in one line."""
     versions = rows[0]["versions"]
     commits = ", ".join(sorted({row["commit"] for row in rows}))
-    links = ", ".join(f"[{file}]({name}/{file})" for file in ("runs.json", "table.csv", "figure.png"))
+    files = [file for file in ("runs.json", "table.csv", "figure.png") if (HERE / name / file).is_file()]
+    links = ", ".join(f"[{file}]({name}/{file})" for file in files)
     return (
         f"`{rows[0]['command']}` at {commits}; {rows[0]['device']}; torch {versions['torch']}, snntorch "
         f"{versions['snntorch']}. {links}\n\n"
@@ -147,7 +151,8 @@ def text():
         page += f"### {name}\n\n{STUDIES[rows[0]['study']].claim}\n\n"
         if rows[0]["recipe"]:
             page += _conditions(rows[0]["recipe"]) + (" (the first setting)" * (rows[0]["setting"] != "")) + ".\n\n"
-        page += f"{format_study(tabulate(rows))}\n\n![{name}]({name}/figure.png)\n\n"
+        page += f"{format_study(tabulate(rows))}\n\n"
+        page += f"![{name}]({name}/figure.png)\n\n" * (HERE / name / "figure.png").is_file()
         page += _source(name, rows) + _failed(content)
     return page.rstrip() + "\n"
 

@@ -7,27 +7,38 @@ from statistics import mean, stdev
 from snntorch_bpsta.energy import energy_ratio
 from snntorch_bpsta.training import Recipe
 from snntorch_bpsta.training._tables import markdown
-from snntorch_bpsta.training.compare import format_table, summarise
 from snntorch_bpsta.training.paper import beside, paper_rows, variant
 from snntorch_bpsta.training.recipes import COMPARED
-from snntorch_bpsta.training.simulator import format_table as simulator_table
-from snntorch_bpsta.training.studies import STUDIES, format_study, tabulate
+from snntorch_bpsta.training.studies import STUDIES, format_study, grid, tabulate
 
 HERE = Path(__file__).parent
-VARIANTS = ["baseline", "bpsa", "bpta", "bpsa+bpta"]
 DEFAULT = Recipe().as_dict()
 SAMPLES = {"digits": 1437, "mnist": 60_000, "cifar10": 50_000, "nmnist": 1_000, "nmnist_simulated": 60_000}
 
 
-def _files():
-    """Results files -> their runs, the studies' first."""
-    paths = [*sorted(HERE.glob("studies/*.json")), *sorted(HERE.glob("*.json"))]
-    files = {path.relative_to(HERE).as_posix(): json.loads(path.read_text()) for path in paths}
+def _studies():
+    """Name -> what the runs.json of a study holds, and `where`: the file. Comparisons come last, and after them what
+    `cuda.sh` trained: one comparison for a data set and T."""
+    found = {}
+    for path in sorted(HERE.glob("*/runs.json"), key=lambda path: ("compare-" in path.parent.name, path.as_posix())):
+        found[path.parent.name] = {"where": f"{path.parent.name}/runs.json", **json.loads(path.read_text())}
     for path in sorted(HERE.glob("cuda/*/result.json")):  # of bpsta train: one run
         row = json.loads(path.read_text())
-        row["variant"] = variant(Recipe(**row["recipe"]))
-        files[path.relative_to(HERE).as_posix()] = {"runs": [row]}
-    return files
+        labels = {"study": "compare", "setting": "", "variant": variant(Recipe(**row["recipe"]))}
+        name = f"cuda-{row['recipe']['dataset']}-T{row['recipe']['num_steps']}"
+        found.setdefault(name, {"where": "cuda/", "runs": []})["runs"].append({**labels, **row})
+    for content in found.values():
+        rows = content["runs"]
+        recipe = Recipe(**rows[0]["recipe"]) if rows[0]["recipe"] else None
+        order = [*grid(rows[0]["study"], recipe, sorted({row["seed"] for row in rows}))]
+        rows.sort(key=lambda row: order.index((row["setting"], row["variant"], row["seed"])))
+    return found
+
+
+def _runs(studies):
+    """(where, row) of every trained network."""
+    rows = [(content["where"], row) for content in studies.values() for row in content["runs"]]
+    return [(where, row) for where, row in rows if "accuracy" in row]
 
 
 def _conditions(recipe):
@@ -54,21 +65,20 @@ def _source(name, rows):
     """Where runs come from, in one line."""
     versions = rows[0]["versions"]
     commits = ", ".join(sorted({row["commit"] for row in rows}))
-    figure = Path(name).with_suffix(".png")
-    links = [f"[{Path(name).name}]({name})"] + [f"[figure]({figure.as_posix()})"] * (HERE / figure).exists()
+    files = [file for file in ("runs.json", "table.csv", "figure.png") if (HERE / name / file).is_file()]
+    links = ", ".join(f"[{file}]({name}/{file})" for file in files)
     return (
         f"`{rows[0]['command']}` at {commits}; {rows[0]['device']}; torch {versions['torch']}, snntorch "
-        f"{versions['snntorch']}. {', '.join(links)}\n\n"
+        f"{versions['snntorch']}. {links}\n\n"
     )
 
 
-def _papers_numbers(files):
+def _papers_numbers(runs):
     """The paper's rows, ours at their size beside them, and what of ours comes nearest at a reduced size."""
     groups = {}  # (file, setting, variant, recipe) -> runs
-    for name, content in files.items():
-        for row in content.get("runs", []):
-            key = name, row.get("setting"), row["variant"], json.dumps(DEFAULT | row["recipe"], sort_keys=True)
-            groups.setdefault(key, []).append(row)
+    for where, row in runs:
+        key = where, row.get("setting"), row["variant"], json.dumps(DEFAULT | row["recipe"], sort_keys=True)
+        groups.setdefault(key, []).append(row)
 
     def work(recipe):
         return (
@@ -78,32 +88,32 @@ def _papers_numbers(files):
     rows, cells = paper_rows(), []
     for name, row in rows.items():
         alike = []
-        for (file, _, of, text), runs in groups.items():
+        for (where, _, of, text), group in groups.items():
             own = json.loads(text)
             if of == variant(row.recipe) and own["dataset"].removesuffix("_simulated") == row.recipe.dataset:
-                alike.append((work(own), file, own, runs))
+                alike.append((work(own), where, own, group))
         if alike and name.startswith("table6"):
-            _, file, own, runs = max(alike, key=lambda each: each[0])
+            _, where, own, group = max(alike, key=lambda each: each[0])
             paper = f"{row.accuracy:.2f}, {row.firing_rate:.3f}"
-            cells.append([name, variant(row.recipe), paper, f"{_percent(runs)} ([runs]({file}))", _conditions(own)])
+            cells.append([name, variant(row.recipe), paper, f"{_percent(group)} ([runs]({where}))", _conditions(own)])
     head = ["row", "variant", "paper: %, rate", "ours", "conditions"]
-    runs = [row for content in files.values() for row in content.get("runs", [])]
     return (
-        f"{beside(rows, runs)}\n\nThe largest runs of ours on the same data, **not to be compared with the paper's**: "
-        f"narrow networks, few steps, few epochs, parts of the data.\n\n{markdown(head, cells)}"
+        f"{beside(rows, [row for _, row in runs])}\n\nThe largest runs of ours on the same data, **not to be compared with "
+        "the paper's**: narrow networks, few steps, few epochs, parts of the data.\n\n" + markdown(head, cells)
     )
 
 
-def _readouts(files):
+def _readouts(studies):
     """Accuracy, firing rate and energy ratio by readout and warm-up, the paper's row of the data set below them."""
     cells = []
-    sources = {"digits": "digits-{}.json", "mnist": "mnist-{}.json", "nmnist": "studies/readout-nmnist.json"}
-    for dataset, source in sources.items():
+    for dataset in ("digits", "mnist", "nmnist"):
         for readout in ("spikes", "current"):
             for warm_up in ("none", "identity"):
-                runs = files[source.format(f"{readout}-{warm_up}")]["runs"]
-                if "study" in runs[0]:
+                if dataset == "nmnist":
+                    runs = studies["readout-nmnist"]["runs"]
                     runs = [row for row in runs if row["setting"] == f"{readout}, {warm_up}"]
+                else:
+                    runs = studies[f"compare-{dataset}-{readout}-{warm_up}"]["runs"]
                 line = [dataset, readout, warm_up, str(len({row["seed"] for row in runs}))]
                 for of in COMPARED:
                     own = [row for row in runs if row["variant"] == of]
@@ -131,33 +141,19 @@ def _percent(runs):
 
 def text():
     """The page, from the findings and the runs."""
-    files = _files()
+    studies = _studies()
     found = (HERE / "FINDINGS.md").read_text()
-    found = found.replace("<!-- the readouts -->", _readouts(files))
-    page = found.replace("<!-- the paper's numbers -->", _papers_numbers(files)).rstrip() + "\n\n"
+    found = found.replace("<!-- the readouts -->", _readouts(studies))
+    page = found.replace("<!-- the paper's numbers -->", _papers_numbers(_runs(studies))).rstrip() + "\n\n"
     page += "## Every study\n\n"
-    for name, content in files.items():
-        title = Path(name).stem
-        if "recordings" in content:
-            page += f"### {title}\n\nFilms of MNIST's images beside the real N-MNIST recordings of the same images.\n\n"
-            page += simulator_table(content["recordings"]) + "\n\n" + _source(name, [content])
-        elif "network" in content:
-            page += (
-                f"### {title}\n\nHow far the error comes: |dL/du| over the steps. {_conditions(content['recipe'])}.\n\n"
-            )
-            page += f"![{title}](studies/{title}.png)\n\n" + _source(name, [content])
-        elif "study" in content["runs"][0]:
-            rows = content["runs"]
-            page += f"### {title}\n\n{STUDIES[rows[0]['study']].claim}\n\n"
-            page += f"{_conditions(rows[0]['recipe'])} (the first setting).\n\n{format_study(tabulate(rows))}\n\n"
-            page += f"![{title}](studies/{title}.png)\n\n" + _source(name, rows) + _failed(content)
-    page += "## Every comparison\n\nThe three variants in six set-ups. Firing rates and energy ratios as in the studies.\n\n"
-    for name, content in files.items():
-        rows = content.get("runs")
-        if rows and "study" not in rows[0]:
-            rows.sort(key=lambda row: (VARIANTS.index(row["variant"]), row["seed"]))
-            page += f"### {Path(name).stem}\n\n{_conditions(rows[0]['recipe'])}.\n\n"
-            page += format_table(summarise(rows)) + "\n\n" + _source(name, rows) + _failed(content)
+    for name, content in studies.items():
+        rows = content["runs"]
+        page += f"### {name}\n\n{STUDIES[rows[0]['study']].claim}\n\n"
+        if rows[0]["recipe"]:
+            page += _conditions(rows[0]["recipe"]) + (" (the first setting)" * (rows[0]["setting"] != "")) + ".\n\n"
+        page += f"{format_study(tabulate(rows))}\n\n"
+        page += f"![{name}]({name}/figure.png)\n\n" * (HERE / name / "figure.png").is_file()
+        page += _source(name, rows) + _failed(content)
     return page.rstrip() + "\n"
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -16,6 +15,7 @@ from ._torch import is_capturing, is_compiling, is_transforming
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REAL = (*FLOATING, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+NUMBER = (int, float)  # of a row, for check_rows
 _FLAGS = ("surrogate_disable", "init_hidden", "inhibition", "output", "reset_delay", "all_to_all", "state_quant")
 
 
@@ -234,13 +234,49 @@ def check_path(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a path, got {value!r}")
 
 
-@contextmanager
-def reading(name: str, expected: str) -> Iterator[None]:
-    """Around code that takes `name`, data from outside, for what it should be."""
+def check_rows(name: str, rows: Any, columns: Mapping[str, tuple[type, ...]]) -> None:
+    """Refuse what is no list of dicts that have these columns, with values of these types (bool is no int)."""
+    check_instance(name, rows, (list, tuple), "a list of rows (dicts)")
+    for i, row in enumerate(rows):
+        check_instance(f"{name}[{i}]", row, dict, "a row (dict)")
+        for column, types in columns.items():
+            if column not in row:
+                raise ValueError(f"{name}[{i}] must have {column!r}, got {', '.join(map(repr, row)) or 'nothing'}")
+            value = row[column]
+            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+                expected = " or ".join(kind.__name__ for kind in types)
+                raise TypeError(f"{column!r} of {name}[{i}] must be of type {expected}, got {type(value).__name__}")
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError(f"{column!r} of {name}[{i}] must be below 2**63, got {value}")
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """`value` as a numpy array; refuse what numpy makes none of."""
+    if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided or value.is_meta or value.dtype not in (*REAL, torch.bool):
+            raise TypeError(f"{name} must be an array or a dense tensor of real numbers, got {_described(value)}")
+        value = value.detach().cpu().resolve_neg()
     try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be {expected}, and is not: {type(error).__name__}: {error}") from error
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{name} must be an array, got {type(value).__name__} ({error})") from error
+
+
+def as_events(events: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x, y, p and t of `events`, a structured array or a dict of arrays, of one length."""
+    names = (
+        events.dtype.names or () if isinstance(events, np.ndarray) else events if isinstance(events, Mapping) else ()
+    )
+    if not all(field in names for field in "xypt"):
+        got = ", ".join(map(str, names)) or type(events).__name__
+        raise ValueError(
+            f"events must be a structured array or a dict of arrays with the fields x, y, p and t, got {got}"
+        )
+    x, y, p, t = (as_array(f"{field} of events", events[field]) for field in "xypt")
+    if not x.ndim == y.ndim == p.ndim == t.ndim == 1 or not len(x) == len(y) == len(p) == len(t):
+        shapes = ", ".join(f"{field} {a.shape}" for field, a in zip("xypt", (x, y, p, t), strict=True))
+        raise ValueError(f"expected x, y, p and t of one length [N], got {shapes} in events")
+    return x, y, p, t
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:

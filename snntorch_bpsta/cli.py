@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
 from ._version import __version__
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+__all__ = ["main"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,6 +29,9 @@ def _fail(message):
     return 2
 
 
+# --- what options hold ----------------------------------------------------------------------------
+
+
 def _seeds(text):
     """``5`` is seeds 0 to 4; ``3,7`` is those two."""
     try:
@@ -37,6 +41,16 @@ def _seeds(text):
     if not seeds or min(seeds) < 0:
         raise argparse.ArgumentTypeError(f"expected a number of seeds (5) or a list (3,7), got {text!r}")
     return seeds
+
+
+def _positive(text):
+    if not text.strip().isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
+    return int(text)
+
+
+def _names(text):
+    return tuple(filter(None, text.split(",")))
 
 
 def _add_recipe_options(parser, skip=()):
@@ -70,72 +84,73 @@ def _add_run_options(parser):
     parser.add_argument(
         "--data-root", type=Path, help="folder with the data sets (default: $SNNTORCH_BPSTA_DATA, else the cache)"
     )
-    parser.add_argument("--download", action="store_true", help="fetch a missing data set")
-    parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="where to run")
+    parser.add_argument("--download", action="store_true", default=None, help="fetch a missing data set")
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), help="where to run (default: auto)")
 
 
-def _names(text):
-    return tuple(filter(None, text.split(",")))
+def _add_also_test(parser):
+    parser.add_argument(
+        "--also-test", type=_names, metavar="NAMES",
+        help="measure the trained network on the test sets of these data sets as well: nmnist,nmnist_simulated",
+    )  # fmt: skip
+
+
+def _given(arguments, *names):
+    """Those of the options that were given, by name."""
+    return {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
 
 
 def _recipe(arguments):
+    """The recipe that the arguments ask for."""
     from .training.recipes import RECIPES, Recipe
 
-    given = {f.name: getattr(arguments, f.name, None) for f in fields(Recipe) if f.name != "dataset"}
+    given = _given(arguments, *(option.name for option in fields(Recipe) if option.name != "dataset"))
     if getattr(arguments, "recipe", None) is None:
-        arguments.dataset = arguments.dataset or "digits"
-        recipe = RECIPES[arguments.dataset]
+        recipe = RECIPES[arguments.dataset or "digits"]
     else:
         from .training.paper import paper_rows
 
-        recipe = paper_rows(given["preset"] or "paper")[arguments.recipe].recipe
+        recipe = paper_rows(given.get("preset", "paper"))[arguments.recipe].recipe
         if arguments.dataset not in (None, recipe.dataset):
             raise ValueError(f"--recipe {arguments.recipe} is of {recipe.dataset}: drop --dataset {arguments.dataset}")
-        arguments.dataset = recipe.dataset
-    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    return replace(recipe, **given)
+
+
+# --- train ----------------------------------------------------------------------------------------
+
+
+def _train_options(parser):
+    from .training.paper import paper_rows
+
+    _add_recipe_options(parser)
+    add = parser.add_argument
+    add("--recipe", choices=tuple(paper_rows()), metavar="ROW", help="a row of the paper: see bpsta recipes")
+    add("--seed", type=int, default=0, help="default: 0")
+    add("--out", type=Path, help="folder for checkpoint, logs and result (default: runs/DATASET)")
+    add("--resume", action="store_true", help="go on from OUT/last.ckpt")
+    add("--devices", type=_positive, default=1, help="processes per machine, by DDP; the batch size is per process")
+    add("--num-nodes", type=_positive, default=1, help="machines; start it on each by torchrun or SLURM")
+    add("--precision", choices=("32-true", "bf16-mixed", "16-mixed"), default="32-true")
+    add("--num-workers", type=int, default=0, help="of the data loaders")
+    _add_run_options(parser)
+    _add_also_test(parser)
 
 
 def _train(arguments):
-    from .training.lightning import train
+    from .training.run import train
 
     recipe = _recipe(arguments)
-    out = arguments.out or Path("runs") / (arguments.recipe or arguments.dataset)
+    out = arguments.out or Path("runs") / (arguments.recipe or recipe.dataset)
     row = train(
-        recipe, arguments.seed, out, resume=arguments.resume, data_root=arguments.data_root,
-        download=arguments.download, devices=arguments.devices, num_nodes=arguments.num_nodes,
-        accelerator=arguments.accelerator, precision=arguments.precision, num_workers=arguments.num_workers,
-        also_test=arguments.also_test,
+        recipe, arguments.seed, out, resume=arguments.resume, devices=arguments.devices, num_nodes=arguments.num_nodes,
+        precision=arguments.precision, num_workers=arguments.num_workers,
+        **_given(arguments, "data_root", "download", "accelerator", "also_test"),
     )  # fmt: skip
     from lightning.pytorch.utilities import rank_zero_only
 
     if rank_zero_only.rank == 0:
         _print_result(row)
         print(f"checkpoint, logs and result.json: {out}")
-
-
-def _evaluate(arguments):
-    if arguments.neurobench is None:
-        from .training.lightning import evaluate
-    else:
-        from .training.neurobench import evaluate
-
-    row = evaluate(
-        arguments.checkpoint, data_root=arguments.data_root, download=arguments.download,
-        accelerator=arguments.accelerator, test_limit=arguments.test_limit, dataset=arguments.dataset,
-    )  # fmt: skip
-    _print_result(row)
-    if arguments.neurobench is not None:
-        from .training.lightning import write_json
-
-        out = Path(arguments.neurobench or arguments.checkpoint.with_name("neurobench.json"))
-        write_json(out, row)
-        for name, value in row["neurobench"]["metrics"].items():
-            values = value.items() if isinstance(value, dict) else [("", value)]
-            print(
-                f"  {name:22} "
-                + ", ".join(f"{part} {number:g}".strip() for part, number in values if number is not None)
-            )
-        print(f"NeuroBench's report: {out}")
 
 
 def _print_result(row):
@@ -150,24 +165,115 @@ def _print_result(row):
         print(f"  layer {layer:8} {rate:.4f}")
 
 
-def _compare(arguments):
-    from .plots import comparison
-    from .training.compare import compare, format_table, summarise
+# --- evaluate -------------------------------------------------------------------------------------
 
-    recipe = _recipe(arguments)
-    out = arguments.out or Path("runs") / f"compare-{arguments.dataset}.json"
-    rows = compare(
-        recipe, arguments.seeds, out, jobs=arguments.jobs, data_root=arguments.data_root,
-        download=arguments.download, accelerator=arguments.accelerator, also_test=arguments.also_test,
+
+def _evaluate_options(parser):
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="OUT/last.ckpt of bpsta train")
+    add("--test-limit", type=int, default=0, help="measure on this many samples")
+    add("--dataset", metavar="NAME", help="measure on the test set of this data set")
+    add(
+        "--neurobench", nargs="?", const="", metavar="JSON",
+        help="NeuroBench's metrics as well (extra neurobench), and all of it as JSON (default: neurobench.json beside the "
+        "checkpoint)",
     )  # fmt: skip
-    print(f"\n{arguments.dataset}, T = {recipe.num_steps}, {recipe.epochs} epochs, test set after the last one:\n")
-    print(format_table(summarise(rows)))
-    figure = out.with_suffix(".png")
-    title = (
-        f"{arguments.dataset}: {recipe.network} x {recipe.width:g}, T = {recipe.num_steps}, readout {recipe.readout}"
+    _add_run_options(parser)
+
+
+def _evaluate(arguments):
+    if arguments.neurobench is None:
+        from .training.run import evaluate
+    else:
+        from .training.neurobench import evaluate
+
+    options = _given(arguments, "data_root", "download", "accelerator")
+    row = evaluate(arguments.checkpoint, test_limit=arguments.test_limit, dataset=arguments.dataset, **options)
+    _print_result(row)
+    if arguments.neurobench is not None:
+        from .training.results import write_json
+
+        out = Path(arguments.neurobench or arguments.checkpoint.with_name("neurobench.json"))
+        write_json(out, row)
+        for name, value in row["neurobench"]["metrics"].items():
+            values = value.items() if isinstance(value, dict) else [("", value)]
+            print(
+                f"  {name:22} "
+                + ", ".join(f"{part} {number:g}".strip() for part, number in values if number is not None)
+            )
+        print(f"NeuroBench's report: {out}")
+
+
+# --- study, and compare, which is one -------------------------------------------------------------
+
+
+def _study_options(parser):
+    from .training.studies import STUDIES
+
+    parser.add_argument("name", choices=tuple(STUDIES), metavar="STUDY", help=", ".join(STUDIES))
+    parser.add_argument(
+        "--quick", action="store_true", default=None, help="tiny sizes, 2 seeds at most: to see that it works"
     )
-    comparison(rows, title).savefig(figure, dpi=150)
-    print(f"\nruns: {out}\nfigure: {figure}")
+    _compare_options(parser)
+
+
+def _compare_options(parser):
+    _add_recipe_options(parser, skip=("spatial_adj", "temporal_alpha"))
+    add = parser.add_argument
+    add("--seeds", type=_seeds, help="how many (5), or which (3,7); default: as the study has it, 3 to compare")
+    add("--jobs", type=_positive, help="runs side by side (default: 1)")
+    add(
+        "--out", type=Path,
+        help="folder of runs.json, table.csv and figure.png (default: runs/STUDY-DATASET), or a file NAME.json, beside "
+        "which lie NAME.csv and NAME.png",
+    )  # fmt: skip
+    _add_run_options(parser)
+    _add_also_test(parser)
+
+
+def _study(arguments):
+    from .plots import study as draw
+    from .training.recipes import Recipe
+    from .training.studies import STUDIES, format_study, quick, run_all, study, tabulate
+    from .training.studies.claims import used
+
+    name, chosen = arguments.name, STUDIES[arguments.name]
+    recipe = _recipe(arguments) if "recipe" in chosen.uses else None
+    options = ("seeds", "jobs", "quick", "data_root", "download", "accelerator", "also_test")
+    given = _given(arguments, *options, *(option.name for option in fields(Recipe)))
+    for option in given.keys() - used(name, recipe):
+        raise ValueError(f"--{option.replace('_', '-')} is of no use to the study {name!r}: leave it out")
+    seeds = range(min(2, chosen.seeds) if "quick" in given else chosen.seeds)
+    recipe = quick(recipe) if recipe and "quick" in given else recipe
+    title = f"{name}: {recipe.dataset}, {recipe.network} x {recipe.width:g}" if recipe else name
+    out = arguments.out or Path("runs") / (f"{name}-{recipe.dataset}" if recipe else name)
+    out = out if out.suffix == ".json" else out / "runs.json"
+    print(textwrap.fill(chosen.claim, 100) + "\n")
+    rows = study(
+        name, recipe, given.get("seeds", seeds), out, jobs=given.get("jobs", 1),
+        **_given(arguments, "data_root", "download", "accelerator", "also_test"),
+    )  # fmt: skip
+    print()
+    if recipe:
+        print(
+            f"{name}: {recipe.dataset}, T = {recipe.num_steps}, {recipe.epochs} epochs, test set after the last one\n"
+        )
+    print(format_study(tabulate(rows)))
+    draw(rows, title).savefig(run_all.figure_file(out), dpi=150)
+    print(f"\nruns: {out}\ntable: {run_all.table_file(out)}\nfigure: {run_all.figure_file(out)}")
+
+
+def _compare(arguments):
+    arguments.name = "compare"
+    _study(arguments)
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+def _recipes_options(parser):
+    parser.add_argument("--preset", choices=("paper", "official_code"), default="paper", help="default: paper")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of runs (default: results)")
 
 
 def _recipes(arguments):
@@ -179,185 +285,104 @@ def _recipes(arguments):
     for path in sorted(arguments.results.rglob("*.json")):
         try:
             content = json.loads(path.read_text())
-            runs += content["runs"] if "runs" in content else [content] if "accuracy" in content else []
-        except (ValueError, KeyError, TypeError):
+            runs += [row for row in content.get("runs", [content]) if "accuracy" in row]
+        except (ValueError, AttributeError, TypeError):
             continue  # no results file
     print(beside(paper_rows(arguments.preset), runs))
     print("\nbpsta train --recipe ROW runs a row; every option of it may be changed, and then it is another one.")
 
 
-def _study(arguments):
-    from .plots import study as draw
-    from .training.studies import STUDIES, format_study, quick, study, tabulate
-
-    if arguments.name == "simulator":
-        _simulator(arguments)
-        return
-    recipe = quick(_recipe(arguments)) if arguments.quick else _recipe(arguments)
-    if arguments.name == "gradients":
-        _gradients(recipe, arguments)
-        return
-    seeds = arguments.seeds or list(range(2 if arguments.quick else 5))
-    out = arguments.out or Path("runs") / f"study-{arguments.name}-{arguments.dataset}.json"
-    print(textwrap.fill(STUDIES[arguments.name].claim, 100) + "\n")
-    rows = study(
-        arguments.name, recipe, seeds, out, jobs=arguments.jobs, data_root=arguments.data_root,
-        download=arguments.download, accelerator=arguments.accelerator, also_test=arguments.also_test,
-    )  # fmt: skip
-    print(f"\n{arguments.name} on {arguments.dataset}, test set after the last epoch:\n")
-    print(format_study(tabulate(rows)))
-    figure = out.with_suffix(".png")
-    draw(rows, f"{arguments.name}: {arguments.dataset}, {recipe.network} x {recipe.width:g}").savefig(figure, dpi=150)
-    print(f"\nruns: {out}\ntable: {out.with_suffix('.csv')}\nfigure: {figure}")
-
-
-def _gradients(recipe, arguments):
-    from .plots import gradient_flow
-    from .training.gradients import one_neuron, through_network
-    from .training.lightning import environment, write_json
-
-    out = arguments.out or Path("runs") / f"study-gradients-{arguments.dataset}.json"
-    seed = (arguments.seeds or [0])[0]
-    network = through_network(
-        recipe, seed, data_root=arguments.data_root, download=arguments.download, accelerator=arguments.accelerator
-    )
-    neuron = one_neuron()
-    write_json(out, {"recipe": recipe.as_dict(), "seed": seed, "neuron": neuron, "network": network, **environment()})
-    figure = out.with_suffix(".png")
-    title = f"{arguments.dataset}, {recipe.network} x {recipe.width:g}, T = {recipe.num_steps}"
-    gradient_flow(neuron, network, title).savefig(figure, dpi=150)
-    for row in network:
-        share = " ".join(f"{value / max(max(row['flow']), 1e-30):.2f}" for value in row["flow"])
-        print(
-            f"{row['weights']:6} {row['variant']:10} {row['layer']:6} largest {max(row['flow']):.2e}, by step {share}"
-        )
-    print(f"\ngradients: {out}\nfigure: {figure}")
-
-
-def _simulator(arguments):
-    from .training.lightning import environment, write_json
-    from .training.simulator import against_recordings, format_table
-
-    out = arguments.out or Path("runs") / "study-simulator.json"
-    rows = against_recordings(arguments.data_root)
-    write_json(out, {"recordings": rows, **environment()})
-    print("Simulated recordings of MNIST's images beside the real ones:\n")
-    print(format_table(rows))
-    print(f"\nrecordings: {out}")
+# --- bench ----------------------------------------------------------------------------------------
 
 
 def _bench(argv):
-    """The benchmark is not installed: it stands beside the package in a clone."""
-    root = Path(__file__).resolve().parent.parent
+    """The benchmark of the clone that this package lies in; it is no part of the wheel."""
+    root = Path(__file__).parent.parent
     if not (root / "benchmarks" / "__main__.py").is_file():
-        return _fail("the benchmark is not installed: clone the repository and call python -m benchmarks there")
+        raise FileNotFoundError(
+            "the benchmark comes with the repository and not with the installed package: clone the repository, then "
+            "`pip install --editable .` there and `bpsta bench` again, or `python -m benchmarks` in its root"
+        )
     sys.path.insert(0, str(root))
-    from benchmarks.__main__ import main as bench
+    try:
+        benchmark = importlib.import_module("benchmarks.__main__")
+    finally:
+        sys.path.remove(str(root))
+    return benchmark.main(argv)
 
-    return bench(argv)
+
+# --- all of them ----------------------------------------------------------------------------------
 
 
-def _parser(with_recipes):
-    """The argument parser; recipes are only loaded for a command that takes them (they import torch)."""
+class _Command(NamedTuple):
+    """A row of COMMANDS.
+
+    Attributes:
+        help: one line.
+        text: what `bpsta COMMAND --help` begins with.
+        options: adds its options to a parser; None: they are not ours to parse.
+        run: takes the parsed arguments, or with `options` None the list of them, and may return an exit code.
+    """
+
+    help: str
+    text: str
+    options: Callable[[argparse.ArgumentParser], None] | None
+    run: Callable[[Any], int | None]
+
+
+COMMANDS = {
+    "train": _Command("train one network", "Train one network.", _train_options, _train),
+    "recipes": _Command(
+        "the paper's tables, row by row, and ours beside them",
+        "List every number of the paper's tables that bpsta train --recipe runs again, with runs of ours.",
+        _recipes_options,
+        _recipes,
+    ),
+    "compare": _Command(
+        "baseline, BPSA and BPSA+BPTA side by side: bpsta study compare",
+        "Train STBP's rectangle (baseline), BPSA, and BPSA+BPTA with the same seeds; print accuracy, firing rate, energy "
+        "ratio (Eq. 11) and time; write all runs as JSON, the table as CSV, and a figure. Runs that the JSON file holds "
+        "already are not done again.",
+        _compare_options,
+        _compare,
+    ),
+    "study": _Command(
+        "one claim of the paper, tried over seeds",
+        "Try one claim: train the variants in every setting of a study with the same seeds; print the table with paired "
+        "tests; write all runs as JSON, the table as CSV, and a figure. Runs that the JSON file holds already are not done "
+        "again. An option that changes nothing in a study is refused.",
+        _study_options,
+        _study,
+    ),
+    "evaluate": _Command("measure a checkpoint", "Measure a checkpoint on its test set.", _evaluate_options, _evaluate),
+    "bench": _Command("speed and memory beside the floor and the peers (in a clone)", "", None, _bench),
+}
+
+
+def _parser(asked):
+    """The argument parser, with the options of the command that is asked: those of others are not needed, and many import
+    torch."""
     parser = _Parser(
         prog="bpsta", description="Train spiking networks whose gradients cross spikes (BPSA, BPTA) and compare them."
     )
     parser.add_argument("--version", action="version", version=f"snntorch-bpsta {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-
-    train = commands.add_parser("train", help="train one network", description="Train one network.")
-    train.set_defaults(run=_train)
-    recipes = commands.add_parser(
-        "recipes",
-        help="the paper's tables, row by row, and ours beside them",
-        description="List every number of the paper's tables that bpsta train --recipe runs again, with runs of ours.",
-    )
-    recipes.set_defaults(run=_recipes)
-    recipes.add_argument("--preset", choices=("paper", "official_code"), default="paper", help="default: paper")
-    recipes.add_argument("--results", type=Path, default=Path("results"), help="folder of runs (default: results)")
-    compare = commands.add_parser(
-        "compare",
-        help="baseline, BPSA and BPSA+BPTA side by side",
-        description="Train STBP's rectangle (baseline), BPSA, and BPSA+BPTA with the same seeds; print accuracy, firing "
-        "rate, energy ratio (Eq. 11) and time; write all runs as JSON, and a figure. Runs that the JSON file holds "
-        "already are not done again.",
-    )
-    compare.set_defaults(run=_compare)
-    study = commands.add_parser(
-        "study",
-        help="one claim of the paper, tried over seeds",
-        description="Try one claim: train the variants in every setting of a study with the same seeds; print the table "
-        "with paired tests; write all runs as JSON, the table as CSV, and a figure. Runs that the JSON file holds already "
-        "are not done again.",
-    )
-    study.set_defaults(run=_study)
-    evaluate = commands.add_parser(
-        "evaluate", help="measure a checkpoint", description="Measure a checkpoint on its test set."
-    )
-    evaluate.set_defaults(run=_evaluate)
-    commands.add_parser("bench", help="measure speed and memory beside the floor and the peers (in a clone)")
-
-    if with_recipes:
-        _add_recipe_options(train)
-        for command in (compare, study):
-            _add_recipe_options(command, skip=("spatial_adj", "temporal_alpha"))
-        from .training.paper import paper_rows
-        from .training.studies import STUDIES
-
-        train.add_argument(
-            "--recipe", choices=tuple(paper_rows()), metavar="ROW", help="a row of the paper: see bpsta recipes"
-        )
-        names = (*STUDIES, "gradients", "simulator")
-        study.add_argument("name", choices=names, metavar="STUDY", help=", ".join(names))
-    train.add_argument("--seed", type=int, default=0, help="default: 0")
-    train.add_argument("--out", type=Path, help="folder for checkpoint, logs and result (default: runs/DATASET)")
-    train.add_argument("--resume", action="store_true", help="go on from OUT/last.ckpt")
-    train.add_argument(
-        "--devices", type=int, default=1, help="processes per machine, by DDP; the batch size is per process"
-    )
-    train.add_argument("--num-nodes", type=int, default=1, help="machines; start it on each by torchrun or SLURM")
-    train.add_argument("--precision", choices=("32-true", "bf16-mixed", "16-mixed"), default="32-true")
-    train.add_argument("--num-workers", type=int, default=0, help="of the data loaders")
-    compare.add_argument("--seeds", type=_seeds, default=[0, 1, 2], help="how many (5), or which (3,7); default: 3")
-    compare.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    compare.add_argument(
-        "--out", type=Path, help="JSON file (default: runs/compare-DATASET.json); the figure lies beside it"
-    )
-    study.add_argument("--seeds", type=_seeds, help="how many (5), or which (3,7); default: 5")
-    study.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    study.add_argument("--quick", action="store_true", help="tiny sizes, 2 seeds: to see that it works, not to quote")
-    study.add_argument(
-        "--out", type=Path, help="JSON file (default: runs/study-STUDY-DATASET.json); the rest lies beside it"
-    )
-    evaluate.add_argument("checkpoint", type=Path, help="OUT/last.ckpt of bpsta train")
-    evaluate.add_argument("--test-limit", type=int, default=0, help="measure on this many samples")
-    evaluate.add_argument(
-        "--neurobench", nargs="?", const="", metavar="JSON",
-        help="NeuroBench's metrics as well (extra neurobench), and all of it as JSON (default: neurobench.json beside the "
-        "checkpoint)",
-    )  # fmt: skip
-    for command in (train, compare, study, evaluate):
-        _add_run_options(command)
-    for command in (train, compare, study):
-        command.add_argument(
-            "--also-test", type=_names, default=(), metavar="NAMES",
-            help="measure the trained network on the test sets of these data sets as well: nmnist,nmnist_simulated",
-        )  # fmt: skip
-    evaluate.add_argument("--dataset", metavar="NAME", help="measure on the test set of this data set")
+    for name, command in COMMANDS.items():
+        own = commands.add_parser(name, help=command.help, description=command.text)
+        if name == asked and command.options is not None:
+            command.options(own)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``bpsta``. Returns the exit code: 0, or 2 for wrong values, missing files and missing libraries."""
-    argv = sys.argv[1:] if argv is None else argv
-    if list(argv[:1]) == ["bench"]:
-        return _bench(list(argv[1:]))
+    argv = [*(sys.argv[1:] if argv is None else argv)]
+    command = COMMANDS.get(argv[0] if argv else "")
     try:
-        arguments = _parser(with_recipes=bool({"train", "compare", "study"} & set(argv))).parse_args(argv)
-        for name in ("devices", "num_nodes", "jobs"):
-            if getattr(arguments, name, 1) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(arguments, name)}")
-        arguments.run(arguments)
+        if command is not None and command.options is None:
+            return command.run(argv[1:]) or 0
+        arguments = _parser(asked=argv[0] if argv else None).parse_args(argv)
+        return COMMANDS[arguments.command].run(arguments) or 0
     except ModuleNotFoundError as error:
         if error.name not in ("lightning", "matplotlib", "torchmetrics"):
             raise
@@ -369,4 +394,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; go on with --resume (train) or the same command (compare, study)", file=sys.stderr)
         return 130
-    return 0

@@ -14,6 +14,9 @@ from ._checks import check_module, check_number
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+__all__ = ["E_AC_FP32_PJ", "E_AC_PJ", "E_MAC_PJ", "FiringRates", "Operations"]
+__all__ += ["count_operations", "energy_ratio", "record_firing_rates"]
+
 # Energy of one operation in 45 nm CMOS at 0.9 V, in picojoule. M. Horowitz, "Computing's energy problem (and what we can
 # do about it)", ISSCC 2014: fp32 multiply 3.7 + fp32 add 0.9; int32 add 0.1.
 E_MAC_PJ = 4.6

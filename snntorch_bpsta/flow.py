@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+__all__ = ["GradientFlow", "record_gradient_flow"]
+
 
 class GradientFlow(dict[str, list[torch.Tensor]]):
     """By layer name, for every backward pass the mean over batch and neurons of \\|dL/du[t]\\|, ``[T]``."""

@@ -18,13 +18,15 @@ from ._checks import (
     check_tensor,
 )
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
-from .neurons import WARM_UPS, Leaky
+from .neurons import WARM_UPS, Adjusted, Leaky
 
 if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Unpack
 
     from ._typing import LeakyArguments, NetworkArguments, StepOutput, WarmUp
+
+__all__ = ["NETWORKS", "NEURONS", "READOUTS", "SpikingNetwork", "build", "large", "middle", "set_warm_up", "small"]
 
 # 128C3 = Conv 3x3 -> BatchNorm -> ReLU -> LIF; 4096FC = Linear -> ReLU -> LIF; MP/AP = max/average pooling;
 # DP = neuron dropout; 10Voting = Linear to 10 output neurons per class -> LIF -> mean over the ten.
@@ -103,7 +105,8 @@ class SpikingNetwork(MultiStep):
 
 
 def set_warm_up(net: nn.Module, warm_up: WarmUp | None) -> None:
-    """Set ``warm_up`` on the neurons of `net`, and on direct encoding, which need not repeat while there are none.
+    """Set ``warm_up`` on our neurons in `net`, of all six classes, and on direct encoding, which need not repeat while there
+    are none.
 
     Args:
         net: any module.
@@ -116,7 +119,7 @@ def set_warm_up(net: nn.Module, warm_up: WarmUp | None) -> None:
     check_module("net", net)
     check_choice("warm_up", warm_up, WARM_UPS)
     for module in net.modules():
-        if isinstance(module, (Leaky, DirectEncoding)):
+        if isinstance(module, (Adjusted, DirectEncoding)):
             module.warm_up = warm_up
 
 

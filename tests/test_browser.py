@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from _oracle import lif, rectangle, spatial
 
-from snntorch_bpsta.training.gradients import one_neuron
+from snntorch_bpsta.training.studies.gradients import one_neuron
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

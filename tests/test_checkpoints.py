@@ -18,8 +18,9 @@ import torch
 
 pytest.importorskip("lightning", reason="lightning (extra: train) is missing")
 pytest.importorskip("sklearn", reason="scikit-learn (extra: data) is missing")
-from snntorch_bpsta.data import events, load  # noqa: E402
-from snntorch_bpsta.training import Recipe, compare, lightning  # noqa: E402
+from snntorch_bpsta.data import load, recordings  # noqa: E402
+from snntorch_bpsta.training import Recipe, checkpoints, module, run  # noqa: E402
+from snntorch_bpsta.training.studies import run_all, study  # noqa: E402
 
 RECIPE = Recipe(
     dataset="digits", width=1 / 64, num_steps=2, epochs=2, batch_size=32, lr_warm_up_epochs=0, limit=32, test_limit=32
@@ -52,7 +53,7 @@ class Stop(Exception):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run that stopped in the second of its two epochs: the bytes of its checkpoint."""
-    folder, begin = tmp_path_factory.mktemp("trained"), lightning.Classifier.on_train_epoch_start
+    folder, begin = tmp_path_factory.mktemp("trained"), module.Classifier.on_train_epoch_start
 
     def stop(self):
         if self.current_epoch == 1:
@@ -60,8 +61,8 @@ def trained(tmp_path_factory):
         begin(self)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(lightning.Classifier, "on_train_epoch_start", stop)
-        lightning.train(RECIPE, 0, folder, progress=False)
+        patch.setattr(module.Classifier, "on_train_epoch_start", stop)
+        run.train(RECIPE, 0, folder, progress=False)
     return (folder / "last.ckpt").read_bytes()
 
 
@@ -76,8 +77,8 @@ def content(trained):
 
 
 DOORS = {
-    "evaluate": lightning.evaluate,
-    "resume": lambda path: lightning.train(RECIPE, 0, path.parent, resume=True, progress=False),
+    "evaluate": run.evaluate,
+    "resume": lambda path: run.train(RECIPE, 0, path.parent, resume=True, progress=False),
 }
 
 
@@ -195,7 +196,7 @@ WRONG = {
     "history-rows": lambda saved: own(saved, history=[{"epoch": 0}]),
 }
 OF_RESUMING = {
-    **{f"no-{key}": lambda saved, key=key: {k: v for k, v in saved.items() if k != key} for key in lightning._TO_RESUME},
+    **{f"no-{key}": lambda saved, key=key: {k: v for k, v in saved.items() if k != key} for key in checkpoints.TO_RESUME},
     "epoch-ahead": lambda saved: saved | {"epoch": 7},
     "history-short": lambda saved: own(saved, history=[]),
     "loops-none": lambda saved: saved | {"loops": {}},
@@ -290,14 +291,15 @@ def test_a_checkpoint_cannot_have_files_deleted(way, trained, path, tmp_path):
 
 ROW = {
     "variant": "bpsa", "seed": 0, "recipe": {}, "accuracy": 0.5, "firing_rate": 0.1, "firing_rates": {"1": 0.1},
-    "energy_ratio": 5.0, "energy_ratio_fp32_ac": 0.6, "train_seconds": 3.0, "history": [],
+    "energy_ratio": 5.0, "energy_ratio_fp32_ac": 0.6, "train_seconds": 3.0,
+    "history": [{"epoch": 0, "warm_up": None, "test_accuracy": 0.5}],
 }  # fmt: skip
 
 
 def test_a_results_file_is_read(tmp_path):
     path = tmp_path / "runs.json"
     path.write_text(json.dumps({"runs": [ROW]}))
-    assert compare._read_runs(path) == ([ROW], [])
+    assert run_all.read_runs(path) == ([{"study": "compare", "setting": "", **ROW}], [])
 
 
 RESULTS = {
@@ -318,8 +320,8 @@ def test_a_tampered_results_file_is_refused_and_stays(name, tmp_path):
     path, text = tmp_path / "runs.json", RESULTS[name]
     path.write_text(text if isinstance(text, str) else json.dumps(text))
     before = path.read_text()
-    with pytest.raises(ValueError, match=r"runs\.json is not a results file of `bpsta compare`"):
-        compare.compare(RECIPE, [0], path)
+    with pytest.raises(ValueError, match=r"runs\.json is not a results file of `bpsta study`"):
+        study("compare", RECIPE, [0], path)
     assert path.read_text() == before
 
 
@@ -417,7 +419,7 @@ def test_an_archive_that_claims_more_than_memory_is_refused(tmp_path):
 
 def test_a_recording_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
     pytest.importorskip("tonic", reason="tonic (extra: data) is missing")
-    monkeypatch.setattr(events, "_LARGEST", 1 << 20)
+    monkeypatch.setattr(recordings, "_LARGEST", 1 << 20)
     (tmp_path / "NMNIST").mkdir()
     with zipfile.ZipFile(tmp_path / "NMNIST" / "nmnist_1100_bin.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("Train/3/00001.bin", bytes(5 << 18))

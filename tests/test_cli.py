@@ -16,6 +16,7 @@ for library in ("lightning", "torchmetrics", "tensorboard", "sklearn", "matplotl
     pytest.importorskip(library, reason=f"{library} (extra: train or plots) is missing")
 
 import snntorch_bpsta  # noqa: E402
+from snntorch_bpsta import cli  # noqa: E402
 from snntorch_bpsta.cli import _seeds, main  # noqa: E402
 from snntorch_bpsta.training import Recipe  # noqa: E402
 
@@ -23,7 +24,7 @@ SMALL = (
     "--epochs 1 --limit 128 --test-limit 64 --width 0.03125 --num-steps 2 --lr-warm-up-epochs 0 --warm-up none "
     "--warm-up-epochs 0 --accelerator cpu"
 ).split()
-COMMANDS = ("train", "compare", "evaluate")
+COMMANDS = ("train", "compare", "study", "evaluate", "recipes")
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +100,19 @@ def test_help_names_every_option_of_a_recipe(command, capsys):
         assert re.search(rf"^  {dataset} ", out, re.MULTILINE), "a row of its own"
 
 
+def test_a_command_imports_only_what_it_needs():
+    """The list of commands, and the help of one without a recipe, bring neither torch nor snnTorch's neurons."""
+    for argv in (["--help"], ["recipes", "--help"], ["--version"]):
+        code = (
+            "import sys, runpy, types; package = types.ModuleType('snntorch_bpsta'); "
+            f"package.__path__ = [{str(Path(snntorch_bpsta.__file__).parent)!r}]; sys.modules['snntorch_bpsta'] = package\n"
+            f"from snntorch_bpsta.cli import main\ntry:\n    main({argv!r})\nexcept SystemExit: pass\n"
+            "assert not {'torch', 'lightning', 'matplotlib', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_version(capsys):
     assert bpsta("--version") == 0
     assert capsys.readouterr().out == f"snntorch-bpsta {snntorch_bpsta.__version__}\n"
@@ -149,8 +163,10 @@ WRONG = {
     "limit": (["train", "--limit", "-1"], "limit must be"),
     "no-channels": (["train", *SMALL, "--width", "0.0001"], "width=0.0001 leaves no channel"),
     "width-zero": (["train", *SMALL, "--width", "0"], "width must be a finite number > 0"),
-    "devices": (["train", "--devices", "0"], "--devices must be >= 1"),
-    "jobs": (["compare", "--jobs", "-2"], "--jobs must be >= 1"),
+    "devices": (["train", "--devices", "0"], "--devices", "must be an integer >= 1"),
+    "jobs": (["compare", "--jobs", "-2"], "--jobs", "must be an integer >= 1"),
+    "jobs-text": (["study", "alpha", "--jobs", "all"], "--jobs", "must be an integer >= 1, got 'all'"),
+    "study": (["study", "speed"], "'speed'", "'compare'", "'simulator'"),
     "workers": (["train", *SMALL, "--num-workers", "-1"], "num_workers"),
     "alpha-of-compare": (["compare", "--temporal-alpha", "0.5"], "--temporal-alpha"),
     "seeds-text": (["compare", "--seeds", "three"], "--seeds", "'three'", "(5)", "(3,7)"),
@@ -226,15 +242,19 @@ def test_out_is_a_file(tmp_path, capsys):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_out_of_compare_is_a_folder(tmp_path, capsys):
-    assert_one_line(capsys, bpsta("compare", *SMALL, "--seeds", 1, "--out", tmp_path), str(tmp_path))
+def test_out_of_compare_is_a_file(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert bpsta("compare", *SMALL, "--seeds", 1, "--out", tmp_path / "file") == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err and (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("content", ["not a result", '{"runs": [{"accuracy": 1}]}'], ids=["text", "other-rows"])
 def test_a_damaged_results_file(content, tmp_path, capsys):
     out = tmp_path / "runs.json"
     out.write_text(content)
-    assert_one_line(capsys, bpsta("compare", *SMALL, "--seeds", 1, "--out", out), "runs.json", "--out")
+    assert bpsta("compare", *SMALL, "--seeds", 1, "--out", out) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "runs.json" in err and "--out" in err
     assert out.read_text() == content
 
 
@@ -249,18 +269,18 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-# library -> the command that needs it, our module that imports it, and its extra
+# library -> the command that needs it, our modules that import it, and its extra
 MISSING = {
-    "lightning": ("train", "snntorch_bpsta.training.lightning", "train"),
-    "torchmetrics": ("train", "snntorch_bpsta.training.lightning", "train"),
-    "matplotlib": ("compare", "snntorch_bpsta.plots", "plots"),
+    "lightning": ("train", ("snntorch_bpsta.training.run",), "train"),
+    "torchmetrics": ("train", ("snntorch_bpsta.training.run", "snntorch_bpsta.training.module"), "train"),
+    "matplotlib": ("compare", ("snntorch_bpsta.plots",), "plots"),
 }
 
 
 @pytest.mark.parametrize("library", MISSING)
 def test_missing_library(library, monkeypatch, capsys):
     command, ours, extra = MISSING[library]
-    for name in [name for name in sys.modules if name == ours or name.partition(".")[0] == library]:
+    for name in [name for name in sys.modules if name in ours or name.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Absent(library), *sys.meta_path])
     code = bpsta(command, *SMALL)
@@ -287,7 +307,7 @@ def test_a_library_that_is_no_extra_is_a_bug_and_not_hidden(monkeypatch):
     def broken(arguments):
         raise ModuleNotFoundError("No module named 'colours'", name="colours")
 
-    monkeypatch.setattr("snntorch_bpsta.cli._evaluate", broken)
+    monkeypatch.setitem(cli.COMMANDS, "evaluate", cli.COMMANDS["evaluate"]._replace(run=broken))
     with pytest.raises(ModuleNotFoundError, match="colours"):
         main(["evaluate", "x.ckpt"])
 
@@ -302,7 +322,7 @@ def test_ctrl_c(monkeypatch, capsys):
     def stopped(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("snntorch_bpsta.cli._evaluate", stopped)
+    monkeypatch.setitem(cli.COMMANDS, "evaluate", cli.COMMANDS["evaluate"]._replace(run=stopped))
     assert bpsta("evaluate", "x.ckpt") == 130
     assert "--resume" in capsys.readouterr().err
 
@@ -418,6 +438,37 @@ def test_the_baseline_by_its_option(tmp_path):
     assert code == 0 and (recipe["spatial_adj"], recipe["temporal_alpha"]) == (False, 0.0)
 
 
+# --- bench: of the clone -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """The root of a clone without a benchmark."""
+    root = tmp_path / "clone"
+    root.mkdir()
+    monkeypatch.setattr(cli, "__file__", str(root / "snntorch_bpsta" / "cli.py"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        monkeypatch.delitem(sys.modules, name)
+    yield root
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        del sys.modules[name]
+
+
+def test_the_benchmark_comes_with_the_repository(clone, capsys):
+    assert_one_line(
+        capsys, bpsta("bench", "layer", "--quick"), "comes with the repository", "clone", "python -m benchmarks"
+    )
+
+
+def test_the_benchmark_of_the_clone_takes_the_arguments_as_they_are(clone, capsys):
+    (clone / "benchmarks").mkdir()
+    (clone / "benchmarks" / "__init__.py").write_text("")
+    (clone / "benchmarks" / "__main__.py").write_text("def main(argv):\n    print(argv)\n    return 7\n")
+    before = list(sys.path)
+    assert bpsta("bench", "--quick", "layer", "--help") == 7 and sys.path == before
+    assert capsys.readouterr().out == "['--quick', 'layer', '--help']\n"
+
+
 # --- compare -------------------------------------------------------------------------------------------------
 
 
@@ -427,7 +478,7 @@ def test_compare_prints_the_table(compared):
     table = [line for line in output.splitlines() if line.startswith("|")]
     assert [line.split()[1] for line in table if "---" not in line] == ["variant", "baseline", "bpsa", "bpsa+bpta"]
     assert all(line.split("|")[2].strip() == "2" for line in table[2:])
-    assert "digits, T = 2, 1 epochs" in output and str(out) in output
+    assert "compare: digits, T = 2, 1 epochs" in output and str(out) in output
     finished = [line for line in output.splitlines() if "accuracy" in line and "seed" in line and "|" not in line]
     assert len(finished) == 6
 
@@ -439,8 +490,8 @@ def test_compare_writes_json_and_png(compared):
         (name, seed) for name in ("baseline", "bpsa", "bpsa+bpta") for seed in (0, 1)
     ]
     assert all(run["history"] and run["versions"] and run["recipe"]["width"] == 0.03125 for run in runs)
-    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in out.parent.iterdir()) == ["runs.json", "runs.png"]
+    assert (out.parent / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in out.parent.iterdir()) == ["figure.png", "runs.json", "table.csv"]
 
 
 def test_the_same_comparison_again_runs_nothing(compared):

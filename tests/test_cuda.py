@@ -37,7 +37,7 @@ def test_equals_the_cpu(options, how):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_training(precision):
-    from snntorch_bpsta.training.lightning import train
+    from snntorch_bpsta.training.run import train
 
     recipe = Recipe(dataset="digits", width=1 / 8, num_steps=4, epochs=6, readout="current", lr_warm_up_epochs=1)
     row = train(recipe, 0, accelerator="gpu", precision=precision, progress=False)

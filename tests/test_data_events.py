@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from snntorch_bpsta.data import DATASETS, events_to_frames, load, read_aedat2
-from snntorch_bpsta.data.events import Recordings
+from snntorch_bpsta.data.recordings import Recordings
 
 REAL = Path(os.environ.get("SNNTORCH_BPSTA_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
@@ -266,7 +266,7 @@ def test_a_foreign_cache_file_is_written_anew_and_never_unpickled(nmnist, cache)
 
 
 def test_an_interrupted_conversion_leaves_nothing(nmnist, cache, monkeypatch):
-    import snntorch_bpsta.data.events as module
+    import snntorch_bpsta.data._frame_cache as module
 
     def interrupted(*args):
         raise KeyboardInterrupt

@@ -205,14 +205,13 @@ def test_digits_are_filmed_without_a_download(cache):
 def test_it_looks_like_the_real_recordings():
     """Also those of images that nothing was fitted to."""
     pytest.importorskip("lightning", reason="lightning (extra: train) is missing")
-    from snntorch_bpsta.training.simulator import against_recordings, format_table, summarise
+    from snntorch_bpsta.training.studies import simulator
 
-    rows = against_recordings(REAL)
-    assert len(rows) == 1100 and sum(row["fitted"] for row in rows) == 60
-    found = summarise([row for row in rows if not row["fitted"]])
-    correlations = list(found["correlation"].values())
+    films = simulator.against_recordings(REAL)
+    assert len(films) == 1100 and sum(film["fitted"] for film in films) == 60
+    found = simulator.summary([film for film in films if not film["fitted"]])
+    correlations = [found[f"correlation_{saccade}_{polarity}"] for saccade in (1, 2, 3) for polarity in ("OFF", "ON")]
     assert min(correlations) > 0.7 and np.mean(correlations) > 0.8
-    assert 0.9 < found["ratio"] < 1.1 and found["correlation of counts"] > 0.9
-    assert np.abs(np.array(found["on"]) - 0.5).max() < 0.02
-    assert f"| {found['ratio']:.3f} |" in format_table(rows)
-    assert found["control"] < 0.6  # another image, mostly of the same class, is not as like
+    assert 0.9 < found["events_ratio"] < 1.1 and found["events_correlation"] > 0.9
+    assert max(abs(found["on_simulated"] - 0.5), abs(found["on_real"] - 0.5)) < 0.02
+    assert found["correlation_control"] < 0.6  # another image, mostly of the same class, is not as like

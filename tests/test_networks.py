@@ -12,6 +12,7 @@ from torch import nn
 
 import snntorch_bpsta as snn
 from snntorch_bpsta import networks
+from snntorch_bpsta.neurons import FAMILY
 from snntorch_bpsta.training import RECIPES, VARIANTS
 
 F32 = torch.float32
@@ -504,3 +505,21 @@ def test_a_slice_of_a_network_runs():
     assert type(part) is snn.MultiStep and part.fold
     with torch.no_grad():
         assert torch.equal(net[2:](part(image.unsqueeze(0))), net(image))
+
+
+@pytest.mark.parametrize("neuron", FAMILY, ids=lambda neuron: neuron.__name__)
+def test_set_warm_up_works_for_all_six(neuron):
+    options = {"alpha": 0.8} if neuron.__name__ in ("Synaptic", "RSynaptic", "Alpha") else {}
+    options |= {"all_to_all": False} if neuron.__name__.startswith("R") else {}
+    net = nn.Sequential(neuron(beta=0.5, init_hidden=True, spatial_adj=True, **options))
+    cur = torch.tensor([[0.1, -1.0]])  # too little to fire
+    networks.set_warm_up(net, "identity")
+    assert torch.equal(net(cur), cur), "no neuron"
+    reached = {}
+    for warm_up in ("surrogate", None):
+        networks.set_warm_up(net, warm_up)
+        snn.reset(net)
+        cur.requires_grad_().grad = None
+        (net(cur) + net(cur)).sum().backward()  # Alpha's membrane is 0 at the first step
+        reached[warm_up] = (cur.grad != 0).tolist()
+    assert reached == {"surrogate": [[True, True]], None: [[False, False]]}, "Eq. 9 is 0 without a spike"

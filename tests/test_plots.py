@@ -1,4 +1,4 @@
-"""comparison(): rows to a figure, with no file touched."""
+"""study(): rows to a figure, with no file touched; and what is refused."""
 
 import builtins
 import io
@@ -9,7 +9,8 @@ pytest.importorskip("matplotlib", reason="matplotlib (extra: plots) is missing")
 from matplotlib.colors import to_hex  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from snntorch_bpsta.plots import comparison  # noqa: E402
+from snntorch_bpsta import plots  # noqa: E402
+from snntorch_bpsta.plots import study  # noqa: E402
 
 
 def row(variant, seed, accuracies, rates=(0.1, 0.2), warm=0):
@@ -19,7 +20,8 @@ def row(variant, seed, accuracies, rates=(0.1, 0.2), warm=0):
     ]
     names = ("0.4", "2.3", "8")
     rates = None if rates is None else dict(zip(names, rates, strict=False))
-    return {"variant": variant, "seed": seed, "history": history, "firing_rates": rates}
+    own = {"accuracy": accuracies[-1], "firing_rate": rates and sum(rates.values()) / len(rates)}
+    return {"setting": "", "variant": variant, "seed": seed, "history": history, "firing_rates": rates, **own}
 
 
 ROWS = [
@@ -31,7 +33,7 @@ ROWS = [
 
 
 def axes(rows, title=""):
-    figure = comparison(rows, title)
+    figure = study(rows, title)
     assert isinstance(figure, Figure)
     curves, bars = figure.axes
     return figure, curves, bars
@@ -127,7 +129,7 @@ def test_no_file_is_touched(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(builtins, "open", refuse)
         patch.setattr(io, "open", refuse)
-        figure = comparison(ROWS, "title")
+        figure = study(ROWS, "title")
     assert list(tmp_path.iterdir()) == []
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -136,5 +138,83 @@ def test_no_file_is_touched(monkeypatch, tmp_path):
 
 def test_the_rows_are_not_changed():
     before = repr(ROWS)
-    comparison(ROWS)
+    study(ROWS)
     assert repr(ROWS) == before
+
+
+def test_settings_are_points_with_every_seed():
+    rows = [{**each, "setting": f"T = {4 + 4 * (i % 2)}"} for i, each in enumerate(ROWS)]
+    accuracy, rate = study(rows).axes
+    assert [label.get_text() for label in accuracy.get_xticklabels()] == ["T = 4", "T = 8"]
+    assert accuracy.get_ylabel() == "test accuracy, %" and rate.get_ylabel() == "spikes per neuron and step"
+    seeds = [tuple(line.get_ydata()) for line in accuracy.get_lines() if line.get_alpha()]
+    assert sorted(seeds) == [(60.0,), (70.0,), (90.0,), (100.0,)]
+    assert [text.get_text() for text in rate.get_legend().get_texts()] == ["baseline", "bpsa", "bpsa+bpta"]
+
+
+def flow(setting, variant, layers, **own):
+    return {"setting": setting, "variant": variant, "flow": layers, **own}
+
+
+FLOW = [
+    flow("one neuron", "baseline", {"neuron": [1.0, 2.0]}, u=[0.5, 0.7], o=[0, 1]),
+    flow("one neuron", "bpsa", {"neuron": [3.0, 4.0]}, u=[0.5, 0.7], o=[0, 1]),
+    flow("last weights", "baseline", {"0.4": [0.1, 0.2], "2": [0.3, 0.4], "8": [0.5, 0.6]}),
+]
+
+
+def test_gradients_by_layer_and_of_one_neuron():
+    membrane, error, *layers = study(FLOW, "digits").axes
+    assert list(membrane.get_lines()[0].get_ydata()) == [0.5, 0.7]
+    assert {line.get_label(): list(line.get_ydata()) for line in error.get_lines()} == {
+        "baseline": [1, 2],
+        "bpsa": [3, 4],
+    }
+    assert [list(axes.get_lines()[0].get_ydata()) for axes in layers] == [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]
+    assert [axes.get_title() for axes in layers] == [f"last weights, LIF {i}" for i in (1, 2, 3)]
+
+
+def test_films_beside_recordings():
+    films = [{"events": [10 * i, 12 * i], "correlation": [0.1 * i] * 6} for i in range(1, 5)]
+    rows = [{"setting": setting, "variant": "simulated", "films": films[part]} for setting, part in
+            (("fitted to", slice(1)), ("not fitted to", slice(1, 4)))]  # fmt: skip
+    counts, likeness = study(rows).axes
+    assert [points.get_offsets().tolist() for points in counts.collections] == [
+        [[12, 10]],
+        [[24, 20], [36, 30], [48, 40]],
+    ]
+    assert [text.get_text() for text in counts.get_legend().get_texts()] == ["fitted to", "not fitted to"]
+    assert likeness.get_xlabel() == "correlation of the frames"
+
+
+REFUSED = {
+    "nothing": ([], ValueError, "there are no rows to draw"),
+    "no-list": (3, TypeError, "rows must be a list of rows"),
+    "no-setting": ([{"variant": "bpsa"}], ValueError, r"rows\[0\] must have 'setting'"),
+    "no-history": ([{"setting": "", "variant": "bpsa"}], ValueError, r"rows\[0\] must have 'history'"),
+    "epoch": (
+        [{**ROWS[0], "history": [{"test_accuracy": "high"}]}],
+        TypeError,
+        r"'test_accuracy' of history of rows\[0\]",
+    ),
+    "epochs": ([ROWS[0], row("baseline", 1, [0.5])], ValueError, "'baseline' have different epochs"),
+    "layers": ([ROWS[0], {**ROWS[1], "firing_rates": {"1": 0.5}}], ValueError, "'baseline' have different layers"),
+    "rate": ([{**ROWS[0], "firing_rates": {"1": None}}], TypeError, r"firing_rates of rows\[0\]"),
+    "percent": ([{**ROWS[0], "setting": "a"}, {**ROWS[0], "setting": "b", "accuracy": 50}], ValueError, "from 0 to 1"),
+    "flow": ([flow("a", "bpsa", {"0": ["x"]})], TypeError, r"of '0' of rows\[0\].* must be of type int or float"),
+    "film": ([{"setting": "", "variant": "", "films": [{"events": [1], "correlation": [1]}]}], ValueError, "events"),
+    "title": (ROWS, TypeError, "title must be a string"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_drawn_is_refused_by_its_column(name):
+    rows, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        study(rows, 3 if name == "title" else "")
+
+
+def test_a_fault_of_our_own_is_not_called_the_users(monkeypatch):
+    monkeypatch.setattr(plots, "_draw_curves", lambda rows: rows.wrong)
+    with pytest.raises(AttributeError, match="wrong"):
+        study(ROWS)

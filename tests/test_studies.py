@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import threading
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -13,26 +14,31 @@ pytest.importorskip("lightning", reason="lightning (extra: train) is missing")
 from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 
 from snntorch_bpsta.cli import main  # noqa: E402
-from snntorch_bpsta.training import RECIPES, VARIANTS, Recipe, compare, rate_cross_entropy_loss  # noqa: E402
+from snntorch_bpsta.training import RECIPES, VARIANTS, Recipe, rate_cross_entropy_loss  # noqa: E402
 from snntorch_bpsta.training.paper import beside, full_size, paper_rows  # noqa: E402
-from snntorch_bpsta.training.studies import STUDIES, format_study, grid, paired_p, quick, study, tabulate  # noqa: E402
+from snntorch_bpsta.training.studies import STUDIES, format_study, grid, quick, run_all, study, tabulate  # noqa: E402
+from snntorch_bpsta.training.studies.claims import used  # noqa: E402
+from snntorch_bpsta.training.studies.table import paired_p  # noqa: E402
 
 RECIPE = quick(RECIPES["digits"])
+TRAINED = [name for name, each in STUDIES.items() if not each.together]
 TABLES = Path(__file__).resolve().parents[2] / "shared" / "paper" / "tables.json"
 
 
 def row(setting, variant, seed, accuracy, rate=0.2, name="warm_up", **others):
     return {
         "study": name, "setting": setting, "variant": variant, "seed": seed, "accuracy": accuracy, "firing_rate": rate,
-        "energy_ratio": 5.0, "energy_ratio_counted": 3.0, "energy_ratio_counted_fp32_ac": 0.5,
-        "history": [{"test_accuracy": accuracy + 0.01}, {"test_accuracy": accuracy}], **others,
+        "firing_rates": {"0.4": rate or 0.0}, "energy_ratio": 5.0,
+        "energy_ratio_counted": 3.0, "energy_ratio_counted_fp32_ac": 0.5,
+        "history": [{"test_accuracy": accuracy + 0.01, "warm_up": None}, {"test_accuracy": accuracy, "warm_up": None}],
+        **others,
     }  # fmt: skip
 
 
 # --- the grids -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_setting_changes_what_it_says_and_a_variant_what_it_says(name):
     runs = grid(name, RECIPE, [0, 3])
     assert len(set(runs)) == len(runs) and {seed for *_, seed in runs} == {0, 3}
@@ -66,9 +72,10 @@ def test_settings_by_name():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("speed", RECIPE, [0]), ValueError, "name must be one of 'ablation'"),
+        (("speed", RECIPE, [0]), ValueError, "name must be one of 'compare', 'ablation'"),
         (("alpha", "digits", [0]), TypeError, "recipe must be a Recipe, got str"),
-        (("alpha", RECIPE, 3), ValueError, "seeds must be several integers"),
+        (("alpha", RECIPE, 3), TypeError, "seeds must be a list, tuple or range of integers, got int"),
+        (("simulator", RECIPE, [0]), ValueError, "recipe must be None for the study 'simulator'"),
         (("alpha", RECIPE, [-1]), ValueError, "seeds must be an integer >= 0"),
     ],
 )
@@ -102,6 +109,7 @@ def test_differences_are_with_the_same_seeds():
     assert table[0]["difference"] is None is table[0]["p"]
     assert table[1]["difference"] == pytest.approx(2.0) and table[1]["p"] == pytest.approx(paired_p([3.0, 1.0]))
     assert table[3]["difference"] == pytest.approx(-10) and table[3]["p"] is None and table[3]["firing_rate"] is None
+    assert tabulate([]) == []
     text = format_study(table)
     assert len(text.splitlines()) == 6 and "+2.00" in text and "60.00 ± 10.00" in text and "-10.00" in text
 
@@ -113,24 +121,245 @@ def test_alpha_is_held_against_alpha_0():
     assert [line["difference"] for line in tabulate(rows)] == [None, None, pytest.approx(10)]
 
 
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_table_is_markdown():
+    rates = dict(energy_ratio_fp32_ac=2.0, train_seconds=10.0)
+    rows = [row("", "bpsa", seed, 0.8 + seed / 10, 0.1 + seed / 10, **rates) for seed in range(3)]
+    rows.append(row("", "baseline", 0, 0.1, 0.0, **rates | {"energy_ratio_fp32_ac": float("inf")}))
+    head, rule, *lines = format_study(tabulate(rows)).split("\n")
+    assert cells(head) == [
+        "variant", "seeds", "accuracy %", "best epoch %", "difference", "firing rate", "EE (Eq. 11)", "EE (Eq. 11, 0.9 pJ)",
+        "EE (counted, 0.1 pJ)", "EE (counted, 0.9 pJ)", "s per run",
+    ], "no setting and no p: there is none"  # fmt: skip
+    assert set(rule) == {"|", "-"} and len({len(line) for line in (head, rule, *lines)}) == 1, "columns stand in line"
+    assert cells(lines[0]) == ["bpsa", "3", "90.00 ± 10.00", "91.00", "-", "0.200", "5.0", "2.0", "3.0", "0.50", "10"]
+    assert cells(lines[1]) == ["baseline", "1", "10.00", "11.00", "-70.00", "0.000", "5.0", "inf", "3.0", "0.50", "10"]
+
+
+def test_runs_without_a_firing_rate_are_left_out_of_its_mean():
+    rows = [row("", "bpsa", 0, 0.9, None), row("", "bpsa", 1, 0.9, 0.2)]
+    assert tabulate(rows)[0]["firing_rate"] == 0.2
+    assert tabulate(rows[:1])[0]["firing_rate"] is None and "firing rate" not in format_study(tabulate(rows[:1]))
+
+
+WRONG_ROWS = {
+    "no-list": (3, TypeError, r"rows must be a list of rows"),
+    "no-rows": ([1], TypeError, r"rows\[0\] must be a row"),
+    "no-setting": ([{"study": "alpha"}], ValueError, r"rows\[0\] must have 'setting', got 'study'"),
+    "accuracy-text": (
+        [row("", "bpsa", 0, 0.5) | {"accuracy": "0.5"}],
+        TypeError,
+        r"'accuracy' of rows\[0\] must be of",
+    ),
+    "accuracy-percent": ([row("", "bpsa", 0, 50.0)], ValueError, r"accuracy must be from 0 to 1, got 50"),
+    "rate-true": ([row("", "bpsa", 0, 0.5, True)], TypeError, "'firing_rate'"),
+    "no-epochs": ([row("", "bpsa", 0, 0.5) | {"history": []}], ValueError, "history must hold an epoch"),
+    "other-test": ([row("", "bpsa", 0, 0.5, also_test={"nmnist": 3})], TypeError, r"also_test of rows\[0\]"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ROWS)
+def test_rows_that_are_none_are_refused_by_the_column(name):
+    rows, error, message = WRONG_ROWS[name]
+    with pytest.raises(error, match=message):
+        tabulate(rows)
+
+
+def test_a_fault_of_our_own_is_not_called_the_users(monkeypatch):
+    monkeypatch.setattr("snntorch_bpsta.training.studies.table.mean", lambda values: values.wrong)
+    with pytest.raises(AttributeError, match="wrong"):
+        tabulate([row("", "bpsa", 0, 0.5)])
+
+
+# --- what a study uses ---------------------------------------------------------------------------------------
+
+
+def test_what_every_setting_sets_is_of_no_use():
+    own = {option.name for option in fields(Recipe)} - {"spatial_adj", "temporal_alpha"}
+    for name, unused in {
+        "compare": set(), "latency": {"num_steps"}, "readout": {"readout", "warm_up", "warm_up_epochs"},
+        "warm_up": {"warm_up", "warm_up_epochs"}, "causes": set(), "learning_rate": set(), "energy": set(),
+    }.items():  # fmt: skip
+        assert own - used(name, RECIPE) == unused, name
+    assert "also_test" in used("alpha", RECIPE) and "also_test" not in used("gradients", RECIPE)
+    assert used("simulator", None) == {"seeds", "jobs", "data_root"}
+
+
+def test_a_field_that_settings_read_is_used(monkeypatch):
+    from snntorch_bpsta.training.studies import Study
+
+    halves = Study("(ours)", {"half": lambda r: {"lr": r.lr / 2}, "double": lambda r: {"lr": 2 * r.lr}})
+    monkeypatch.setitem(STUDIES, "halves", halves)
+    assert "lr" in used("halves", RECIPE)
+
+
+UNUSED = {
+    "latency": ["--num-steps", "4"],
+    "warm_up": ["--warm-up", "none"],
+    "readout": ["--readout", "current"],
+    "gradients": ["--also-test", "digits"],
+    "simulator": ["--epochs", "3"],
+    "simulator-seeds": ["--dataset", "mnist"],
+    "simulator-quick": ["--quick"],
+    "simulator-download": ["--download"],
+    "simulator-accelerator": ["--accelerator", "cpu"],
+    "simulator-also": ["--also-test", "nmnist"],
+}
+
+
+@pytest.mark.parametrize("case", UNUSED)
+def test_an_option_of_no_use_is_refused_by_name(case, tmp_path, capsys):
+    name, option = case.partition("-")[0], UNUSED[case][0]
+    assert main(["study", name, *UNUSED[case], "--out", str(tmp_path / "out")]) == 2
+    out, err = capsys.readouterr()
+    assert f"{option} is of no use to the study {name!r}" in err and not out and not list(tmp_path.iterdir())
+
+
+def test_an_option_of_no_use_is_refused_in_python(calls, tmp_path):
+    with pytest.raises(ValueError, match="also_test is of no use to the study 'gradients'"):
+        study("gradients", RECIPE, [0], tmp_path / "runs.json", also_test=("digits",))
+    assert calls == []
+
+
 # --- runs ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Stands in for the training; gives the (recipe, seed) of every call."""
+    """Stands in for the training, in threads; gives the (recipe, seed, options) of every run."""
     calls = []
 
-    def run(recipe, seed, threads, options):
-        calls.append((recipe, seed))
-        done = row(
-            None, None, seed, 0.5 + seed / 100, recipe=recipe.as_dict(), train_seconds=1.0, energy_ratio_fp32_ac=1.0
-        )
-        return {key: value for key, value in done.items() if key not in ("study", "setting", "variant")}
+    def run(measure, runs, seed, threads, options):
+        found = {}
+        for key, recipe in runs.items():
+            calls.append((recipe, seed, options))
+            found[key] = {
+                name: value
+                for name, value in row(None, None, seed, 0.5 + seed / 100, recipe=recipe.as_dict()).items()
+                if name not in ("study", "setting", "variant")
+            } | {"train_seconds": 1.0, "energy_ratio_fp32_ac": 1.0}  # fmt: skip
+        return found
 
-    monkeypatch.setattr(compare, "_run_one", run)
-    monkeypatch.setattr(compare, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(run_all, "_measure", run)
+    monkeypatch.setattr(run_all, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
     return calls
+
+
+def read(path):
+    return json.loads(path.read_text())["runs"]
+
+
+def silent(line):
+    pass
+
+
+def test_every_variant_with_every_seed_in_that_order(calls, tmp_path):
+    out = tmp_path / "new" / "folder" / "runs.json"
+    rows = study("compare", RECIPE, [3, 1], out, say=silent, data_root="somewhere")
+    wanted = [(name, seed) for name in ("baseline", "bpsa", "bpsa+bpta") for seed in (3, 1)]
+    assert [(r["variant"], r["seed"]) for r in rows] == wanted
+    assert [r["recipe"] for r in rows] == [RECIPE.variant(name).as_dict() for name, _ in wanted]
+    assert sorted((c[0].spatial_adj, c[0].temporal_alpha, c[1]) for c in calls) == sorted(
+        (*VARIANTS[name].values(), seed) for name, seed in wanted
+    )
+    assert all(options == {"data_root": "somewhere"} for *_, options in calls)
+    assert sorted(map(repr, read(out))) == sorted(map(repr, rows))
+
+
+def test_runs_in_the_file_are_not_done_again(calls, tmp_path):
+    out, said = tmp_path / "runs.json", []
+    first = study("compare", RECIPE, [0], out, say=silent)
+    assert len(calls) == 3
+    again = study("compare", RECIPE, [0], out, say=said.append)
+    assert len(calls) == 3 and again == first
+    assert any("3 of 3" in line and str(out) in line for line in said)
+    more = study("compare", RECIPE, [1, 0], out, say=silent)
+    assert [seed for _, seed, _ in calls[3:]] == [1, 1, 1]
+    assert [r["seed"] for r in more] == [1, 0] * 3 and len(read(out)) == 6
+
+
+@pytest.mark.parametrize("change", [dict(epochs=3), dict(lr=1e-2), dict(num_steps=4), dict(test_limit=0)], ids=str)
+def test_another_recipe_is_another_run_and_the_old_rows_stay(calls, tmp_path, change):
+    out = tmp_path / "runs.json"
+    first = study("compare", RECIPE, [0], out, say=silent)
+    rows = study("compare", replace(RECIPE, **change), [0], out, say=silent)
+    assert len(calls) == 6 and len(read(out)) == 6 and all(r in read(out) for r in first)
+    assert all(r["recipe"][key] == value for r in rows for key, value in change.items())
+
+
+def test_the_file_is_valid_after_every_run(calls, tmp_path):
+    out, seen = tmp_path / "runs.json", []
+
+    def say(line):
+        seen.append(len(read(out)))  # fails on half a file
+        assert [path.name for path in tmp_path.iterdir()] == ["runs.json"], "nothing unfinished lies about"
+
+    study("compare", RECIPE, [0, 1], out, say=say)
+    assert seen == [1, 2, 3, 4, 5, 6]
+
+
+def test_every_finished_run_is_said_in_one_line(calls, tmp_path):
+    said = []
+    study("compare", RECIPE, [7], tmp_path / "runs.json", say=said.append)
+    assert sorted(line.split()[0] for line in said) == ["baseline", "bpsa", "bpsa+bpta"]
+    assert all("seed 7" in line and "57.00 %" in line and "\n" not in line for line in said)
+
+
+def test_a_study_that_broke_goes_on_where_it_stopped(calls, monkeypatch, tmp_path):
+    out, two_written = tmp_path / "runs.json", threading.Event()
+    run, written = run_all._measure, []
+
+    def third_fails(*args):
+        if len(calls) == 2:
+            assert two_written.wait(20)
+            raise RuntimeError("out of memory")
+        return run(*args)
+
+    def say(line):
+        written.append(line)
+        if len(written) == 2:
+            two_written.set()
+
+    monkeypatch.setattr(run_all, "_measure", third_fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        study("compare", RECIPE, [0, 1], out, say=say)
+    assert len(calls) == 2 and len(read(out)) == 2
+    (failed,) = json.loads(out.read_text())["failed"]
+    assert failed["error"] == "RuntimeError: out of memory" and failed["commit"] and failed["versions"]["torch"]
+    assert (failed["variant"], failed["seed"]) not in [(row["variant"], row["seed"]) for row in read(out)]
+    monkeypatch.setattr(run_all, "_measure", run)
+    assert len(study("compare", RECIPE, [0, 1], out, say=silent)) == 6
+    assert len(calls) == 6 and len(read(out)) == 6
+    assert json.loads(out.read_text())["failed"] == [failed]  # it stays on record
+
+
+DAMAGED = {
+    "empty": "",
+    "half": '{"runs": [{"variant": "bpsa", "se',
+    "not-json": "accuracy 99 %",
+    "binary": b"\xff\xfe\x00\x01",
+    "list": "[]",
+    "other-keys": '{"results": []}',
+    "number": '{"runs": 3}',
+    "text": '"runs"',
+    "null": "null",
+    "rows-of-something-else": '{"runs": [{"accuracy": 0.5}]}',
+    "rows-that-are-no-rows": '{"runs": [1, 2]}',
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_refused_and_left_untouched(calls, tmp_path, name):
+    out, content = tmp_path / "runs.json", DAMAGED[name]
+    content = content if isinstance(content, bytes) else content.encode()
+    out.write_bytes(content)
+    with pytest.raises(ValueError, match=r"runs\.json is not a results file.*--out"):
+        study("compare", RECIPE, [0], out, say=silent)
+    assert calls == [] and out.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_study_writes_its_runs_and_its_table_and_goes_on_where_it_stopped(calls, tmp_path):
@@ -160,7 +389,53 @@ def test_a_run_of_an_older_version_without_a_field_is_not_done_again(calls, tmp_
     assert len(calls) == 4
 
 
-@pytest.mark.parametrize("name", STUDIES)
+def test_a_file_of_compare_of_0_1_0_goes_on(calls, tmp_path):
+    """Its rows had neither study nor setting."""
+    out = tmp_path / "runs.json"
+    rows = study("compare", RECIPE, [0], out, say=silent)
+    old = [{key: value for key, value in each.items() if key not in ("study", "setting")} for each in rows]
+    out.write_text(json.dumps({"runs": old}))
+    assert study("compare", RECIPE, [0, 1], out, say=silent)[::2] == rows and len(calls) == 6
+
+
+def test_one_call_measures_all_of_a_seed_where_they_belong_together(calls, tmp_path, monkeypatch):
+    measured, stand_in = [], run_all._measure
+    monkeypatch.setattr(run_all, "_measure", lambda *args: measured.append(args[1:3]) or stand_in(*args))
+    said = []
+    rows = study("gradients", RECIPE, [4, 7], tmp_path / "runs.json", say=said.append)
+    assert sorted(seed for _, seed in measured) == [4, 7] and len(rows) == 2 * 12
+    assert all(list(runs) == [key[:2] for key in grid("gradients", RECIPE, [0])] for runs, _ in measured)
+    assert said[0].startswith("gradients: 12 rows, seed")
+
+
+@pytest.mark.parametrize("where", ["folder", "file.json"])
+def test_where_a_study_writes(where, calls, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib (extra: plots) is missing")
+    out = tmp_path / where
+    assert main(["study", "compare", "--seeds", "1", "--out", str(out)]) == 0
+    if where == "folder":
+        assert sorted(path.name for path in out.iterdir()) == ["figure.png", "runs.json", "table.csv"]
+    else:
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file.csv", "file.json", "file.png"]
+
+
+def test_the_command_line_measures_gradients(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib (extra: plots) is missing")
+    pytest.importorskip("sklearn", reason="scikit-learn (extra: data) is missing")
+    assert main(["study", "gradients", "--quick", "--out", str(tmp_path)]) == 0
+    runs = json.loads((tmp_path / "runs.json").read_text())["runs"]
+    assert {(run["setting"], run["variant"], run["seed"]) for run in runs} == grid("gradients", RECIPE, [0]).keys()
+    by_setting = {(run["setting"], run["variant"]): run for run in runs}
+    assert (
+        by_setting["one neuron", "bpta"]["error_first_step"] == 1 > by_setting["one neuron", "bpsa"]["error_first_step"]
+    )
+    first = by_setting["first weights", "baseline"]
+    assert len(first["flow"]) == 5 and all(len(steps) == RECIPE.num_steps for steps in first["flow"].values())
+    assert first["error_first_layer"] == pytest.approx(sum(next(iter(first["flow"].values()))) / RECIPE.num_steps)
+    assert "| one neuron    | bpsa+bpta |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_command_line_runs_a_study(name, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib (extra: plots) is missing")
     pytest.importorskip("sklearn", reason="scikit-learn (extra: data) is missing")
@@ -256,7 +531,7 @@ def test_ours_stand_beside_the_papers(tmp_path, capsys):
 
 
 def test_train_takes_a_row(capsys, monkeypatch):
-    from snntorch_bpsta.training import lightning
+    from snntorch_bpsta.training import run
 
     seen = []
 
@@ -264,7 +539,7 @@ def test_train_takes_a_row(capsys, monkeypatch):
         seen.append((recipe, str(out)))
         raise ValueError("stop")
 
-    monkeypatch.setattr(lightning, "train", train)
+    monkeypatch.setattr(run, "train", train)
     assert main(["train", "--recipe", "table9-T4-bpsa", "--epochs", "2"]) == 2
     assert seen == [(replace(paper_rows()["table9-T4-bpsa"].recipe, epochs=2), "runs/table9-T4-bpsa")]
     assert main(["train", "--recipe", "table3", "--preset", "official_code"]) == 2

@@ -15,7 +15,9 @@ from torch import nn
 
 import snntorch_bpsta as snn
 from snntorch_bpsta.training import Recipe
-from snntorch_bpsta.training.lightning import Classifier, Frames, augment, evaluate, learning_rate_schedule, train
+from snntorch_bpsta.training.datamodule import Frames, augment
+from snntorch_bpsta.training.module import Classifier, learning_rate_schedule
+from snntorch_bpsta.training.run import evaluate, train
 
 TINY = Recipe(
     dataset="digits", width=1 / 16, num_steps=2, epochs=5, batch_size=32, lr_warm_up_epochs=2, warm_up="identity",
@@ -43,15 +45,15 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
         import os, signal, sys
         from pathlib import Path
         from snntorch_bpsta.training import Recipe
-        from snntorch_bpsta.training import lightning
+        from snntorch_bpsta.training import module, run
 
-        step = lightning.Classifier.training_step
+        step = module.Classifier.training_step
         def killed(self, batch, batch_idx):
             if (self.current_epoch, batch_idx) == (3, 2):
                 os.kill(os.getpid(), signal.SIGKILL)
             return step(self, batch, batch_idx)
-        lightning.Classifier.training_step = killed
-        lightning.train(Recipe(**{TINY.as_dict()}), 3, Path(sys.argv[1]), progress=False)
+        module.Classifier.training_step = killed
+        run.train(Recipe(**{TINY.as_dict()}), 3, Path(sys.argv[1]), progress=False)
         """,
         tmp_path,
         tmp_path / "killed",
@@ -127,7 +129,7 @@ TWO_PROCESSES = """
     from torch import nn
     import snntorch_bpsta as snn
     from snntorch_bpsta.training import Recipe
-    from snntorch_bpsta.training.lightning import Classifier
+    from snntorch_bpsta.training.module import Classifier
 
     processes, buffers, out = int(sys.argv[1]), sys.argv[2] == "buffers", sys.argv[3]
     torch.manual_seed(0)

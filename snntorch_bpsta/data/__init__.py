@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from .._checks import check_choice, check_positive_int
 from . import events, images, simulation
 from ._common import Samples, cache_dir, data_dir, stratified_order
-from .events import read_aedat2
+from ._frame_cache import cached_frames
 from .frames import events_to_frames, height_width
+from .recordings import Recordings, read_aedat2
 from .simulation import CAMERAS, Camera, saccades
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class DatasetSpec:
     kind: str
     input_shape: tuple[int, int, int]
     num_classes: int
-    loader: Callable[[bool, Path, bool], Samples | events.Recordings | simulation.Filmed]
+    loader: Callable[[bool, Path, bool], Samples | Recordings | simulation.Filmed]
     url: str
     description: str
 
@@ -226,4 +227,4 @@ def load(
         found = found.take(index)
     if spec.kind == "image":
         return found
-    return Samples(events.cached_frames(found, num_steps, size), found.targets)
+    return Samples(cached_frames(found, num_steps, size), found.targets)

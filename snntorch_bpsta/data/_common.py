@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .._checks import check_flags, check_number, check_path, reading
+from .._checks import as_array, check_flags, check_number, check_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,8 +36,7 @@ class Samples(torch.utils.data.Dataset):
     """
 
     def __init__(self, data: np.ndarray, targets: ArrayLike, scale: float = 1) -> None:
-        with reading("targets", "N integers"):
-            targets = np.asarray(targets)
+        targets = as_array("targets", targets)
         if not isinstance(data, np.ndarray) or data.dtype.kind not in "iubf" or not data.ndim:
             raise TypeError(
                 f"data must be an array [N, ...] of numbers, got {getattr(data, 'dtype', type(data).__name__)}"
@@ -57,12 +56,12 @@ class Samples(torch.utils.data.Dataset):
 
     def take(self, index: ArrayLike) -> Samples:
         """These samples at the positions `index` only, in that order."""
-        with reading("index", "an array of positions"):
-            index = np.asarray(index)
-            if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
-                raise TypeError(f"{index.dtype} {index.shape}")
-            index = index.astype(np.int64)
-            self.targets[index]
+        index = as_array("index", index)
+        if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
+            raise TypeError(f"index must be an array of positions [N], got {index.dtype} {index.shape}")
+        if index.size and not -len(self) <= int(index.min()) <= int(index.max()) < len(self):
+            raise ValueError(f"index must hold positions below {len(self)}, got {index.min()} to {index.max()}")
+        index = index.astype(np.int64)
         return Samples(self.data[index], self.targets[index], self.scale)
 
     def __getstate__(self):

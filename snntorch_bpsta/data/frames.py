@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._checks import check_positive_int, reading
+from .._checks import as_events, check_positive_int
 
 if TYPE_CHECKING:
     from .._typing import Events
+
+__all__ = ["events_to_frames"]
 
 
 def events_to_frames(
@@ -61,11 +63,7 @@ def events_to_frames(
     check_positive_int("num_steps", num_steps)
     height, width = height_width("sensor_size", sensor_size)
     rows, columns = (height, width) if size is None else height_width("size", size)
-    with reading("events", "arrays with the fields x, y, p and t"):
-        x, y, p, t = (np.asarray(events[field]) for field in "xypt")
-    if not x.ndim == y.ndim == p.ndim == t.ndim == 1 or not len(x) == len(y) == len(p) == len(t):
-        shapes = ", ".join(f"{f} {a.shape}" for f, a in zip("xypt", (x, y, p, t), strict=True))
-        raise ValueError(f"expected x, y, p and t of one length [N], got {shapes} in events")
+    x, y, p, t = as_events(events)
     for field, values, end in (("x", x, width), ("y", y, height), ("p", p, 2)):
         if values.dtype.kind not in "iub":
             raise TypeError(f"expected integers in {field}, got {values.dtype} in events")

@@ -26,6 +26,8 @@ from ._common import (
 if TYPE_CHECKING:
     from .._typing import AnyPath
 
+__all__ = ["cifar10", "digits", "mnist"]
+
 DIGITS_URL = "https://archive.ics.uci.edu/dataset/80"
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"

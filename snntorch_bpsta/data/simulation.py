@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .._typing import AnyPath, Leg
     from ._common import Samples
 
+__all__ = ["CAMERAS", "Camera", "cifar10_dvs_simulated", "digits_simulated", "nmnist_simulated", "saccades"]
+
 
 _MODEL = 3  # goes up when the same camera gives other events
 _SAMPLES = 4  # of the scene per pixel of the camera, in each direction

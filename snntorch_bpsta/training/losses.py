@@ -11,6 +11,8 @@ from .._checks import FLOATING, check_some_steps, check_tensor
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["rate_cross_entropy_loss", "rate_mse_loss"]
+
 
 def rate_mse_loss(out_rec: Tensor, targets: Tensor) -> Tensor:
     r"""Eq. 5: mean over the samples of the squared distance between the one-hot label and the firing rate.

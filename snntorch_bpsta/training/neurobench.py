@@ -178,7 +178,7 @@ def _classify(out):
 
 
 def evaluate(checkpoint: AnyPath, **options: Any) -> Result:
-    """:func:`snntorch_bpsta.training.lightning.evaluate`, and NeuroBench's metrics on the same samples.
+    """:func:`snntorch_bpsta.training.run.evaluate`, and NeuroBench's metrics on the same samples.
 
     Args:
         checkpoint: path of a ``last.ckpt``.
@@ -193,13 +193,13 @@ def evaluate(checkpoint: AnyPath, **options: Any) -> Result:
         FileNotFoundError, ValueError: see ``evaluate``.
     """
     version = need().__version__
-    from . import lightning
+    from . import checkpoints, datamodule, results, run
 
-    row = lightning.evaluate(checkpoint, **options)
-    saved, recipe = lightning._load_checkpoint(checkpoint)
+    row = run.evaluate(checkpoint, **options)
+    saved, recipe = checkpoints.load_checkpoint(checkpoint)
     net = recipe.build_network()
     net.load_state_dict({name.removeprefix("net."): value for name, value in saved["state_dict"].items()})
-    frames = lightning.Frames(
+    frames = datamodule.Frames(
         Recipe(**row["recipe"]), row["seed"], options.get("data_root"), options.get("download", False)
     )
     frames.setup("validate")
@@ -207,4 +207,4 @@ def evaluate(checkpoint: AnyPath, **options: Any) -> Result:
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     metrics = measure(net, loader, "cuda" if gpu else "cpu")
     report = {"version": version, "samples": len(frames.test), "num_steps": recipe.num_steps, "metrics": metrics}
-    return {**row, "neurobench": report, **lightning.environment()}
+    return {**row, "neurobench": report, **results.environment()}

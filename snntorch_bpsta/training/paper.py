@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from .._checks import check_choice, check_instance, reading
+from .._checks import NUMBER, check_choice, check_instance, check_rows
 from ..networks import NETWORKS
 from ._tables import markdown, number
 from .recipes import COMPARED, RECIPES, Recipe
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .._typing import Result
+
+__all__ = ["Row", "beside", "full_size", "paper_rows", "variant"]
 
 DATASETS = ("mnist", "cifar10", "nmnist", "dvs_gesture", "cifar10_dvs")
 
@@ -130,28 +132,31 @@ def beside(rows: dict[str, Row], runs: Sequence[Result]) -> str:
         TypeError: an argument of the wrong type.
     """
     check_instance("rows", rows, dict, "what paper_rows returns")
-    check_instance("runs", runs, (list, tuple), "rows of results files")
+    for name, row in rows.items():
+        check_instance(f"rows[{name!r}]", row, Row, "a Row of paper_rows")
+    measured = {"accuracy": NUMBER, "firing_rate": (*NUMBER, type(None))}
+    check_rows("runs", runs, {"seed": (int,), "recipe": (dict,), **measured})
     default = Recipe().as_dict()
     head = ["row", "data set", "variant", "T", "epochs", "paper, %", "paper, rate", "ours, % (seeds)", "ours, rate"]
     cells = []
-    with reading("runs", "rows of results files"):
-        for name, row in rows.items():
-            recipe = row.recipe
-            own = {run["seed"]: run for run in runs if default | run["recipe"] == recipe.as_dict()}
-            accuracy = rate = "-"
-            verdict = "not run"
-            if own:
-                accuracies = [100 * run["accuracy"] for run in own.values()]
-                accuracy = f"{mean(accuracies):.2f} ({len(own)})"
-                rate = f"{mean(run['firing_rate'] for run in own.values()):.3f}"
-                error = stdev(accuracies) / len(own) ** 0.5 if len(own) > 1 else 0.25
-                verdict = "reproduced" if mean(accuracies) + 2 * error >= row.accuracy else "not reproduced"
-            cells.append(
-                [
-                    name, recipe.dataset, variant(recipe), str(recipe.num_steps), str(recipe.epochs), f"{row.accuracy:.2f}",
-                    number(row.firing_rate, ".3f"), accuracy, rate, verdict,
-                ]
-            )  # fmt: skip
+    for name, row in rows.items():
+        recipe = row.recipe
+        own = {run["seed"]: run for run in runs if default | run["recipe"] == recipe.as_dict()}
+        accuracy = rate = "-"
+        verdict = "not run"
+        if own:
+            accuracies = [100 * run["accuracy"] for run in own.values()]
+            rates = [run["firing_rate"] for run in own.values() if run["firing_rate"] is not None]
+            accuracy = f"{mean(accuracies):.2f} ({len(own)})"
+            rate = number(mean(rates) if rates else None, ".3f")
+            error = stdev(accuracies) / len(own) ** 0.5 if len(own) > 1 else 0.25
+            verdict = "reproduced" if mean(accuracies) + 2 * error >= row.accuracy else "not reproduced"
+        cells.append(
+            [
+                name, recipe.dataset, variant(recipe), str(recipe.num_steps), str(recipe.epochs), f"{row.accuracy:.2f}",
+                number(row.firing_rate, ".3f"), accuracy, rate, verdict,
+            ]
+        )  # fmt: skip
     return markdown([*head, "verdict"], cells)
 
 

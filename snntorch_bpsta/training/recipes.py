@@ -14,6 +14,8 @@ from ..data import DATASETS
 from ..surrogate import rectangle
 from .losses import rate_cross_entropy_loss, rate_mse_loss
 
+__all__ = ["RECIPES", "VARIANTS", "Recipe"]
+
 # The rows of every comparison. "baseline" is STBP: the rectangular surrogate, plain backpropagation through time. "bpta" is
 # the temporal adjustment alone, which the paper does not show.
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,159 @@
+"""The data of a run, as Lightning and the network want them."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from .. import data
+from .._checks import REAL, check_flags, check_instance, check_int, check_number, check_path, check_tensor
+from .recipes import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .._typing import AnyPath, Batch
+
+__all__ = ["Frames", "augment"]
+
+_ON_DEVICE = 2**32  # bytes of a data set that a GPU keeps
+
+# (padding of the random crop, horizontal flip, rotation in degrees) of the released code, at our frame sizes.
+AUGMENTATIONS = {
+    "cifar10": (4, True, 0),
+    "nmnist": (4, False, 10),
+    "dvs_gesture": (8, False, 5),
+    "cifar10_dvs": (8, True, 15),
+}
+
+
+class Frames(L.LightningDataModule):
+    """The data of a recipe, as the network wants them: images ``[B, C, H, W]``, event frames ``[T, B, 2, H, W]``.
+
+    Args:
+        recipe: gives the data set, T, batch size, limits and augmentation.
+        seed: of the order of the samples.
+        data_root: folder with the data sets; see :func:`snntorch_bpsta.data.load`.
+        download: fetch a missing data set.
+        num_workers: of the data loaders.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int = 0,
+        data_root: AnyPath | None = None,
+        download: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        check_run(recipe, seed, data_root, download, num_workers)
+        self.recipe = recipe
+        self.seed = seed
+        self.num_workers = num_workers
+        self._load_options: dict[str, Any] = {"root": data_root, "num_steps": recipe.num_steps, "download": download}
+
+    def setup(self, stage: str | None = None) -> None:
+        recipe = self.recipe
+        if stage in (None, "fit"):
+            self.train = data.load(recipe.dataset, train=True, limit=recipe.limit or None, **self._load_options)
+        self.test = data.load(recipe.dataset, train=False, limit=recipe.test_limit or None, **self._load_options)
+
+    def train_dataloader(self) -> DataLoader:
+        # Built anew every epoch: the order is a function of (seed, epoch) and nothing else.
+        assert self.trainer is not None  # Lightning sets it first
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            self.train, num_replicas=world, rank=rank, shuffle=True, seed=self.seed
+        )
+        sampler.set_epoch(self.trainer.current_epoch)
+        return self._loader(self.train, sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(self.test)
+
+    def _loader(self, samples, sampler=None):
+        # Whole batches are taken out of the array at once, and on a GPU it lies there already if it is small.
+        fits = self.trainer is not None and self.num_workers == 0 and samples.data.nbytes < _ON_DEVICE
+        batches = _Batches(samples, self.trainer.strategy.root_device if fits else torch.device("cpu"))
+        order = BatchSampler(sampler or SequentialSampler(samples), self.recipe.batch_size, drop_last=False)
+        return DataLoader(batches, batch_size=None, sampler=order, num_workers=self.num_workers)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        x, targets = batch
+        return (x.transpose(0, 1) if x.dim() == 5 else x), targets
+
+
+class _Batches(Dataset):
+    """The batches of a :class:`~snntorch_bpsta.data.Samples`, by lists of positions."""
+
+    def __init__(self, samples, device):
+        self.samples = samples
+        self.data = None if device.type == "cpu" else torch.tensor(samples.data, device=device)
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        samples = self.samples
+        x = torch.from_numpy(np.asarray(samples.data[index])) if self.data is None else self.data[index]
+        x = x.float()
+        return (x if samples.scale == 1 else x.div_(samples.scale)), samples.targets[index]
+
+
+def augment(x: Tensor, pad: int, flip: bool, degrees: float) -> Tensor:
+    """Random shift, horizontal flip and rotation, drawn once per sample (all its frames move together).
+
+    The released code's random crop of the padded picture is a shift by whole pixels. All three are one resampling (nearest
+    pixel, zeros around), on the device of `x`.
+
+    Args:
+        x: images ``[B, C, H, W]`` or event frames ``[T, B, C, H, W]``.
+        pad: pixels.
+        flip: whether to flip, with probability 1/2.
+        degrees: largest rotation.
+
+    Raises:
+        ValueError, TypeError: an argument out of range or of the wrong type.
+    """
+    check_tensor("x", x, 4, "[B, C, H, W] or [T, B, C, H, W]", REAL)
+    if x.dim() > 5 or x.shape[x.dim() - 4] == 0:
+        raise ValueError(f"x must be samples [B, C, H, W] or [T, B, C, H, W], at least one, got {tuple(x.shape)}")
+    check_int("pad", pad, 0)
+    check_flags(flip=flip)
+    check_number("degrees", degrees, "a number from 0 to 360", lowest=0, highest=360)
+    batch, (height, width) = x.dim() - 4, x.shape[-2:]
+    samples = x.movedim(batch, 0)
+    count = len(samples)
+    chance = partial(torch.rand, count, device=x.device)
+    shift = [(chance() * (2 * pad + 1)).floor() - pad for _ in range(2)]
+    mirror = 1 - 2 * (chance() < 0.5).float() if flip else torch.ones(count, device=x.device)
+    angle = (chance() * 2 - 1) * math.radians(degrees)
+    # Where each pixel of the result comes from, in units of half a width and half a height (affine_grid's).
+    cos, sin, ratio = angle.cos(), angle.sin(), height / width
+    rows = (mirror * cos, -mirror * sin * ratio, 2 * shift[0] / width), (sin / ratio, cos, 2 * shift[1] / height)
+    maps = torch.stack([torch.stack(row, 1) for row in rows], 1)
+    flat = samples.reshape(count, -1, height, width).float()
+    grid = nn.functional.affine_grid(maps, list(flat.shape), align_corners=False)
+    moved = nn.functional.grid_sample(flat, grid, mode="nearest", align_corners=False)
+    return moved.view(samples.shape).movedim(0, batch).to(x.dtype)
+
+
+def check_run(
+    recipe: Recipe, seed: int, data_root: AnyPath | None = None, download: bool = False, num_workers: int = 0
+) -> None:
+    """Refuse arguments of a run that cannot be."""
+    check_instance("recipe", recipe, Recipe, "a Recipe")
+    check_int("seed", seed, 0, 2**32)
+    if data_root is not None:
+        check_path("data_root", data_root)
+    check_flags(download=download)
+    check_int("num_workers", num_workers, 0)

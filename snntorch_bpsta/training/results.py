@@ -1,0 +1,90 @@
+"""What is written down of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import snntorch
+import torch
+
+from .. import energy
+from .._version import __version__
+
+if TYPE_CHECKING:
+    from .._typing import Result
+    from .module import Classifier
+
+__all__: list[str] = []
+
+
+def result_row(model: Classifier, seconds: float, trainer: L.Trainer) -> Result:
+    """What is written down of a run: its recipe and seed, its curve, its last epoch, and where it ran."""
+    last = model.history[-1]
+    rate = last["firing_rate"]
+    steps = model.recipe.num_steps
+    return {
+        "recipe": model.recipe.as_dict(),
+        "seed": model.seed,
+        "accuracy": last["test_accuracy"],
+        "firing_rate": rate,
+        "firing_rates": last["firing_rates"],
+        "energy_ratio": None if rate is None else energy.energy_ratio(rate, steps),
+        "energy_ratio_fp32_ac": None if rate is None else energy.energy_ratio(rate, steps, energy.E_AC_FP32_PJ),
+        **counted(model),
+        "train_seconds": round(seconds, 2),
+        "history": model.history,
+        "precision": str(trainer.precision),
+        "processes": trainer.world_size,
+        **environment(),
+    }
+
+
+def counted(model: Classifier) -> Result:
+    """What the last measurement counted: operations per sample by layer, and the energy ratios they give."""
+    operations, samples = model._operations, model._samples
+    if not operations or (model.history and model.history[-1]["firing_rate"] is None):
+        return {"operations": None, "energy_ratio_counted": None, "energy_ratio_counted_fp32_ac": None}
+    return {
+        "operations": {
+            name: {"dense": layer["dense"], "ac": layer["ac"] / samples, "mac": layer["mac"] / samples}
+            for name, layer in operations.items()
+        },
+        "energy_ratio_counted": operations.energy_ratio(samples),
+        "energy_ratio_counted_fp32_ac": operations.energy_ratio(samples, energy.E_AC_FP32_PJ),
+    }
+
+
+def environment() -> Result:
+    """Versions, device, commit and command, for a results file."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True, text=True, cwd=Path(__file__).parent, check=False,
+    )  # fmt: skip
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "versions": {
+            "snntorch_bpsta": __version__,
+            "snntorch": snntorch.__version__,
+            "torch": torch.__version__,
+            "lightning": L.__version__,
+            "python": platform.python_version(),
+        },
+        "device": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores",
+        "commit": commit.stdout.strip() or None,
+        "command": " ".join(["bpsta", *sys.argv[1:]]),
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(part, path)

@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from snntorch_bpsta.functional import cells
-from snntorch_bpsta.functional.kernels import triton as kernels
+from snntorch_bpsta.functional.kernels import triton_template as kernels
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ALWAYS = ("input_", "spk", "mem", "dspk", "saved", "values", "dinput", "factor")
@@ -38,13 +38,13 @@ def compiled(kernel, cell, reset, config, half=False, learn=False):
     if learn:
         there |= {f"{name}_rec" for name in currents} | {"dbeta", "dthreshold", *(["dalpha"] if currents else [])}
     types = {name: "*fp32" for name in there}
-    types |= {"num_steps": "i32", "num_neurons": "i32", "stride": "i32", "p0": "fp64", "p1": "fp64", "residual": "fp64"}
+    types |= {"start": "i32", "stop": "i32", "num_neurons": "i32", "stride": "i32", "p0": "fp64", "p1": "fp64", "residual": "fp64"}
     if half:
         types |= dict.fromkeys(("input_", "spk", "dspk", "dinput"), "*fp16")
         types |= {} if learn else {"saved": "*bf16"}
     constants = {
         **cells.flags(cell, reset)._asdict(), **config.kwargs, "PROMPT": False, "SURROGATE": 2, "RELU": False,
-        "MEMBRANE": learn, "CLIPPED": row.clipped, "FROM_ZERO": True, "CONSTANT": False,
+        "MEMBRANE": learn, "CLIPPED": row.clipped, "FROM_ZERO": True, "CONSTANT": False, "MORE": False,
     }  # fmt: skip
     names = kernel.arg_names
     signature = {name: types.get(name, "constexpr") for name in names}

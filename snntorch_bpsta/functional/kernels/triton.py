@@ -1,484 +1,103 @@
-"""All time steps in one pass on the GPU: one Triton template for six neurons, forward and backward.
-
-Blocks of neurons outside, time inside, so that the state stays in registers and every tensor crosses memory once.
-Loads run a chunk of steps ahead of the arithmetic: for all that the compiler knows, a store may hit what is loaded
-next, so left to itself it has every step wait for the memory of the one before. Spikes are the reference's to the bit:
-the same operations in the same order, none of them fused. Nothing is atomic: gradients are deterministic.
-
-The equations are those of ``cells.py``; a tensor that is not there is None, which Triton compiles in. Interface and the
-*code*, the one word per neuron and step that is kept for backward: see ``functional/operator.py``.
-"""
-
-from functools import update_wrapper
-from types import FunctionType
+"""All time steps in one pass on the GPU: the kernels of ``triton_template.py``, in a configuration that suits the size."""
 
 import torch
 import triton
-import triton.language as tl
 
 from .. import cells
+from .triton_template import PARAMETERS, VARYING, backward_kernel, forward_kernel
 
 _MAX_NEURONS = 2**31 - 2**12  # indices of neurons are 32 bits wide, those of neuron-steps 64
-_MEASURED = 2**16  # up to so many neurons some configurations are tried; above, the memory is busy with any of them
-
-
-def _equation(function):
-    """A function of ``cells.py`` for the kernels. Triton looks for the names of the annotations as well."""
-    known = FunctionType(function.__code__, {"tl": tl, "Any": tl.tensor})
-    return triton.jit(update_wrapper(known, function))
-
-
-_advance, _prompt, _retreat = _equation(cells.advance), _equation(cells.prompt), _equation(cells.retreat)
-
-
-def _config(block, warps, chunk):
-    return triton.Config({"BLOCK": block, "CHUNK": chunk}, num_warps=warps)
-
-
-# Few neurons need small blocks, to fill the GPU, and long chunks, to hide the latency of its memory.
-_FEW = [_config(32, 1, 16), _config(32, 1, 32), _config(64, 1, 8), _config(128, 1, 8)]
-_INTERPRETED = _config(512, 1, 4)
+_MEASURED = 2**16  # neurons up to which some configurations are tried; more keep the memory busy with any of them
+_NUMBERS = {*VARYING, "num_neurons", "stride", "p0", "p1", "residual"}
+_fastest = {}
 
 
 def _configs(num_neurons, num_steps, rows):
-    """The configurations worth a try; `rows` is the number of tensors read in every step."""
-    if triton.knobs.runtime.interpret:  # nothing to measure
-        return [_INTERPRETED]
-    return _FEW
-
-
-# Tuning runs a kernel many times: what the kernels write over is put back in between.
-_WRITTEN_OVER = ("input_", "mem", "syn", "inh", "fed", "saved", "dmem0", "dsyn0", "dinh0")
-_copies = {}
-
-
-def _copy(arguments, reset_only=False):
-    given = {name: arguments.get(name) for name in _WRITTEN_OVER if not reset_only}
-    _copies.update((name, x.clone()) for name, x in given.items() if x is not None)
-
-
-def _put_back(arguments, exception):
-    for name in list(_copies):
-        arguments[name].copy_(_copies.pop(name))
-
-
-_SIZES = [f"{name}_{what}" for name in ("beta", "alpha", "tau", "threshold", "v") for what in ("inner", "size")]
-_JIT = {"do_not_specialize": ["num_steps", *_SIZES]}  # compiled once for all T and all parameters
-
-
-@triton.jit
-def _parameter(p, n, num_neurons, inner, size, dtype: tl.constexpr, CLIPPED: tl.constexpr):
-    """A parameter of the neurons `n`: without `inner` one number, zero if there is none."""
-    if p is None:
-        x = tl.full((), 0.0, dtype)
-    elif inner is None:
-        x = tl.load(p)
+    """The configurations worth a try. Few neurons need small blocks, to fill the GPU, and long chunks, to hide the latency of
+    its memory; the more `rows` are read at every step, the shorter the chunks, or registers run out."""
+    if triton.knobs.runtime.interpret:
+        sizes = [(512, 1, 4)]
+    elif num_neurons > _MEASURED:
+        sizes = [(256, 2, 4)]
     else:
-        x = tl.load(p + (n // inner) % size, mask=n < num_neurons, other=0.0)
-    if CLIPPED:
-        x = tl.where(x < 0, 0.0, tl.where(x > 1, 1.0, x))  # NaN stays
-    return x
+        sizes = [(32, 1, 16), (32, 1, 32), (64, 1, 8)]
+    most = triton.next_power_of_2(num_steps)
+    found = {(block, warps, max(1, min(most, 2 * chunk // triton.next_power_of_2(max(rows, 2))))) for block, warps, chunk in sizes}
+    return [triton.Config({"BLOCK": block, "CHUNK": chunk}, num_warps=warps) for block, warps, chunk in sorted(found)]
 
 
-@triton.jit
-def _state(first, n, num_neurons, zeros, FROM_ZERO: tl.constexpr):
-    """A state of the neurons `n`, or its gradient; zeros if there is none."""
-    if FROM_ZERO or first is None:
-        x = zeros
-    else:
-        x = tl.load(first + n, mask=n < num_neurons, other=0.0)
-    return x
+def _choose(kernel, configs, arguments):
+    """The fastest of `configs` for all calls alike, measured on copies."""
+    if len(configs) == 1:
+        return configs[0]
+    alike = [x.dtype if isinstance(x, torch.Tensor) else x for name, x in arguments.items() if name not in _NUMBERS]
+    key = (kernel, *map(str, configs), (arguments["num_neurons"] - 1).bit_length(), *alike)
+    if key not in _fastest:
+        trial = {name: x.clone() if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
+        times = [triton.testing.do_bench(lambda: _start(kernel, config, trial)) for config in configs]  # noqa: B023
+        _fastest[key] = configs[times.index(min(times))]
+    return _fastest[key]
 
 
-@triton.jit
-def _load_steps(steps, row, stride, left, n, num_neurons, other, CHUNK: tl.constexpr):
-    """CHUNK rows of `steps`, `stride` apart from `row` on, as a tuple; `other` after the `left` ones that are left."""
-    rows = ()
-    for k in tl.static_range(CHUNK):
-        if steps is None:
-            rows = rows + (other,)
-        else:
-            rows = rows + (tl.load(steps + row + n, mask=n < tl.where(k < left, num_neurons, 0), other=other),)
-        row += stride
-    return rows
+def _start(kernel, config, arguments):
+    blocks = triton.cdiv(arguments["num_neurons"], config.kwargs["BLOCK"])
+    kernel[(blocks,)](**arguments, **config.all_kwargs())
 
 
-@triton.jit
-def _derivative(u, threshold, above, p0, p1, SURROGATE: tl.constexpr):
-    """The surrogate's derivative, numbered as in ``surrogate.KERNELS``, at the membrane `u`."""
-    p0, p1 = tl.full((), p0, u.dtype), tl.full((), p1, u.dtype)
-    x = u - threshold
-    one = tl.full(u.shape, 1.0, u.dtype)
-    if SURROGATE == 0:  # spatial adjustment, Eq. 9
-        return tl.where(above, one / tl.where(above, u, one), 0.0)
-    elif SURROGATE == 1:  # rectangle
-        return tl.where(tl.abs(x) < p0 / 2, one / p0, 0.0)
-    elif SURROGATE == 2:  # arc tangent
-        y = 1.5707963267948966 * p0 * x
-        return p0 / 2 / (1 + y * y)
-    elif SURROGATE == 3:  # fast sigmoid
-        y = p0 * tl.abs(x) + 1
-        return 1 / (y * y)
-    elif SURROGATE == 4:  # sigmoid: even in x, and exp of what is never positive does not overflow
-        e = tl.exp(-tl.abs(p0 * x))
-        return p0 * e / ((1 + e) * (1 + e))
-    elif SURROGATE == 5:  # heaviside
-        return tl.where(above, one, 0.0)
-    elif SURROGATE == 6:  # straight-through estimator
-        return one
-    elif SURROGATE == 7:  # triangular
-        return tl.where(x >= 0, -p0, p0)
-    elif SURROGATE == 8:  # spike-rate escape
-        return p1 * tl.exp(-p0 * tl.abs(x - 1))
-    else:  # sparse fast sigmoid
-        y = p0 * tl.abs(x) + 1
-        return tl.where(x > p1, 1 / (y * y), 0.0)
-
-
-@triton.jit
-def _bits(x):
-    """The integer that has the bits of `x`."""
-    if x.dtype == tl.float64:
-        return x.to(tl.int64, bitcast=True)
-    elif x.dtype == tl.float32:
-        return x.to(tl.int32, bitcast=True)
-    else:
-        return x.to(tl.int16, bitcast=True)
-
-
-@triton.jit
-def _encode(s, above, negative, dtype: tl.constexpr, RELU: tl.constexpr):
-    """The code of |s| and the flags, in `dtype`."""
-    if dtype == tl.bfloat16:
-        s = s.to(tl.float32)  # there is no rounding from float64
-    bits = _bits(s.to(dtype))
-    sign: tl.constexpr = bits.dtype.primitive_bitwidth - 1
-    bits = (bits & ((1 << sign) - 1)) | (above.to(bits.dtype) << sign)
-    if RELU:
-        bits = (bits & -2) | (1 - negative.to(bits.dtype))
-    return bits.to(dtype, bitcast=True)
-
-
-@triton.jit
-def _decode(word, slope, threshold, p0, p1, SURROGATE: tl.constexpr, RELU: tl.constexpr, MEMBRANE: tl.constexpr):
-    """The derivative, whether the neuron fired and whether its input was positive, of a code, or of a membrane."""
-    if MEMBRANE:
-        above = word - threshold > 0
-        if SURROGATE == -1:
-            s = slope
-        else:
-            s = _derivative(word, threshold, above, p0, p1, SURROGATE)
-        positive = above
-    else:
-        bits = _bits(word)
-        sign: tl.constexpr = bits.dtype.primitive_bitwidth - 1
-        s = (bits & ((1 << sign) - (2 if RELU else 1))).to(word.dtype, bitcast=True)
-        above, positive = bits < 0, (bits & 1) != 0
-    return s, above, positive
-
-
-@triton.jit
-def _keep_value(at, p, inner):
-    """What backward needs of a parameter that is one number."""
-    if inner is None:
-        tl.store(at, p, mask=tl.program_id(0) == 0)
-
-
-@triton.jit(**_JIT)
-def forward_kernel(
-    input_, spk, mem, syn, inh, fed, mem_rec, syn_rec, inh_rec, saved, values, beta, alpha, tau, threshold, v, factor,
-    num_steps, num_neurons, stride, beta_inner, beta_size, alpha_inner, alpha_size, tau_inner, tau_size, threshold_inner,
-    threshold_size, v_inner, v_size, p0: tl.float64, p1: tl.float64,
-    FILTER: tl.constexpr, ALPHA: tl.constexpr, RECURRENT: tl.constexpr, KEEP: tl.constexpr, WIPE: tl.constexpr,
-    SUBTRACT: tl.constexpr, PROMPT: tl.constexpr, SURROGATE: tl.constexpr, RELU: tl.constexpr, MEMBRANE: tl.constexpr,
-    CLIPPED: tl.constexpr, FROM_ZERO: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    tl.static_assert(not (RELU and MEMBRANE), "the membrane has no bit to spare for the ReLU")
-    dtype: tl.constexpr = values.dtype.element_ty
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = n < num_neurons
-    b = _parameter(beta, n, num_neurons, beta_inner, beta_size, dtype, CLIPPED)
-    a = _parameter(alpha, n, num_neurons, alpha_inner, alpha_size, dtype, CLIPPED)
-    ta = _parameter(tau, n, num_neurons, tau_inner, tau_size, dtype, False)
-    th = _parameter(threshold, n, num_neurons, threshold_inner, threshold_size, dtype, False)
-    weight = _parameter(v, n, num_neurons, v_inner, v_size, dtype, False)
-    spike = tl.load(factor).to(dtype)
-    _keep_value(values, b, beta_inner)
-    _keep_value(values + 1, a, alpha_inner)
-    _keep_value(values + 2, ta, tau_inner)
-    _keep_value(values + 3, th, threshold_inner)
-    _keep_value(values + 4, weight, v_inner)
-    _keep_value(values + 5, spike, None)
-    zeros, ones = tl.full((BLOCK,), 0.0, dtype), tl.full((BLOCK,), 1.0, dtype)
-    u = _state(mem, n, num_neurons, zeros, FROM_ZERO)
-    i = _state(syn, n, num_neurons, zeros, FROM_ZERO)
-    j = _state(inh, n, num_neurons, zeros, FROM_ZERO)
-    z = _state(fed, n, num_neurons, zeros, FROM_ZERO)
-    row = tl.full((), 0, tl.int64)
-    ahead = row
-    currents = _load_steps(input_, ahead, stride, num_steps, n, num_neurons, 0.0, CHUNK)
-    for t in range(0, num_steps, CHUNK):
-        ahead += tl.full((), CHUNK, tl.int64) * stride
-        following = _load_steps(input_, ahead, stride, num_steps - t - CHUNK, n, num_neurons, 0.0, CHUNK)
-        for k in tl.static_range(CHUNK):
-            if t + k < num_steps:
-                x = currents[k].to(dtype)
-                negative = x <= 0
-                if RELU:
-                    x = tl.where(negative, 0.0, x)  # NaN stays
-                above = u - th > 0
-                fired = tl.where(above, ones, zeros)
-                u, i, j = _advance(
-                    u, i, j, x, weight * z, fired, tl.where(above, zeros, ones), b, a, ta, th,
-                    FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
-                )  # fmt: skip
-                above = u - th > 0  # Eq. 3
-                out = tl.where(above, spike, 0.0)
-                tl.store(spk + row + n, out, mask=inside)
-                if RECURRENT:
-                    z = out
-                if saved is not None:
-                    if MEMBRANE:
-                        word = u
-                    else:
-                        s = _derivative(u, th, above, p0, p1, SURROGATE)
-                        word = _encode(s, above, negative, saved.dtype.element_ty, RELU)
-                    tl.store(saved + row + n, word, mask=inside)
-                if PROMPT:
-                    u = _prompt(u, tl.where(above, ones, zeros) - fired, th, SUBTRACT)
-                if mem_rec is not None:
-                    tl.store(mem_rec + row + n, u, mask=inside)
-                if syn_rec is not None:
-                    tl.store(syn_rec + row + n, i, mask=inside)
-                if inh_rec is not None:
-                    tl.store(inh_rec + row + n, j, mask=inside)
-            row += num_neurons
-        currents = following
-    tl.store(mem + n, u, mask=inside)
-    if syn is not None:
-        tl.store(syn + n, i, mask=inside)
-    if inh is not None:
-        tl.store(inh + n, j, mask=inside)
-    if fed is not None:
-        tl.store(fed + n, z, mask=inside)
-
-
-@triton.jit(**_JIT)
-def backward_kernel(
-    dspk, dmem, dsyn, dinh, saved, mem_rec, syn_rec, inh_rec, mem, syn, inh, fed, slopes, first_slope,
-    beta, alpha, tau, threshold, v, values, dinput, dmem0, dsyn0, dinh0, dfed0, dbeta, dalpha, dtau, dthreshold, dv, dfire,
-    num_steps, num_neurons, beta_inner, beta_size, alpha_inner, alpha_size, tau_inner, tau_size, threshold_inner,
-    threshold_size, v_inner, v_size, p0: tl.float64, p1: tl.float64, residual: tl.float64,
-    FILTER: tl.constexpr, ALPHA: tl.constexpr, RECURRENT: tl.constexpr, KEEP: tl.constexpr, WIPE: tl.constexpr,
-    SUBTRACT: tl.constexpr, PROMPT: tl.constexpr, SURROGATE: tl.constexpr, RELU: tl.constexpr, MEMBRANE: tl.constexpr,
-    CLIPPED: tl.constexpr, FROM_ZERO: tl.constexpr, CONSTANT: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    tl.static_assert(not (RELU and MEMBRANE), "the membrane has no bit to spare for the ReLU")
-    dtype: tl.constexpr = values.dtype.element_ty
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = n < num_neurons
-    b = _parameter(values if beta is None else beta, n, num_neurons, beta_inner, beta_size, dtype, CLIPPED)
-    a = _parameter(values + 1 if alpha is None else alpha, n, num_neurons, alpha_inner, alpha_size, dtype, CLIPPED)
-    ta = _parameter(values + 2 if tau is None else tau, n, num_neurons, tau_inner, tau_size, dtype, False)
-    th = _parameter(
-        values + 3 if threshold is None else threshold, n, num_neurons, threshold_inner, threshold_size, dtype, False
-    )
-    weight = _parameter(values + 4 if v is None else v, n, num_neurons, v_inner, v_size, dtype, False)
-    spike, residual = tl.load(values + 5), tl.full((), residual, dtype)
-    zeros, ones = tl.full((BLOCK,), 0.0, dtype), tl.full((BLOCK,), 1.0, dtype)
-    du = _state(dmem0, n, num_neurons, zeros, FROM_ZERO)
-    di = _state(dsyn0, n, num_neurons, zeros, FROM_ZERO)
-    dj = _state(dinh0, n, num_neurons, zeros, FROM_ZERO)
-    dz, back, lost, carried, dx_sum = zeros, zeros, zeros, zeros, zeros
-    dbeta_sum, dalpha_sum, dtau_sum, dthreshold_sum, dv_sum = zeros, zeros, zeros, zeros, zeros
-    # The states before the first step stand in front of the rows that were saved.
-    u0 = _state(mem, n, num_neurons, zeros, False)
-    i0 = _state(syn, n, num_neurons, zeros, False)
-    j0 = _state(inh, n, num_neurons, zeros, False)
-    z0 = _state(fed, n, num_neurons, zeros, False)
-    slope0 = _state(first_slope, n, num_neurons, zeros, False)
-    if MEMBRANE:
-        word0 = u0
-    else:
-        s0 = _derivative(u0, th, u0 - th > 0, p0, p1, SURROGATE)
-        word0 = _encode(s0, u0 - th > 0, u0 - th > 0, saved.dtype.element_ty, RELU)
-    stride = -num_neurons
-    row = (num_steps.to(tl.int64) - 1) * num_neurons
-    u = tl.load(saved + row + n, mask=inside, other=0.0)
-    slope = zeros if slopes is None else tl.load(slopes + row + n, mask=inside, other=0.0)
-    s, above, positive = _decode(u, slope, th, p0, p1, SURROGATE, RELU, MEMBRANE)
-    s = s.to(dtype)
-    now, last = row, row + stride  # of the reads: a step's gradients, and what the step before it left
-    gs = _load_steps(dspk, now, stride, num_steps, n, num_neurons, 0.0, CHUNK)
-    dus = _load_steps(dmem, now, stride, num_steps, n, num_neurons, 0.0, CHUNK)
-    dis = _load_steps(dsyn, now, stride, num_steps, n, num_neurons, 0.0, CHUNK)
-    djs = _load_steps(dinh, now, stride, num_steps, n, num_neurons, 0.0, CHUNK)
-    words = _load_steps(saved, last, stride, num_steps - 1, n, num_neurons, word0, CHUNK)
-    ss = _load_steps(slopes, last, stride, num_steps - 1, n, num_neurons, slope0, CHUNK)
-    us = _load_steps(mem_rec, last, stride, num_steps - 1, n, num_neurons, u0, CHUNK)
-    ls = _load_steps(syn_rec, last, stride, num_steps - 1, n, num_neurons, i0, CHUNK)
-    js = _load_steps(inh_rec, last, stride, num_steps - 1, n, num_neurons, j0, CHUNK)
-    for t in range(0, num_steps, CHUNK):  # counted from the last step
-        now += tl.full((), CHUNK, tl.int64) * stride
-        last += tl.full((), CHUNK, tl.int64) * stride
-        left = num_steps - t - CHUNK
-        gs_next = _load_steps(dspk, now, stride, left, n, num_neurons, 0.0, CHUNK)
-        dus_next = _load_steps(dmem, now, stride, left, n, num_neurons, 0.0, CHUNK)
-        dis_next = _load_steps(dsyn, now, stride, left, n, num_neurons, 0.0, CHUNK)
-        djs_next = _load_steps(dinh, now, stride, left, n, num_neurons, 0.0, CHUNK)
-        words_next = _load_steps(saved, last, stride, left - 1, n, num_neurons, word0, CHUNK)
-        ss_next = _load_steps(slopes, last, stride, left - 1, n, num_neurons, slope0, CHUNK)
-        us_next = _load_steps(mem_rec, last, stride, left - 1, n, num_neurons, u0, CHUNK)
-        ls_next = _load_steps(syn_rec, last, stride, left - 1, n, num_neurons, i0, CHUNK)
-        js_next = _load_steps(inh_rec, last, stride, left - 1, n, num_neurons, j0, CHUNK)
-        for k in tl.static_range(CHUNK):
-            if t + k < num_steps:
-                # `s`, `above`, `positive` and the membrane `u` are this step's; `p`..., and the states, the step's before.
-                ps, pabove, ppositive = _decode(words[k], ss[k], th, p0, p1, SURROGATE, RELU, MEMBRANE)
-                ps = ps.to(dtype)
-                fired, kept = tl.where(pabove, ones, zeros), tl.where(pabove, zeros, ones)
-                pfired = fired
-                g = zeros if dspk is None else gs[k].to(dtype)
-                g = spike * (g + dz) if RECURRENT else spike * g
-                if dmem is not None:
-                    du += dus[k]
-                if dsyn is not None:
-                    di += dis[k]
-                if dinh is not None:
-                    dj += djs[k]
-                if PROMPT:  # the reset of this step's own spike
-                    pu = us[k]
-                    fired, kept = tl.where(pu - th > 0, ones, zeros), tl.where(pu - th > 0, zeros, ones)
-                    again = tl.where(above, ones, zeros) - fired
-                    if SUBTRACT:
-                        g -= th * du
-                        dthreshold_sum -= again * du
-                    else:
-                        g -= u * du
-                        du -= again * du
-                else:
-                    pu = words[k] if MEMBRANE else zeros
-                du = s * g + du
-                if dfire is not None:
-                    tl.store(dfire + row + num_neurons + n, g + carried, mask=inside)
-                    carried = b * residual * du
-                if dthreshold is not None:
-                    dthreshold_sum -= s * g + back
-                    dthreshold_sum -= lost
-                dx, du, di, dj, back, lost, db, da, dt = _retreat(
-                    pu, ls[k], js[k], u, du, di, dj, ps, fired, kept, b, a, ta, residual,
-                    FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
-                )  # fmt: skip
-                if ALPHA:
-                    du = zeros
-                if not SUBTRACT:
-                    lost = zeros
-                if dbeta is not None:
-                    dbeta_sum += db
-                if dalpha is not None:
-                    dalpha_sum += da
-                if dtau is not None:
-                    dtau_sum += dt
-                if dv is not None:
-                    dv_sum += tl.where(t + k == num_steps - 1, z0, spike * pfired) * dx
-                if RECURRENT:
-                    dz = weight * dx
-                if RELU:
-                    dx = tl.where(positive, dx, 0.0)
-                if CONSTANT:
-                    dx_sum += dx
-                else:
-                    tl.store(dinput + row + n, dx, mask=inside)
-                s, above, positive, u = ps, pabove, ppositive, words[k]
-            row += stride
-        gs, dus, dis, djs = gs_next, dus_next, dis_next, djs_next
-        words, ss, us, ls, js = words_next, ss_next, us_next, ls_next, js_next
-    if CONSTANT:
-        tl.store(dinput + n, dx_sum, mask=inside)
-    if dfire is not None:
-        tl.store(dfire + n, carried, mask=inside)
-    if dmem0 is not None:
-        tl.store(dmem0 + n, du, mask=inside)
-    if dsyn0 is not None:
-        tl.store(dsyn0 + n, di, mask=inside)
-    if dinh0 is not None:
-        tl.store(dinh0 + n, dj, mask=inside)
-    if dfed0 is not None:
-        tl.store(dfed0 + n, dz, mask=inside)
-    if dbeta is not None:
-        tl.store(dbeta + n, dbeta_sum, mask=inside)
-    if dalpha is not None:
-        tl.store(dalpha + n, dalpha_sum, mask=inside)
-    if dtau is not None:
-        tl.store(dtau + n, dtau_sum, mask=inside)
-    if dthreshold is not None:
-        tl.store(dthreshold + n, dthreshold_sum - (back + lost), mask=inside)
-    if dv is not None:
-        tl.store(dv + n, dv_sum, mask=inside)
-
-
-_TUNING = {
-    "configs": _FEW,
-    "key": ["few", "rows"],
-}
-
-
-def _launch(kernel, c, num_neurons, parameters, arguments, rows, fusion):
-    """Run `kernel` on all neurons."""
+def _launch(kernel, c, values, parameters, steps, num_neurons, rows, arguments):
+    """Run `kernel` on all neurons. `rows` is the number of tensors that it reads at every step."""
     if num_neurons > _MAX_NEURONS:
         raise NotImplementedError(
             f"impl='triton' takes up to {_MAX_NEURONS} neurons (batch included), got {num_neurons}"
         )
-    constants = cells.flags(c.cell, c.reset)._asdict()
-    sizes = {}
-    for name, p, inner in zip(("beta", "alpha", "tau", "threshold", "v"), parameters, c.inner, strict=True):
+    for name, p, inner in zip(PARAMETERS, parameters, c.inner, strict=True):
         wide = p is not None and p.numel() > 1
-        sizes |= {name: p, f"{name}_inner": inner if wide else None, f"{name}_size": p.numel() if wide else None}
-    configs = _configs(num_neurons, c.num_steps, rows)
-    with torch.cuda.device_of(arguments["values"]):
-        kernel[lambda meta: (triton.cdiv(num_neurons, meta["BLOCK"]),)](
-            **arguments, **sizes, num_steps=c.num_steps, num_neurons=num_neurons, p0=float(c.p0), p1=float(c.p1), **constants,
-            PROMPT=c.prompt, RELU=c.relu, MEMBRANE=c.save == "membrane", CLIPPED=cells.CELLS[c.cell].clipped,
-            enable_fp_fusion=fusion, **configs[0].all_kwargs(),
-        )  # fmt: skip
+        arguments |= {name: p, f"{name}_inner": inner if wide else None, f"{name}_size": p.numel() if wide else None}
+    start, stop = steps or (0, c.num_steps)
+    arguments |= cells.flags(c.cell, c.reset)._asdict()
+    arguments |= {
+        "values": values, "start": start, "stop": stop, "num_neurons": num_neurons, "p0": float(c.p0), "p1": float(c.p1),
+        "PROMPT": c.prompt, "RELU": c.relu, "MEMBRANE": c.save == "membrane", "CLIPPED": cells.CELLS[c.cell].clipped,
+    }  # fmt: skip
+    configs = _configs(num_neurons, stop - start, rows)
+    with torch.cuda.device_of(values):
+        _start(kernel, _choose(kernel, configs, arguments), arguments)
 
 
-def forward(t, c, spk, states, records, saved, values, from_zero):
-    """See ``operator.py``."""
+def forward(t, c, spk, states, records, saved, values, from_zero, steps=None):
+    """See ``passes.py``."""
     num_neurons = states[0].numel()
-    tensors = ("input_", "spk", "mem", "syn", "inh", "fed", "mem_rec", "syn_rec", "inh_rec", "saved", "values", "factor")
-    arguments = dict(zip(tensors, (t.input, spk, *states, *records, saved, values, t.factor), strict=True))
+    tensors = ("input_", "spk", "mem", "syn", "inh", "fed", "mem_rec", "syn_rec", "inh_rec", "saved", "factor")
+    arguments = dict(zip(tensors, (t.input, spk, *states, *records, saved, t.factor), strict=True))
     arguments |= {
         "stride": num_neurons if t.input.numel() == spk.numel() else 0,  # 0: the same current at every step
         "SURROGATE": 0 if saved is None or c.save == "membrane" else c.surrogate,
         "FROM_ZERO": from_zero,
+        "enable_fp_fusion": False,  # a fused multiply-add rounds once where the reference rounds twice
     }
-    # A fused multiply-add would round once where the reference rounds twice.
-    _launch(forward_kernel, c, num_neurons, t[5:10], arguments, 1, fusion=False)
+    _launch(forward_kernel, c, values, t[5:10], steps, num_neurons, 1, arguments)
 
 
 def backward(
-    t, c, values, dspk, drecords, saved, records, derivatives, dinput, dstates, dparameters, dfire, from_zero
+    t, c, values, dspk, drecords, saved, records, derivatives, dinput, dstates, dparameters, dfire, from_zero, steps=None
 ):  # fmt: skip
-    """See ``operator.py``."""
+    """See ``passes.py``."""
     saved = records[0] if saved is None else saved
-    num_neurons = saved.numel() // c.num_steps
     mem_rec = records[0] if c.prompt else None
     currents = records[1:] if any(x is not None for x in dparameters[:3]) else (None, None)
     tensors = (
-        "dspk", "dmem", "dsyn", "dinh", "saved", "mem_rec", "syn_rec", "inh_rec", "mem", "syn", "inh", "fed", "slopes",
-        "first_slope", "values", "dinput", "dmem0", "dsyn0", "dinh0", "dfed0", "dbeta", "dalpha", "dtau", "dthreshold",
-        "dv", "dfire",
+        "dspk", "dmem", "dsyn", "dinh", "saved", "mem_rec", "syn_rec", "inh_rec", "slopes", "first_slope", "mem", "syn", "inh",
+        "fed", "dinput", "dmem0", "dsyn0", "dinh0", "dfed0", "dbeta", "dalpha", "dtau", "dthreshold", "dv", "dfire",
     )  # fmt: skip
-    given = (
-        dspk, *drecords, saved, mem_rec, *currents, *t[1:5], *derivatives, values, dinput, *dstates, *dparameters, dfire,
-    )  # fmt: skip
+    given = dspk, *drecords, saved, mem_rec, *currents, *derivatives, *t[1:5], dinput, *dstates, *dparameters, dfire
     arguments = dict(zip(tensors, given, strict=True))
     arguments |= {
+        "residual": float(c.residual),
         "SURROGATE": c.surrogate,
         "FROM_ZERO": from_zero,
         "CONSTANT": dinput.numel() != saved.numel(),
-        "residual": float(c.residual),
+        "MORE": steps is not None,  # the gradients of parameters are those of other steps besides
+        "enable_fp_fusion": True,
     }
-    rows = sum(x is not None for x in (dspk, *drecords, saved, mem_rec, *currents, derivatives[0]))
-    _launch(backward_kernel, c, num_neurons, t[5:10], arguments, rows, fusion=True)
+    rows = sum(x is not None for x in given[:9])
+    _launch(backward_kernel, c, values, t[5:10], steps, saved.numel() // c.num_steps, rows, arguments)

@@ -8,21 +8,24 @@ from .triton_template import PARAMETERS, VARYING, backward_kernel, forward_kerne
 
 _MAX_NEURONS = 2**31 - 2**12  # indices of neurons are 32 bits wide, those of neuron-steps 64
 _MEASURED = 2**16  # neurons up to which some configurations are tried; more keep the memory busy with any of them
+_LONG = 128  # steps from which on a chunk of 32 is worth its compilation, of half a minute
 _NUMBERS = {*VARYING, "num_neurons", "stride", "p0", "p1", "residual"}
 _fastest = {}
 
 
-def _configs(num_neurons, num_steps, rows):
-    """The configurations worth a try. Few neurons need small blocks, to fill the GPU, and long chunks, to hide the latency of
-    its memory; the more `rows` are read at every step, the shorter the chunks, or registers run out."""
+def configurations(num_neurons, num_steps, rows):
+    """Those worth a try. Few neurons need small blocks, to fill the GPU, and long chunks, to hide the latency of its memory.
+    The more `rows` a kernel reads at every step, the shorter the chunks, or registers run out."""
     if triton.knobs.runtime.interpret:
         sizes = [(512, 1, 4)]
     elif num_neurons > _MEASURED:
         sizes = [(256, 2, 4)]
     else:
-        sizes = [(32, 1, 16), (32, 1, 32), (64, 1, 8)]
-    most = triton.next_power_of_2(num_steps)
-    found = {(block, warps, max(1, min(most, 2 * chunk // triton.next_power_of_2(max(rows, 2))))) for block, warps, chunk in sizes}
+        sizes = [(32, 1, 16), (64, 1, 8)]
+        if num_steps >= _LONG:
+            sizes.append((32, 1, 32))
+    shorter, longest = triton.next_power_of_2(max(rows, 2)) // 2, triton.next_power_of_2(num_steps)
+    found = {(block, warps, min(max(chunk // shorter, 1), longest)) for block, warps, chunk in sizes}
     return [triton.Config({"BLOCK": block, "CHUNK": chunk}, num_warps=warps) for block, warps, chunk in sorted(found)]
 
 
@@ -59,7 +62,7 @@ def _launch(kernel, c, values, parameters, steps, num_neurons, rows, arguments):
         "values": values, "start": start, "stop": stop, "num_neurons": num_neurons, "p0": float(c.p0), "p1": float(c.p1),
         "PROMPT": c.prompt, "RELU": c.relu, "MEMBRANE": c.save == "membrane", "CLIPPED": cells.CELLS[c.cell].clipped,
     }  # fmt: skip
-    configs = _configs(num_neurons, stop - start, rows)
+    configs = configurations(num_neurons, stop - start, rows)
     with torch.cuda.device_of(values):
         _start(kernel, _choose(kernel, configs, arguments), arguments)
 

@@ -8,7 +8,10 @@ The flags in capitals are constants, which a compiler leaves out of the kernel.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from triton import language as tl
 
 
 class Cell(NamedTuple):

@@ -28,12 +28,12 @@ def reference(neuron: Neuron, input_: Tensor, states: dict[str, Tensor]) -> tupl
     """All T steps of `neuron` from `states` (mem, and syn, inh, fed where it has them), in snnTorch's own order of operations, on
     which the bits depend. The spikes, and the states of every step."""
     row, constants = CELLS[neuron.cell], flags(neuron.cell, neuron.reset_mechanism)
-    beta, alpha, tau, threshold, v = neuron.parameters()
-    spike_grad, factor = neuron.surrogate(), neuron.factor
+    threshold, spike_grad, factor = neuron.threshold, neuron.surrogate(), neuron.factor
     u, i, j, z = (states.get(name) for name in ("mem", "syn", "inh", "fed"))
     spk_rec, rec = [], {"mem": [], "syn": [], "inh": []}
     reset = spike_grad(u - threshold).detach().to(u.dtype)
     for x in input_.unbind(0):
+        beta, alpha, tau, _, v = neuron.parameters()
         fed = None
         if row.recurrent:
             fed = z * v if neuron.recurrence is None else neuron.recurrence(z)

@@ -9,7 +9,7 @@ import torch
 from .._checks import check_device
 from .._torch import is_compiling
 from ..functional.multistep import multistep, say_loop
-from ..functional.record import Call, Neuron
+from ..functional.record import DEFAULT_SPIKE_GRAD, Call, Neuron
 from ..surrogate import Logistic
 from .build import Mixin
 
@@ -31,7 +31,7 @@ class Engine(Mixin):
         return self.beta.clamp(0, 1)
 
     def _numbers(self):
-        """beta, threshold, the spikes' factor, the synaptic alpha and V as the engine takes them; None for what there is not."""
+        """beta, threshold, the spikes' factor, the synaptic alpha and V, as the engine takes them; None where there is none."""
         return self.beta, self.threshold, self.graded_spikes_factor, None, None
 
     def _products(self):
@@ -39,8 +39,8 @@ class Engine(Mixin):
         return None
 
     def _record(self):
-        """The neuron as the engine knows it, and why it is looped over by the type of its current. Made anew when an attribute
-        is set, or a parameter is another tensor."""
+        """The neuron as the engine knows it, and why it is looped over, by the type of its current. Made anew when an
+        attribute is set or a parameter is another tensor."""
         numbers = self._numbers()
         known = self.__dict__["_known"]
         if known is not None:
@@ -48,10 +48,11 @@ class Engine(Mixin):
             if a is f and b is g and c is h and d is i and e is j:
                 return known[1:]
         warming = self.warm_up == "surrogate" and not self.surrogate_disable
+        spatial = bool(self.spatial_adj) and not warming
         beta, threshold, factor, alpha, v = numbers
         record = Neuron(
             self._cell, beta, threshold, self.reset_mechanism, bool(self.reset_delay),
-            WARM_UP_SURROGATE if warming else self._spike_grad, bool(self.spatial_adj) and not warming,
+            WARM_UP_SURROGATE if warming else DEFAULT_SPIKE_GRAD if spatial else self.spike_grad, spatial,
             float(self.temporal_alpha), factor, alpha, v, self._products(),
             {} if known is None else known[1].plans,
         )  # fmt: skip

@@ -12,7 +12,7 @@ def pack_code(saved, relu):
     if words.device.type != "cpu":
         fired = words < 0
         return pack_bits(fired), words[fired], *([pack_bits((words & 1).bool())] if relu else [])
-    from .template import pack_kernel
+    from .rows import pack_kernel
 
     fired, positive = (torch.empty(-(-len(words) // 8) * use, dtype=torch.uint8) for use in (True, relu))
     count = pack_kernel(words.numpy(), fired.numpy(), positive.numpy())  # one more, so that there is always one to read
@@ -29,7 +29,7 @@ def unpack_code(fired, values, *rest):
         words.copy_(unpack_bits(positive[0], *flat)) if positive else words.zero_()
         words[unpack_bits(fired, *flat)] = values
         return saved
-    from .template import unpack_kernel
+    from .rows import unpack_kernel
 
     positive = positive[0] if positive else fired[:0]
     unpack_kernel(fired.numpy(), positive.numpy(), values.numpy(), words.numpy())

@@ -12,185 +12,35 @@ what is not there: unpacking arrays would take longer than a small layer. What i
 
 from __future__ import annotations
 
-import inspect
 import math
-import zlib
 from functools import cache
 
 import numba
 import numpy as np
 from numba.core import types
-from numba.extending import intrinsic
 
-from .. import cells
+from .rows import (
+    SOURCES,
+    add_row,
+    advance,
+    array,
+    decode,
+    decode_bfloat16,
+    derivative,
+    derivative_row,
+    encode,
+    encode_bfloat16,
+    encode_positive,
+    fill_row,
+    is_above,
+    prompt,
+    retreat,
+)
 
 BLOCK = 2048  # neurons
 _WORDS = {np.float32: np.int32, np.float64: np.int64}
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
-_advance, _prompt, _retreat = (
-    numba.njit(inline="always")(function) for function in (cells.advance, cells.prompt, cells.retreat)
-)
-# numba looks at the date of this file alone: with this number among its constants a kernel is compiled anew when the equations change.
-_EQUATIONS = zlib.crc32(inspect.getsource(cells).encode())
-
 _FORWARD = types.void(*[types.int64] * 35, *[types.boolean] * 4, *[types.float64] * 2)
 _BACKWARD = types.void(*[types.int64] * 50, *[types.boolean] * 5, *[types.float64] * 3)
-
-
-@intrinsic
-def _pointer(context, address, like):
-    """`address` as a pointer to numbers of the type `like`."""
-    pointer = types.CPointer(like.dtype)
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
-
-    return pointer(address, like), generate
-
-
-@numba.njit(inline="always")
-def _array(address, size, like):
-    return numba.carray(_pointer(address, like), size, like)
-
-
-@numba.njit(inline="always")
-def _derivative(SURROGATE, u, threshold, p0, p1, one, zero, number):
-    """The derivative, numbered as in ``surrogate.KERNELS``, of the spike of the membrane `u`."""
-    x = u - threshold
-    if SURROGATE == 0:  # Eq. 9
-        q = one / (u if x > zero else threshold)
-        return q if x > zero else zero
-    elif SURROGATE == 1:  # rectangle
-        return one / p0 if abs(x) < p0 / (one + one) else zero
-    elif SURROGATE == 2:  # arc tangent
-        y = number(math.pi / 2) * p0 * x
-        return p0 / (one + one) / (one + y * y)
-    elif SURROGATE == 3:  # fast sigmoid
-        y = p0 * abs(x) + one
-        return one / (y * y)
-    elif SURROGATE == 4:  # sigmoid
-        e = number(math.exp(-abs(p0 * x)))
-        return p0 * e / ((one + e) * (one + e))
-    elif SURROGATE == 5:  # heaviside
-        return one if x > zero else zero
-    elif SURROGATE == 6:  # straight-through
-        return one
-    elif SURROGATE == 7:  # triangular, as the host has it
-        return -p0 if x >= zero else p0
-    elif SURROGATE == 8:  # spike rate escape
-        return p1 * number(math.exp(-p0 * abs(x - one)))
-    else:  # sparse fast sigmoid
-        y = p0 * abs(x) + one
-        return one / (y * y) if x > p1 else zero
-
-
-@_jit
-def _derivative_row(surrogate, p0, p1, u, threshold, s):
-    """Row `s`: the derivatives at the membranes `u`."""
-    number = u.dtype.type
-    one, zero = number(1), number(0)
-    if surrogate == 0:
-        for k in range(len(s)):
-            s[k] = _derivative(0, u[k], threshold[k], p0, p1, one, zero, number)
-    elif surrogate == 1:
-        for k in range(len(s)):
-            s[k] = _derivative(1, u[k], threshold[k], p0, p1, one, zero, number)
-    elif surrogate == 2:
-        for k in range(len(s)):
-            s[k] = _derivative(2, u[k], threshold[k], p0, p1, one, zero, number)
-    elif surrogate == 3:
-        for k in range(len(s)):
-            s[k] = _derivative(3, u[k], threshold[k], p0, p1, one, zero, number)
-    elif surrogate == 4:
-        for k in range(len(s)):
-            s[k] = _derivative(4, u[k], threshold[k], p0, p1, one, zero, number)
-    elif surrogate == 5:
-        for k in range(len(s)):
-            s[k] = _derivative(5, u[k], threshold[k], p0, p1, one, zero, number)
-    elif surrogate == 6:
-        for k in range(len(s)):
-            s[k] = _derivative(6, u[k], threshold[k], p0, p1, one, zero, number)
-    elif surrogate == 7:
-        for k in range(len(s)):
-            s[k] = _derivative(7, u[k], threshold[k], p0, p1, one, zero, number)
-    elif surrogate == 8:
-        for k in range(len(s)):
-            s[k] = _derivative(8, u[k], threshold[k], p0, p1, one, zero, number)
-    else:
-        for k in range(len(s)):
-            s[k] = _derivative(9, u[k], threshold[k], p0, p1, one, zero, number)
-
-
-@_jit
-def _fill_row(row, values, inner, begin, clipped):
-    """`row`: what the neurons from `begin` on have of a parameter, ``values[(neuron // inner) % len(values)]``."""
-    zero, one = row.dtype.type(0), row.dtype.type(1)
-    if len(values) == 1:
-        row[:] = values[0]
-    else:
-        c, r = (begin // inner) % len(values), begin % inner
-        for k in range(len(row)):
-            row[k] = values[c]
-            r += 1
-            if r == inner:
-                r = 0
-                c = c + 1 if c + 1 < len(values) else 0
-    if clipped:
-        for k in range(len(row)):
-            row[k] = zero if row[k] < zero else one if row[k] > one else row[k]
-
-
-@_jit
-def _add_row(row, part, more):
-    """`part` into `row`; `more`: to what is there."""
-    for k in range(len(row)):
-        row[k] = row[k] + part[k] if more else part[k]
-
-
-@_jit
-def _encode(s, fired, w):
-    zero = s.dtype.type(0)
-    for k in range(len(s)):
-        w[k] = -s[k] if fired[k] > zero else s[k]
-
-
-@_jit
-def _encode_bfloat16(s, fired, words):  # round to nearest, ties to even
-    zero = np.float32(0)
-    for k in range(len(s)):
-        sign = -32768 if fired[k] > zero else 0
-        words[k] = ((s[k] + 0x7FFF + ((s[k] >> 16) & 1)) >> 16) | sign
-
-
-@_jit
-def _encode_positive(x, words):
-    """The lowest bit: "the input was positive" (or NaN)."""
-    zero = x.dtype.type(0)
-    for k in range(len(x)):
-        words[k] = (words[k] & -2) | (0 if x[k] <= zero else 1)
-
-
-@_jit
-def _decode(w, words, magnitude, s, fired):
-    one, zero = s.dtype.type(1), s.dtype.type(0)
-    for k in range(len(s)):  # without the lowest bit of the word, which alone is a denormal number, and slow
-        s[k] = abs(w[k]) if words[k] & magnitude else zero
-        fired[k] = one if words[k] < 0 else zero
-
-
-@_jit
-def _decode_bfloat16(words, magnitude, s, fired):
-    one, zero = np.float32(1), np.float32(0)
-    for k in range(len(s)):
-        s[k] = np.int32(words[k] & magnitude) << 16
-        fired[k] = one if words[k] < 0 else zero
-
-
-@_jit
-def _above(u, threshold, fired):
-    one, zero = u.dtype.type(1), u.dtype.type(0)
-    for k in range(len(u)):
-        fired[k] = one if u[k] - threshold[k] > zero else zero
 
 
 @cache
@@ -198,7 +48,7 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
     """The forward pass of a neuron: `flags` are those of ``cells.py``, PROMPT is ``reset_delay=False``. With a SURROGATE it is the
     fused one, for parameters that are one number each, and no records."""
     FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT = flags
-    FUSED, CURRENTS, EQUATIONS = SURROGATE is not None, FILTER or ALPHA, _EQUATIONS
+    FUSED, CURRENTS, VERSION = SURROGATE is not None, FILTER or ALPHA, SOURCES
     number, word = dtype, _WORDS[dtype]
     one, zero, lowest = number(1), number(0), number(-np.inf)
 
@@ -208,35 +58,35 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
         alpha_inner, tau, tau_size, tau_inner, threshold, threshold_size, threshold_inner, v, v_size, v_inner, factor,
         surrogate, num_steps, start, stop, size, begin, end, keep, constant, relu, clipped, from_zero, p0, p1,
     ):  # fmt: skip
-        p0, p1, spike = number(p0), number(p1), _array(factor, 1, number)[0]
-        total = EQUATIONS * 0 + num_steps * size
+        p0, p1, spike = number(p0), number(p1), array(factor, 1, number)[0]
+        total = VERSION * 0 + num_steps * size
         step = 0 if constant else size
         copied = relu or input_ == spk
         floor = zero if relu else lowest
         X, O, W = (
-            _array(input_, step * (num_steps - 1) + size, number),
-            _array(spk, total, number),
-            _array(saved, total, number),
+            array(input_, step * (num_steps - 1) + size, number),
+            array(spk, total, number),
+            array(saved, total, number),
         )
-        words, shorts = _array(saved, total, word), _array(saved, total, np.int16)
+        words, shorts = array(saved, total, word), array(saved, total, np.int16)
         U, I, J, Z = (
-            _array(mem, size, number),
-            _array(syn, size, number),
-            _array(inh, size, number),
-            _array(fed, size, number),
+            array(mem, size, number),
+            array(syn, size, number),
+            array(inh, size, number),
+            array(fed, size, number),
         )
         U_rec, I_rec, J_rec = (
-            _array(mem_rec, total, number),
-            _array(syn_rec, total, number),
-            _array(inh_rec, total, number),
+            array(mem_rec, total, number),
+            array(syn_rec, total, number),
+            array(inh_rec, total, number),
         )
         betas, alphas, taus = (
-            _array(beta, beta_size, number),
-            _array(alpha, alpha_size, number),
-            _array(tau, tau_size, number),
+            array(beta, beta_size, number),
+            array(alpha, alpha_size, number),
+            array(tau, tau_size, number),
         )
-        thresholds, vs = _array(threshold, threshold_size, number), _array(v, v_size, number)
-        used = _array(values, 6, number)
+        thresholds, vs = array(threshold, threshold_size, number), array(v, v_size, number)
+        used = array(values, 6, number)
         rows = np.zeros((8, min(BLOCK, end - begin)), number)
         s_words = rows[6].view(word)
         for lo in range(begin, end, BLOCK):
@@ -246,14 +96,14 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
             )  # fmt: skip
             u = U[lo : lo + n]
             i, j, z = I[lo : lo + n], J[lo : lo + n], Z[lo : lo + n]
-            _fill_row(b, betas, beta_inner, lo, clipped)
-            _fill_row(th, thresholds, threshold_inner, lo, False)
+            fill_row(b, betas, beta_inner, lo, clipped)
+            fill_row(th, thresholds, threshold_inner, lo, False)
             if CURRENTS:
-                _fill_row(a, alphas, alpha_inner, lo, clipped)
+                fill_row(a, alphas, alpha_inner, lo, clipped)
             if ALPHA:
-                _fill_row(ta, taus, tau_inner, lo, False)
+                fill_row(ta, taus, tau_inner, lo, False)
             if RECURRENT:
-                _fill_row(vv, vs, v_inner, lo, False)
+                fill_row(vv, vs, v_inner, lo, False)
             b0, a0, ta0, th0, v0 = b[0], a[0], ta[0], th[0], vv[0]
             if lo == begin:
                 used[0], used[1], used[2], used[3], used[4], used[5] = b0, a0, ta0, th0, v0, spike
@@ -278,7 +128,7 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
                     for k in range(n):
                         above = u[k] - th0 > zero
                         fired, kept = one if above else zero, zero if above else one
-                        m, e, h = _advance(
+                        m, e, h = advance(
                             u[k], i[k] if CURRENTS else zero, j[k] if ALPHA else zero, x[k], v0 * z[k] if RECURRENT else zero,
                             fired, kept, b0, a0, ta0, th0, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
                         )  # fmt: skip
@@ -291,15 +141,15 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
                         o[k] = spike if above else zero
                         if RECURRENT:
                             z[k] = spike if above else zero
-                        d = _derivative(SURROGATE, m, th0, p0, p1, one, zero, number)
+                        d = derivative(SURROGATE, m, th0, p0, p1, one, zero, number)
                         w[k] = -d if above else d
                     if relu:
-                        _encode_positive(x, words[now : now + n])
+                        encode_positive(x, words[now : now + n])
                     continue
                 for k in range(n):
                     above = u[k] - th[k] > zero
                     fired, kept = one if above else zero, zero if above else one
-                    m, e, h = _advance(
+                    m, e, h = advance(
                         u[k], i[k] if CURRENTS else zero, j[k] if ALPHA else zero, x[k], vv[k] * z[k] if RECURRENT else zero,
                         fired, kept, b[k], a[k], ta[k], th[k], FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
                     )  # fmt: skip
@@ -316,20 +166,20 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
                 if keep == 3:
                     W[now : now + n] = u
                 elif keep:
-                    _derivative_row(surrogate, p0, p1, u, th, s)
-                    _above(u, th, r)
+                    derivative_row(surrogate, p0, p1, u, th, s)
+                    is_above(u, th, r)
                     if keep == 1:
-                        _encode(s, r, W[now : now + n])
+                        encode(s, r, W[now : now + n])
                         if relu:
-                            _encode_positive(x, words[now : now + n])
+                            encode_positive(x, words[now : now + n])
                     else:
-                        _encode_bfloat16(s_words[:n], r, shorts[now : now + n])
+                        encode_bfloat16(s_words[:n], r, shorts[now : now + n])
                         if relu:
-                            _encode_positive(x, shorts[now : now + n])
+                            encode_positive(x, shorts[now : now + n])
                 if PROMPT:
                     for k in range(n):
                         again = (one if u[k] - th[k] > zero else zero) - r[k]
-                        u[k] = _prompt(u[k], again, th[k], SUBTRACT)
+                        u[k] = prompt(u[k], again, th[k], SUBTRACT)
                 if mem_rec:
                     U_rec[now : now + n] = u
                 if CURRENTS and syn_rec:
@@ -345,7 +195,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
     """The backward pass, Eq. 6-10, from the last step to the first. FUSED: the code in full precision, parameters that are one
     number each and learn nothing, no gradients at records, an input of its own at every step. OVERWRITE: `dinput` is `saved`."""
     FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT = flags
-    CURRENTS, EQUATIONS, ROWS = FILTER or ALPHA, _EQUATIONS, 12 if FUSED else 26
+    CURRENTS, VERSION, ROWS = FILTER or ALPHA, SOURCES, 12 if FUSED else 26
     number, word = dtype, _WORDS[dtype]
     one, zero = number(1), number(0)
 
@@ -357,42 +207,42 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
         magnitude, surrogate, num_steps, start, stop, size, begin, end, keep, constant, relu, clipped, fresh, more, residual,
         p0, p1,
     ):  # fmt: skip
-        p0, p1, residual, factor = number(p0), number(p1), number(residual), _array(values, 6, number)[5]
-        total = EQUATIONS * 0 + num_steps * size
-        G, W, OUT = _array(dspk, total, number), _array(saved, total, number), _array(dinput, total, number)
-        words, shorts = _array(saved, total, word), _array(saved, total, np.int16)
+        p0, p1, residual, factor = number(p0), number(p1), number(residual), array(values, 6, number)[5]
+        total = VERSION * 0 + num_steps * size
+        G, W, OUT = array(dspk, total, number), array(saved, total, number), array(dinput, total, number)
+        words, shorts = array(saved, total, word), array(saved, total, np.int16)
         M, MI, MJ, D = (
-            _array(dmem, total, number),
-            _array(dsyn, total, number),
-            _array(dinh, total, number),
-            _array(derivative, total, number),
+            array(dmem, total, number),
+            array(dsyn, total, number),
+            array(dinh, total, number),
+            array(derivative, total, number),
         )
         U_rec, I_rec, J_rec = (
-            _array(mem_rec, total, number),
-            _array(syn_rec, total, number),
-            _array(inh_rec, total, number),
+            array(mem_rec, total, number),
+            array(syn_rec, total, number),
+            array(inh_rec, total, number),
         )
         U0, I0, J0, Z0 = (
-            _array(mem, size, number),
-            _array(syn, size, number),
-            _array(inh, size, number),
-            _array(fed, size, number),
+            array(mem, size, number),
+            array(syn, size, number),
+            array(inh, size, number),
+            array(fed, size, number),
         )
-        S0, FIRE = _array(first, size, number), _array(dfire, total + size, number)
+        S0, FIRE = array(first, size, number), array(dfire, total + size, number)
         DU, DI, DJ, DZ = (
-            _array(dmem0, size, number),
-            _array(dsyn0, size, number),
-            _array(dinh0, size, number),
-            _array(dfed0, size, number),
+            array(dmem0, size, number),
+            array(dsyn0, size, number),
+            array(dinh0, size, number),
+            array(dfed0, size, number),
         )
-        DB, DA, DTAU = _array(dbeta, size, number), _array(dalpha, size, number), _array(dtau, size, number)
-        DTH, DV = _array(dthreshold, size, number), _array(dv, size, number)
+        DB, DA, DTAU = array(dbeta, size, number), array(dalpha, size, number), array(dtau, size, number)
+        DTH, DV = array(dthreshold, size, number), array(dv, size, number)
         betas, alphas, taus = (
-            _array(beta, beta_size, number),
-            _array(alpha, alpha_size, number),
-            _array(tau, tau_size, number),
+            array(beta, beta_size, number),
+            array(alpha, alpha_size, number),
+            array(tau, tau_size, number),
         )
-        thresholds, vs = _array(threshold, threshold_size, number), _array(v, v_size, number)
+        thresholds, vs = array(threshold, threshold_size, number), array(v, v_size, number)
         learns = dbeta + dalpha + dtau + dthreshold + dv + dfire != 0
         rows = np.zeros((ROWS, min(BLOCK, end - begin)), number)
         for lo in range(begin, end, BLOCK):
@@ -402,21 +252,21 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
             di = DI[lo : lo + n] if dsyn0 else rows[7, :n]
             dj = DJ[lo : lo + n] if dinh0 else rows[8, :n]
             gz = DZ[lo : lo + n] if dfed0 else rows[9, :n]
-            _fill_row(b, betas, beta_inner, lo, clipped)
-            _fill_row(th, thresholds, threshold_inner, lo, False)
+            fill_row(b, betas, beta_inner, lo, clipped)
+            fill_row(th, thresholds, threshold_inner, lo, False)
             if CURRENTS:
-                _fill_row(a, alphas, alpha_inner, lo, clipped)
+                fill_row(a, alphas, alpha_inner, lo, clipped)
             if ALPHA:
-                _fill_row(ta, taus, tau_inner, lo, False)
+                fill_row(ta, taus, tau_inner, lo, False)
             if RECURRENT:
-                _fill_row(vv, vs, v_inner, lo, False)
+                fill_row(vv, vs, v_inner, lo, False)
                 gz[:] = zero
             if fresh:
                 du[:], di[:], dj[:] = zero, zero, zero
             u = U0[lo : lo + n] if mem else rows[10, :n]  # the latter are zeros, as all rows were in the beginning
             if FUSED:
                 b0, a0, ta0, v0 = b[0], a[0], ta[0], vv[0]
-                _derivative_row(surrogate, p0, p1, u, th, rows[11, :n])
+                derivative_row(surrogate, p0, p1, u, th, rows[11, :n])
                 for k in range(n):
                     ps[k] = -rows[11, k] if u[k] - th[k] > zero else rows[11, k]
                 for t in range(stop - 1, start - 1, -1):
@@ -436,7 +286,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                         fired, kept = one if above else zero, zero if above else one
                         d = s * (factor * (g[k] + gz[k]) if RECURRENT else factor * g[k])
                         d = d + du[k]
-                        dx, e, y, h, back, lost, db, da, dt = _retreat(
+                        dx, e, y, h, back, lost, db, da, dt = retreat(
                             zero, zero, zero, zero, d, di[k] if CURRENTS else zero, dj[k] if ALPHA else zero, q, fired, kept,
                             b0, a0, ta0, residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
                         )  # fmt: skip
@@ -466,16 +316,16 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                 pu, pi, pj = u, I0[lo : lo + n] if syn else none, J0[lo : lo + n] if inh else none
                 if t:
                     if keep == 1:
-                        _decode(W[last : last + n], words[last : last + n], magnitude, ps, pf)
+                        decode(W[last : last + n], words[last : last + n], magnitude, ps, pf)
                     elif keep == 2:
-                        _decode_bfloat16(shorts[last : last + n], magnitude, ps.view(word), pf)
+                        decode_bfloat16(shorts[last : last + n], magnitude, ps.view(word), pf)
                     else:
                         pu = W[last : last + n]
                         if derivative:
                             ps[:] = D[last : last + n]
                         else:
-                            _derivative_row(surrogate, p0, p1, pu, th, ps)
-                        _above(pu, th, pf)
+                            derivative_row(surrogate, p0, p1, pu, th, ps)
+                        is_above(pu, th, pf)
                     if syn_rec:
                         pi = I_rec[last : last + n]
                     if inh_rec:
@@ -484,8 +334,8 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                     if derivative:
                         ps[:] = S0[lo : lo + n]
                     else:
-                        _derivative_row(surrogate, p0, p1, u, th, ps)
-                    _above(u, th, pf)
+                        derivative_row(surrogate, p0, p1, u, th, ps)
+                    is_above(u, th, pf)
                 if t < stop:
                     g = G[now : now + n] if dspk else none
                     for k in range(n):
@@ -503,7 +353,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                         x = W[now : now + n]
                         if t:
                             pu = U_rec[last : last + n]
-                        _above(pu, th, o)
+                        is_above(pu, th, o)
                         for k in range(n):
                             d = du[k] + m[k]
                             again = f[k] - o[k]
@@ -531,7 +381,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                             dth[k] -= s[k] * gs[k] + back[k]
                             dth[k] -= lost[k]
                             carried[k] = b[k] * residual * du[k]
-                            dx[k], e, di[k], dj[k], back[k], c, dbk, dak, dtk = _retreat(
+                            dx[k], e, di[k], dj[k], back[k], c, dbk, dak, dtk = retreat(
                                 pu[k], pi[k], pj[k], y[k], du[k], di[k], dj[k], ps[k], o[k], one - o[k], b[k], a[k], ta[k],
                                 residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
                             )  # fmt: skip
@@ -550,7 +400,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                                     dvv[k] += factor * pf[k] * dx[k]
                     else:
                         for k in range(n):
-                            dx[k], e, di[k], dj[k], back[k], c, dbk, dak, dtk = _retreat(
+                            dx[k], e, di[k], dj[k], back[k], c, dbk, dak, dtk = retreat(
                                 zero, zero, zero, zero, du[k], di[k], dj[k], ps[k], o[k], one - o[k], b[k], a[k], ta[k],
                                 residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
                             )  # fmt: skip
@@ -580,46 +430,14 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
             if constant and dinput:
                 OUT[lo : lo + n] = all_steps
             if dbeta:
-                _add_row(DB[lo : lo + n], db, more)
+                add_row(DB[lo : lo + n], db, more)
             if dalpha:
-                _add_row(DA[lo : lo + n], da, more)
+                add_row(DA[lo : lo + n], da, more)
             if dtau:
-                _add_row(DTAU[lo : lo + n], dt, more)
+                add_row(DTAU[lo : lo + n], dt, more)
             if dthreshold:
-                _add_row(DTH[lo : lo + n], dth, more)
+                add_row(DTH[lo : lo + n], dth, more)
             if dv:
-                _add_row(DV[lo : lo + n], dvv, more)
+                add_row(DV[lo : lo + n], dvv, more)
 
     return backward
-
-
-@_jit
-def pack_kernel(words, fired, positive):
-    """The signs of `words` as bits of `fired` and, where not empty, their lowest bits as those of `positive`; the words with
-    the sign move to the front. Returns their number."""
-    count = 0
-    for byte in range(len(fired)):
-        signs, lowest = 0, 0
-        for bit in range(min(8, len(words) - 8 * byte)):
-            word = words[8 * byte + bit]
-            words[count] = word
-            sign = 1 if word < 0 else 0
-            count += sign
-            signs |= sign << bit
-            lowest |= (word & 1) << bit
-        fired[byte] = signs
-        if len(positive):
-            positive[byte] = lowest
-    return count
-
-
-@_jit
-def unpack_kernel(fired, positive, values, words):
-    """Fills `words` again; those without the sign have its lowest bit at most."""
-    count, last = 0, len(values) - 1
-    for byte in range(len(fired)):
-        for bit in range(min(8, len(words) - 8 * byte)):
-            sign = (fired[byte] >> bit) & 1
-            lowest = (positive[byte] >> bit) & 1 if len(positive) else 0
-            words[8 * byte + bit] = (values[min(count, last)] & -sign) | (lowest & (sign - 1))  # without a branch
-            count += sign

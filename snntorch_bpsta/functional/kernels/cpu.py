@@ -144,9 +144,9 @@ def backward(
     arguments.append(out.data_ptr())
     for x in dstates:
         arguments.append(0 if x is None else x.data_ptr())
-    for x in (*dparameters, dfire):
+    for k, x in enumerate((*dparameters, dfire)):
         arguments.append(0 if x is None else x.data_ptr())
-        fused = fused and x is None
+        fused = fused and (x is None or k == 4)
     arguments += (values.data_ptr(), _HIGHEST[like.dtype] - c.relu, c.surrogate, c.num_steps, *steps, num_neurons)
     if fused:
         kernel = _backward_kernel(c.cell, c.reset, False, True, arguments[4] == out.data_ptr(), c.relu, dtype)

@@ -193,9 +193,9 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
 @cache
 def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
     """The backward pass, Eq. 6-10, from the last step to the first. FUSED: the code in full precision, parameters that are one
-    number each and learn nothing, no gradients at records, an input of its own at every step. OVERWRITE: `dinput` is `saved`."""
+    number each and learn nothing (but v), no gradients at records, an input of its own at every step. OVERWRITE: `dinput` is `saved`."""
     FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT = flags
-    CURRENTS, VERSION, ROWS = FILTER or ALPHA, SOURCES, 12 if FUSED else 26
+    CURRENTS, VERSION, ROWS = FILTER or ALPHA, SOURCES, 13 if FUSED else 26
     number, word = dtype, _WORDS[dtype]
     one, zero = number(1), number(0)
 
@@ -269,6 +269,8 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                 derivative_row(surrogate, p0, p1, u, th, rows[11, :n])
                 for k in range(n):
                     ps[k] = -rows[11, k] if u[k] - th[k] > zero else rows[11, k]
+                dvv, z = rows[12, :n], Z0[lo : lo + n] if fed else rows[10, :n]
+                dvv[:] = zero
                 for t in range(stop - 1, start - 1, -1):
                     now = t * size + lo
                     g, w, ww = G[now : now + n], W[now : now + n], words[now : now + n]
@@ -297,6 +299,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                             dj[k] = h
                         if RECURRENT:
                             gz[k] = v0 * dx
+                            dvv[k] += (factor * fired if t else z[k]) * dx
                         if RELU:
                             x[k] = dx if ww[k] & 1 else zero
                         else:
@@ -304,6 +307,8 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                     if RELU:
                         for k in range(n):
                             out[k] = x[k]
+                if dv:
+                    add_row(DV[lo : lo + n], dvv, more)
                 continue
             s, f, pf, o = rows[11, :n], rows[12, :n], rows[13, :n], rows[14, :n]
             gs, dx, back, lost, none = rows[15, :n], rows[16, :n], rows[17, :n], rows[18, :n], rows[10, :n]

@@ -1,9 +1,12 @@
-"""The six neurons, once: what each takes, keeps and refuses; builders of ours and of snnTorch's; one run; what to compare it to.
+"""The six neurons, once: what each takes, keeps and refuses; builders of ours and of snnTorch's; one run; its judges.
 
 ``LOOPED`` names those that no kernel covers: "auto" takes the loop for them.
 """
 
+import copy
+import io
 import itertools
+import pickle
 import warnings
 from typing import Any, NamedTuple
 
@@ -12,6 +15,7 @@ import pytest
 import snntorch
 import torch
 from _oracle import alpha_neuron, atan, integrator, lapicque, rectangle, spatial
+from _pairwise import cases
 from _tolerance import assert_close
 from snntorch import surrogate as host_surrogate
 from snntorch.functional import quant
@@ -103,6 +107,13 @@ def refused(kind, temporal_alpha=0.0, reset_mechanism="subtract", reset_delay=Tr
 SERVED = [(kind, option) for kind in KINDS for option in OPTIONS if not refused(kind, **OPTIONS[option])]
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_option = pytest.mark.parametrize("kind, option", SERVED, ids=["-".join(case) for case in SERVED])
+
+
+def served(**others):
+    """Pairwise rows of a kind, an option that it takes, and others."""
+    allowed = lambda row: not refused(row["kind"], **OPTIONS[row["option"]])  # noqa: E731
+    return cases(allowed, kind=KINDS, option=tuple(OPTIONS), **others)
+
 
 # --- kernels --------------------------------------------------------------------------------------
 
@@ -317,6 +328,20 @@ def drive(net, cur):
     return {"out": out.detach(), "dinput": cur.grad} | {f"d{name}": p.grad for name, p in net.named_parameters()}
 
 
+def torch_save_and_load(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPY = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda module: pickle.loads(pickle.dumps(module)),
+    "torch.save": torch_save_and_load,
+}
+
+
 def values_of(result):
     """Names of what is no gradient."""
     return [name for name in result if not name.startswith("d")]
@@ -340,6 +365,12 @@ def assert_same(ours, expected, names=None, *, cast=False, exact=True):
         a, b = a.to(F64), b.to(F64)
         same = (a == b) | (a.isnan() & b.isnan())
         assert bool(same.all()), f"{name} differs by up to {(a - b).abs().max().item():.3e}"
+
+
+def same_values(ours, expected):
+    """`assert_same` of all that is no gradient."""
+    assert_same(ours, expected, values_of(expected))
+    return True
 
 
 # --- the oracle's answer --------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def pairwise(allowed=lambda row: True, **options):
     for values in itertools.product(*(range(len(values)) for values in options.values())):
         row = {name: options[name][value] for name, value in zip(names, values, strict=True)}
         if allowed(row):
-            pairs = itertools.combinations(enumerate(values), 2)
+            pairs = itertools.combinations(enumerate(values), min(2, len(names)))
             rows.append((row, sum(1 << bits.setdefault(pair, len(bits)) for pair in pairs)))
     missing, chosen = (1 << len(bits)) - 1, []
     while missing:
@@ -36,9 +36,8 @@ def cases(allowed=lambda row: True, **options):
     An id has the values in order, of a switch its name where it is on.
     """
     rows = pairwise(allowed, **options)
-    return pytest.mark.parametrize(
-        list(options), [pytest.param(*row.values(), id="-".join(filter(None, map(word, *zip(*row.items()))))) for row in rows]
-    )  # fmt: skip
+    ids = ["-".join(filter(None, map(word, row, row.values()))) for row in rows]
+    return pytest.mark.parametrize(list(options), [tuple(row.values()) for row in rows], ids=ids)
 
 
 def word(name, value):

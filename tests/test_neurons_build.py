@@ -1,14 +1,11 @@
 """Six neurons as members of snnTorch's family: names, signatures, state_dict, repr, copies, snnTorch's own tools."""
 
-import copy
 import inspect
-import io
-import pickle
 
 import pytest
 import snntorch
-import torch
 from _family import (
+    COPY,
     FAMILY,
     OPTIONS,
     RECURRENT,
@@ -107,20 +104,6 @@ def test_repr_shows_the_options_that_are_set(kind, option):
         assert (f"{name}={OPTIONS[option].get(name)}" in text) == (name in OPTIONS[option]) == (name in text)
     if option == "off":
         assert text == repr(build(snntorch, kind))
-
-
-def torch_save_and_load(neuron):
-    file = io.BytesIO()
-    torch.save(neuron, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-COPY = {
-    "deepcopy": copy.deepcopy,
-    "pickle": lambda neuron: pickle.loads(pickle.dumps(neuron)),
-    "torch.save": torch_save_and_load,
-}
 
 
 @pytest.mark.parametrize("how", COPY)

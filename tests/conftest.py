@@ -30,6 +30,31 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """An empty data folder and cache, and no network."""
+
+    def no_network(*args, **kwargs):
+        raise AssertionError("a download was started")
+
+    folder = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("urllib.request.urlopen", no_network)
+        patch.delenv("SNNTORCH_BPSTA_DATA", raising=False)
+        patch.setenv("SNNTORCH_BPSTA_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tensors this small are slower with more threads, above all where other work has the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     """Weights and inputs that a test draws are the same in every run."""

@@ -38,6 +38,8 @@ from torch import nn
 
 import snntorch_bpsta as snn
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # --- match ----------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,8 @@ from torch import nn
 
 import snntorch_bpsta as snn
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # --- DataParallel replicas ------------------------------------------------------------------------
 
 

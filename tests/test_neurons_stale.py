@@ -20,6 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 import snntorch_bpsta as snn
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # --- a second backward through a stale state ------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import pytest
 import snntorch
 import torch
 from _features import FEATURES, feature
+from _slow import is_slow
 
 OUTCOMES = ("passed", "skipped", "failed")  # of a test's phases the last of these counts
 LIBRARIES = ("torch", "snntorch", "numpy", "numba", "triton", "hypothesis", "lightning", "nir", "neurobench", "onnx")
@@ -59,6 +60,13 @@ def one_thread():
 def same_random_numbers():
     """Weights and inputs that a test draws are the same in every run."""
     torch.default_generator.manual_seed(0)  # (torch.manual_seed looks for devices as well, which takes far longer)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if is_slow(item.nodeid):
+            item.add_marker(pytest.mark.slow)
 
 
 # --- pytest --compatibility FILE ------------------------------------------------------------------

@@ -115,17 +115,6 @@ def served(**others):
     return cases(allowed, kind=KINDS, option=tuple(OPTIONS), **others)
 
 
-# --- kernels --------------------------------------------------------------------------------------
-
-LOOPED = ("RLeaky", "Synaptic", "RSynaptic", "Alpha")
-
-
-def has_kernel(kind, **values):
-    """Whether a kernel runs a neuron of these arguments."""
-    looped = kind in LOOPED or (kind == "Lapicque" and values.get("reset_mechanism") == "zero")
-    return not (looped or values.get("inhibition") or values.get("state_quant"))
-
-
 # --- surrogates -----------------------------------------------------------------------------------
 
 
@@ -161,6 +150,19 @@ ODD = {
     "quantised": ({"state_quant": eighths}, {"quantise": lambda x: np.round(x * 8) / 8}),
 }
 QUANT = quant.state_quant(num_bits=4, threshold=1.0)
+
+# --- kernels --------------------------------------------------------------------------------------
+
+LOOPED = ("RLeaky", "Synaptic", "RSynaptic", "Alpha")
+
+
+def has_kernel(kind, **values):
+    """Whether a kernel runs a neuron of these arguments. What it has to be looped for is said here and nowhere else."""
+    looped = kind in LOOPED or (kind == "Lapicque" and values.get("reset_mechanism") == "zero")
+    odd = any(values.get(name) for name in ("inhibition", "state_quant", "surrogate_disable"))
+    odd = odd or values.get("spike_grad") in (float_surrogate, stock_surrogate)
+    return not (looped or odd) and values.get("reset_delay", True)
+
 
 # --- builders -------------------------------------------------------------------------------------
 

@@ -196,13 +196,10 @@ def test_the_residual_with_snntorchs_surrogates(name, reset, how):
 @pytest.mark.parametrize("kind", DELAYED)
 def test_reset_at_once(kind, reset, name, how):
     """RSynaptic too, which snnTorch cannot: it does what snnTorch's RLeaky does."""
-    needs_kernel(how, kind)
-    if how == "cpu" and name == "stock":
-        pytest.skip("a callable: no kernel")
     options, _, surrogate = SURROGATES[name]
     values = {"reset_mechanism": reset, "reset_delay": False} | options | learnable(kind)
+    needs_kernel(how, kind, **values)
     neuron = build(snn, kind, dtype=F64, **values)
-    how = "auto" if how == "cpu" else how  # whatever runs it
     case(neuron, surrogate, currents(9, B, N, dtype=F64), how=how, dtype=F32 if name == "stock" else F64)
 
 

@@ -55,8 +55,7 @@ def allowed(row):
         and (row["reset_delay"] or row["kind"] in DELAYED)
         and (row["setting"] != "graded" or row["kind"] == "Leaky")
         and (row["recurrence"] == "V" or row["kind"] in RECURRENT)
-        and (row["how"] != "cpu" or row["reset_delay"] and has_kernel(row["kind"], **values))
-        and (row["how"] != "cpu" or row["setting"] != "bypass")
+        and (row["how"] != "cpu" or has_kernel(row["kind"], **values))
         and (row["recurrence"] != "conv" or row["setting"] != "inhibition")  # which is one of [B, N]
     )
 
@@ -105,9 +104,10 @@ LOOPED = {
     for kind in KINDS
     for name, values in (
         ("numbers", {}), ("zero", {"reset_mechanism": "zero"}), ("inhibition", {"inhibition": True}),
-        ("quantised", {"state_quant": QUANT}),
+        ("quantised", {"state_quant": QUANT}), ("at once", {"reset_delay": False}),
+        ("disabled", {"surrogate_disable": True}),
     )
-    if not has_kernel(kind, **values)
+    if not has_kernel(kind, **values) and (kind in DELAYED or "reset_delay" not in values)
 }  # fmt: skip
 
 

@@ -169,9 +169,11 @@ def has_kernel(kind, **values):
 TENSORS = ("alpha", "beta", "threshold", "V", "R", "C", "time_step", "graded_spikes_factor")
 
 
-def arguments(kind, recurrence="linear", **values):
-    """Those that a neuron is built with."""
-    return FAMILY[kind].numbers | (RECURRENCES[recurrence] if kind in RECURRENT else {}) | values
+def arguments(kind, recurrence="linear", neurons=N, **values):
+    """Those that a layer of so many neurons is built with."""
+    loop = RECURRENCES[recurrence] if kind in RECURRENT else {}
+    loop = loop | ({"linear_features": neurons} if "linear_features" in loop else {})
+    return FAMILY[kind].numbers | loop | values
 
 
 def build(lib, kind, recurrence="linear", *, seed=0, dtype=None, **values):

@@ -47,15 +47,6 @@ def empty(tmp_path_factory):
         yield folder
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    """Tensors this small are slower with more threads, above all where other work has the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     """Weights and inputs that a test draws are the same in every run."""
@@ -77,6 +68,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    torch.set_num_threads(1)  # small tensors are slower with more; tests of several threads ask for them
     file = config.getoption("--compatibility")
     if file and not hasattr(config, "workerinput"):  # of pytest-xdist's processes only the first sees everything
         config.pluginmanager.register(Recorder(Path(file).resolve()))

@@ -41,8 +41,6 @@ from torch import nn
 
 import snntorch_bpsta as snn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("options", CONVERT.values(), ids=CONVERT)
 @pytest.mark.parametrize("net", NETS)

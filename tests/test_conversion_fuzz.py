@@ -22,7 +22,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 import snntorch_bpsta as snn  # noqa: E402
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 # --- conversion -----------------------------------------------------------------------------------

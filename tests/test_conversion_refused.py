@@ -38,8 +38,6 @@ from torch import nn
 
 import snntorch_bpsta as snn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # --- match ----------------------------------------------------------------------------------------
 
 

@@ -33,8 +33,6 @@ from torch import nn
 
 import snntorch_bpsta as snn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # --- reset ----------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from snntorch_bpsta import data  # noqa: E402
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 # --- data -----------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ import snntorch_bpsta as snn  # noqa: E402
 from snntorch_bpsta import surrogate  # noqa: E402
 from snntorch_bpsta.functional import lif_multistep, which_impl  # noqa: E402
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 # --- functional -----------------------------------------------------------------------------------

@@ -29,8 +29,6 @@ from torch import nn
 
 import snntorch_bpsta as snn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NEURONS = {
     "off": lambda kind: {},
     "both": lambda kind: OPTIONS["both" if FAMILY[kind].residual else "spatial"],

@@ -30,8 +30,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import snntorch_bpsta as snn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # --- utils.reset: one level, all nets, no copies --------------------------------------------------
 # snn.reset is in test_conversion.py.
 

@@ -20,8 +20,6 @@ from torch import nn
 
 import snntorch_bpsta as snn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # --- half, bfloat16 and double nets ---------------------------------------------------------------
 
 DTYPES = {"half": torch.float16, "bfloat16": torch.bfloat16, "double": torch.float64}

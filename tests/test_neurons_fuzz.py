@@ -37,7 +37,7 @@ from _fuzz import (
 from hypothesis import strategies as st  # noqa: E402
 from snntorch.functional import quant  # noqa: E402
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 # --- the neurons: built ---------------------------------------------------------------------------

@@ -46,8 +46,6 @@ from snntorch import surrogate as host_surrogate
 
 import snntorch_bpsta as snn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 HOWS = ("step", "reference", "cpu")
 each_how = pytest.mark.parametrize("how", HOWS)
 each_reset = pytest.mark.parametrize("reset", ["zero", "subtract"])

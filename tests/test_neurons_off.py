@@ -37,7 +37,7 @@ from snntorch import surrogate as host_surrogate
 
 import snntorch_bpsta as snn
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:Inhibition is an unstable")]
+pytestmark = pytest.mark.filterwarnings("ignore:Inhibition is an unstable feature")
 
 SETTINGS = {
     "numbers": lambda kind: {},

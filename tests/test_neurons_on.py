@@ -33,7 +33,7 @@ from _pairwise import cases
 
 import snntorch_bpsta as snn
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:Inhibition is an unstable")]
+pytestmark = pytest.mark.filterwarnings("ignore:Inhibition is an unstable feature")
 
 ON = {name: options for name, options in OPTIONS.items() if options} | {
     "both-alpha1": {"spatial_adj": True, "temporal_alpha": 1.0},

@@ -31,8 +31,6 @@ from _oracle import atan, integrator, lif, spatial
 from _pairwise import cases
 from _tolerance import assert_close
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @cases(
     lambda row: row["reset_delay"] or row["kind"] in DELAYED_IN_HOST,

@@ -21,8 +21,6 @@ from torch import nn
 
 import snntorch_bpsta as snn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # --- DataParallel replicas ------------------------------------------------------------------------
 
 

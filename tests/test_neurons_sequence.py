@@ -34,7 +34,7 @@ from torch import nn
 
 import snntorch_bpsta as snn
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:Inhibition is an unstable")]
+pytestmark = pytest.mark.filterwarnings("ignore:Inhibition is an unstable feature")
 
 SETTINGS = {
     "numbers": lambda kind: {},

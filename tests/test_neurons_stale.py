@@ -20,8 +20,6 @@ from torch.utils.checkpoint import checkpoint
 
 import snntorch_bpsta as snn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # --- a second backward through a stale state ------------------------------------------------------
 
 

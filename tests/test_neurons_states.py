@@ -29,8 +29,6 @@ from torch import nn
 
 import snntorch_bpsta as snn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # --- reset_mechanism and load_state_dict ----------------------------------------------------------
 
 

@@ -31,7 +31,6 @@ import snntorch_bpsta as snn
 from snntorch_bpsta.functional import which_impl
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

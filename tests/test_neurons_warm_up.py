@@ -23,8 +23,6 @@ from _tolerance import assert_close
 
 import snntorch_bpsta as snn
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 each_how = pytest.mark.parametrize("how", ["step", "reference"])
 
 

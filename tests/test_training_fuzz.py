@@ -18,7 +18,7 @@ from hypothesis import strategies as st  # noqa: E402
 import snntorch_bpsta as snn  # noqa: E402
 from snntorch_bpsta.training import Recipe, rate_cross_entropy_loss, rate_mse_loss  # noqa: E402
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 # --- training -------------------------------------------------------------------------------------

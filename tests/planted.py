@@ -65,15 +65,15 @@ FAULTS = {
     # --- layers, networks ---
     "fold": Fault(
         "layers", "unflatten(0, x.shape[:2])", "unflatten(0, x.shape[1::-1]).transpose(0, 1)",
-        "time and batch swapped", "layers",
+        "time and batch swapped", "layers_multistep",
     ),
     "dropout": Fault(
         "layers", "dropout(torch.ones_like(x[0]), self.p)", "dropout(torch.ones_like(x), self.p)",
-        "a mask per step in place of one per sample", "layers",
+        "a mask per step in place of one per sample", "layers_blocks",
     ),
     "voting": Fault(
         "layers", "(x.shape[-1] // self.voters, self.voters)).mean(-1)",
-        "(self.voters, x.shape[-1] // self.voters)).mean(-2)", "voters of one class lie apart", "layers",
+        "(self.voters, x.shape[-1] // self.voters)).mean(-2)", "voters of one class lie apart", "layers_blocks",
     ),
     "preset": Fault(
         "networks", "**{**NEURONS[preset], **options}", "**{**options, **NEURONS[preset]}",
@@ -140,7 +140,7 @@ FAULTS = {
     # --- plots, the command line, the doors ---
     "plots": Fault(
         "plots", "_picture(frames[t], largest)", "_picture(frames[0], largest)",
-        "a film of one frame", "plots",
+        "a film of one frame", "plots_data",
     ),
     "cli": Fault(
         "cli", "print(f\"test accuracy {100 * row['accuracy']:.2f} %\"", "print(f\"test accuracy {row['accuracy']:.2f} %\"",

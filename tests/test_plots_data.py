@@ -52,7 +52,4 @@ def test_a_raster_has_the_events_in_their_colours_and_counts_them():
     (dots,) = points.collections
     assert dots.get_offsets().tolist() == [[0, 0], [1, 1], [1.5, 2], [3, 3]]
     assert [to_hex(colour) for colour in dots.get_facecolors()] == ["#1f4fd8", "#d62728", "#d62728", "#1f4fd8"]
-    counts = {line.get_label(): np.sum(line.get_ydata()) for line in rate.get_lines()} or {
-        patch.get_label(): patch.get_data().values.sum() for patch in rate.patches
-    }
-    assert sum(counts.values()) == 4
+    assert {patch.get_label(): patch.get_data().values.sum() for patch in rate.patches} == {"OFF": 2, "ON": 2}

@@ -9,6 +9,7 @@ changes, its row changes with it: `tests/test_suite.py` looks for every text. An
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -202,7 +203,8 @@ def run(folder, files):
         "no:cacheprovider",
         *files,
     ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    own = {**os.environ, "PYTHONPATH": str(folder)}  # processes that tests start take the copy as well
+    done = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True)
     first = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
     return done.returncode, first[1] if first else done.stdout[-300:] + done.stderr[-300:]
 

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from collections import Counter
@@ -69,6 +70,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     torch.set_num_threads(1)  # small tensors are slower with more; tests of several threads ask for them
+    os.environ["OMP_NUM_THREADS"] = "1"  # the same in processes that tests start: sums are then equal to the bit
     file = config.getoption("--compatibility")
     if file and not hasattr(config, "workerinput"):  # of pytest-xdist's processes only the first sees everything
         config.pluginmanager.register(Recorder(Path(file).resolve()))

@@ -128,7 +128,7 @@ FAULTS = {
     ),
     "variant": Fault(
         "training/recipes", '"temporal_alpha": self.temporal_alpha}', '"temporal_alpha": 0.0}',
-        "BPTA is never on", "training",
+        "BPTA is never on", "training_recipes",
     ),
     "checkpoints": Fault(
         "training", 'torch.load(path, map_location="cpu", weights_only=True)',

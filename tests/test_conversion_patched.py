@@ -164,9 +164,15 @@ def test_what_is_not_served_stays_the_hosts_inside(host_classes_stay):
 
 
 def test_what_cannot_be_stays_the_hosts_and_says_so(host_classes_stay):
-    with pytest.warns(UserWarning, match="reset_mechanism"), snn.patched(**TEMPORAL):
-        lif = snntorch.Leaky(0.9, reset_mechanism="none")
+    with pytest.warns(UserWarning, match="is not patched.*threshold"), snn.patched(**BOTH):
+        lif = snntorch.Leaky(0.9, threshold=0.0)
     assert type(lif) is snntorch.Leaky
+
+
+def test_what_can_be_in_part_is_and_says_so(host_classes_stay):
+    with pytest.warns(UserWarning, match="patched with temporal_alpha=0.*reset_mechanism"), snn.patched(**BOTH):
+        lif = snntorch.Leaky(0.9, reset_mechanism="none")
+    assert type(lif) is snn.Leaky and (lif.spatial_adj, lif.temporal_alpha) == (True, 0)
 
 
 def test_one_entry_in_the_registry(monkeypatch):

@@ -81,6 +81,38 @@ def test_a_neuron_under_two_names_is_changed_once():
 # --- refusals -------------------------------------------------------------------------------------
 
 
+# what it is: (class, its arguments, a word of the reason)
+PARTLY = {
+    "reset none": ("Leaky", {"reset_mechanism": "none"}, "reset_mechanism"),
+    "reset none lapicque": ("Lapicque", {"reset_mechanism": "none"}, "reset_mechanism"),
+    "reset_delay": ("Leaky", {"reset_delay": False}, "reset_delay"),
+    "reset_delay rleaky": ("RLeaky", {"reset_delay": False}, "reset_delay"),
+    "Alpha": ("Alpha", {}, "temporal_alpha"),
+}
+
+
+@pytest.mark.parametrize("options", [BOTH, TEMPORAL], ids=["both", "temporal"])
+@pytest.mark.parametrize("case", PARTLY)
+def test_what_has_a_meaning_is_honoured_and_the_rest_reported(case, options):
+    name, values, word = PARTLY[case]
+    lif, plain = (build(snntorch, name, **values) for _ in range(2))
+    net = nn.Sequential(neuron(snntorch, "Leaky"), Block(lif))
+    for again in (False, True):
+        with pytest.warns(UserWarning) as caught:
+            report = snn.convert(net, **options)
+        assert (report.unchanged if again else report.changed) == ("0", "1.layers.0") and not report.refused
+        assert list(report.partly) == ["1.layers.0"] and word in report.partly["1.layers.0"]
+        (said,) = [str(w.message) for w in caught if w.category is UserWarning]
+        assert "1.layers.0" in said and "temporal_alpha=0" in said and report.partly["1.layers.0"] in said
+        assert "1.layers.0" in str(report) and report.partly["1.layers.0"] in str(report)
+    assert lif.temporal_alpha == 0 and lif.spatial_adj is options.get("spatial_adj", False)
+    assert net[0].temporal_alpha == options["temporal_alpha"]
+    cur = currents(T, B, N)
+    assert same_values(run(lif, cur, "zeros"), run(plain, cur, "zeros"))
+    with pytest.raises(ValueError, match=word):
+        build(snn, name, **values, **options)
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_and_left_as_it_was(case):
     make_module, options, words = REFUSED[case]
@@ -104,9 +136,7 @@ def test_refused_and_left_as_it_was(case):
         assert_untouched(part, was)
 
 
-@pytest.mark.parametrize(
-    "case", ["reset none", "reset_delay", "surrogate_disable spatial", "threshold 0", "Alpha both"]
-)
+@pytest.mark.parametrize("case", ["surrogate_disable spatial", "threshold 0"])
 def test_what_is_ours_already_is_refused_by_the_same_rules(case):
     make_module, options, words = REFUSED[case]
     lif = make_module()
@@ -120,11 +150,11 @@ def test_what_is_ours_already_is_refused_by_the_same_rules(case):
 
 
 def test_a_refusal_leaves_the_options_of_before():
-    lif = build(snntorch, "Leaky", reset_mechanism="none")
-    convert_quietly(lif, spatial_adj=True)
+    lif = build(snntorch, "Leaky", threshold=0.0)
+    convert_quietly(lif, temporal_alpha=0.5)
     with pytest.warns(UserWarning):
-        snn.convert(lif, spatial_adj=False, temporal_alpha=0.5)
-    assert lif.spatial_adj is True and lif.temporal_alpha == 0
+        snn.convert(lif, spatial_adj=True)
+    assert lif.spatial_adj is False and lif.temporal_alpha == 0.5
 
 
 ALLOWED = {
@@ -176,8 +206,8 @@ def test_the_report_can_be_read():
     net = nn.Sequential(neuron(snntorch, "Leaky"), neuron(snn, "Leaky", **BOTH), Block(MyHost(0.9)))
     with pytest.warns(UserWarning):
         report = snn.convert(net, **BOTH)
-    changed, unchanged, refused = report
-    assert (changed, unchanged, list(refused)) == (("0",), ("1",), ["2.layers.0"])
+    changed, unchanged, refused, partly = report
+    assert (changed, unchanged, list(refused), partly) == (("0",), ("1",), ["2.layers.0"], {})
     assert (report.changed, report.unchanged, report.refused) == (changed, unchanged, refused)
     text = str(report)
     assert "0" in text and "2.layers.0" in text and refused["2.layers.0"] in text
@@ -297,9 +327,9 @@ def test_a_net_from_nir(kind):
 
     with pytest.warns(UserWarning, match="reset_delay"):
         report = snn.convert(net, **BOTH)  # the importer always sets reset_delay=False
-    assert tuple(report.refused) == names
+    assert tuple(report.partly) == report.changed == names and not report.refused
     report = convert_quietly(net, **SPATIAL)
-    assert report.changed == names
+    assert report.unchanged == names
     (out, grad), (expected, plain_grad) = spikes(net), spikes(plain)
     assert expected.count_nonzero() and torch.equal(out, expected) and not torch.equal(grad, plain_grad)
     revert_quietly(net)

@@ -7,13 +7,19 @@ CORE ?= torch
 BIN = .venv/bin
 JOBS ?= 2
 
-.PHONY: train test docs lint types dist release-check clean
+.PHONY: train test test-slow test-all docs lint types dist release-check clean
 
 train: .venv/installed
 	$(BIN)/bpsta compare --dataset digits --seeds 3 --jobs $(JOBS) --out runs/digits.json
 
+# every room; what takes long is named in tests/_slow.py
 test: .venv/installed
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
+
+test-all: test test-slow
 
 docs: .venv/installed
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

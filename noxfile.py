@@ -1,5 +1,5 @@
 """The versions that are tested. ``nox`` runs the suite in every row, ``nox -R`` again without installing anew,
-``nox -s "tests(oldest)" -- tests/test_layers.py`` one row with other arguments to pytest."""
+``nox -s "tests(oldest)" -- tests/test_layers_blocks.py`` one row with other arguments to pytest."""
 
 import nox
 

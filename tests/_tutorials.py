@@ -28,12 +28,8 @@ ON = ("bpsa", "bpta", "both")
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    """No neurons of other tests among those that the host's `utils.reset` and `detach_hidden` go through; one thread."""
+    """No neurons of other tests among those that the host's `utils.reset` and `detach_hidden` go through."""
     monkeypatch.setattr(snntorch.SpikingNeuron, "instances", [])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Client:

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from collections import Counter
@@ -12,6 +13,7 @@ import pytest
 import snntorch
 import torch
 from _features import FEATURES, feature
+from _slow import is_slow
 
 OUTCOMES = ("passed", "skipped", "failed")  # of a test's phases the last of these counts
 LIBRARIES = ("torch", "snntorch", "numpy", "numba", "triton", "hypothesis", "lightning", "nir", "neurobench", "onnx")
@@ -30,10 +32,33 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """An empty data folder and cache, and no network."""
+
+    def no_network(*args, **kwargs):
+        raise AssertionError("a download was started")
+
+    folder = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("urllib.request.urlopen", no_network)
+        patch.delenv("SNNTORCH_BPSTA_DATA", raising=False)
+        patch.setenv("SNNTORCH_BPSTA_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        yield folder
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     """Weights and inputs that a test draws are the same in every run."""
     torch.default_generator.manual_seed(0)  # (torch.manual_seed looks for devices as well, which takes far longer)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if is_slow(item.nodeid):
+            item.add_marker(pytest.mark.slow)
 
 
 # --- pytest --compatibility FILE ------------------------------------------------------------------
@@ -44,6 +69,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    torch.set_num_threads(1)  # small tensors are slower with more; tests of several threads ask for them
+    os.environ["OMP_NUM_THREADS"] = "1"  # the same in processes that tests start: sums are then equal to the bit
     file = config.getoption("--compatibility")
     if file and not hasattr(config, "workerinput"):  # of pytest-xdist's processes only the first sees everything
         config.pluginmanager.register(Recorder(Path(file).resolve()))

@@ -116,7 +116,7 @@ def test_many(n): pass
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_the_option_writes_the_outcomes(workers, tmp_path):
-    for name in ("conftest.py", "_features.py"):
+    for name in ("conftest.py", "_features.py", "_slow.py"):
         shutil.copy(HERE / name, tmp_path)
     (tmp_path / "test_energy.py").write_text(OUTCOMES)
     (tmp_path / "test_plots.py").write_text("import pytest; pytest.importorskip('no_such_library')\ndef test(): pass")

@@ -12,6 +12,7 @@ from collections import OrderedDict
 import pytest
 import snntorch
 import torch
+from _family import FAMILY, KINDS, arguments
 from _tolerance import assert_close
 from _versions import torch_since
 from torch import nn
@@ -22,15 +23,6 @@ import snntorch_bpsta as snn
 
 F32 = torch.float32
 IN, N, OUT, T = 4, 5, 3, 4
-KINDS = {
-    "Leaky": {"beta": 0.9},
-    "Lapicque": {"beta": 0.9, "threshold": 0.15},
-    "Synaptic": {"alpha": 0.8, "beta": 0.9},
-    "Alpha": {"alpha": 0.9, "beta": 0.8, "threshold": 0.2},
-    "RLeaky": {"beta": 0.9, "linear_features": N},
-    "RSynaptic": {"alpha": 0.8, "beta": 0.9, "linear_features": N},
-}
-STATES = {"Leaky": 1, "Lapicque": 1, "Synaptic": 2, "Alpha": 3, "RLeaky": 2, "RSynaptic": 3}
 OPTIONS = {
     "disabled": {"surrogate_disable": True},
     "off": {},
@@ -60,8 +52,8 @@ class Step(nn.Module):
     def __init__(self, kind, ns=snn, **options):
         super().__init__()
         self.first, self.last = nn.Linear(IN, N), nn.Linear(N, OUT)
-        self.neuron = getattr(ns, kind)(**{"threshold": 0.4} | KINDS[kind] | options)
-        self.states = STATES[kind]
+        self.neuron = getattr(ns, kind)(**arguments(kind, neurons=N, **options))
+        self.states = len(FAMILY[kind].states)
 
     def zeros(self, batch):
         return (torch.zeros(batch, N),) * self.states
@@ -91,18 +83,18 @@ class Family(nn.Module):
     def __init__(self, name):
         super().__init__()
         self.first = nn.Linear(IN, N)
-        own = {kind: {"threshold": 0.4} | KINDS[kind] | options_of(kind, name) for kind in KINDS}
+        own = {kind: arguments(kind, neurons=N, **options_of(kind, name)) for kind in KINDS}
         self.neurons = nn.ModuleList(getattr(snn, kind)(**options) for kind, options in own.items())
 
     def zeros(self, batch):
-        return tuple(torch.zeros(batch, N) for _ in range(sum(STATES.values())))
+        return tuple(torch.zeros(batch, N) for _ in range(sum(len(neuron.states) for neuron in FAMILY.values())))
 
     def forward(self, x, *states):
         return self.step(x, *states)
 
     def step(self, x, *states):
         spikes, after = [], []
-        for neuron, count in zip(self.neurons, STATES.values(), strict=True):
+        for neuron, count in zip(self.neurons, (len(neuron.states) for neuron in FAMILY.values()), strict=True):
             (spk, *rest), states = neuron(self.first(x), *states[:count]), states[count:]
             spikes.append(spk)
             after += [spk] * (count - len(rest)) + rest
@@ -133,7 +125,7 @@ def chain(kinds=KINDS, **options):
     torch.manual_seed(0)
     layers = [nn.Linear(IN, N)]
     for kind in kinds:
-        neuron = getattr(snn, kind)(**{"threshold": 0.4} | KINDS[kind] | options_of(kind, "on") | options)
+        neuron = getattr(snn, kind)(**arguments(kind, neurons=N, **options_of(kind, "on") | options))
         linear = nn.Linear(N, N)
         nn.init.uniform_(linear.weight, 0, 1.5)
         layers += [neuron, linear]
@@ -442,7 +434,7 @@ def test_an_ensemble(kind):
 def test_multistep_in_torch_func(kind):
     """The reference runs in place of the kernels."""
     torch.manual_seed(0)
-    neuron = getattr(snn, kind)(**{"threshold": 0.4} | KINDS[kind] | options_of(kind, "on"))
+    neuron = getattr(snn, kind)(**arguments(kind, neurons=N, **options_of(kind, "on")))
     layers = OrderedDict(first=nn.Linear(IN, N), relu=nn.ReLU(), neuron=neuron, last=nn.Linear(N, OUT))
     net, x = snn.MultiStep(layers), currents(T, 3, IN)
     expected = gradients(net, x)
@@ -458,7 +450,7 @@ def test_multistep_in_torch_func(kind):
 def test_a_hidden_state_in_torch_func(kind):
     """It is to be reset inside, and after it."""
     torch.manual_seed(0)
-    neuron = getattr(snn, kind)(**{"threshold": 0.4, "init_hidden": True} | KINDS[kind] | options_of(kind, "on"))
+    neuron = getattr(snn, kind)(**arguments(kind, neurons=N, init_hidden=True, **options_of(kind, "on")))
     net, x = nn.Sequential(nn.Linear(IN, N), neuron, nn.Linear(N, OUT)), currents(T, 3, IN)
     weight = weights(OUT)
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 pytest.importorskip("neurobench", reason="neurobench (extra: neurobench) is missing")
 
 import snntorch  # noqa: E402
+from _family import KINDS, arguments  # noqa: E402
 from neurobench.benchmarks import Benchmark  # noqa: E402
 from neurobench.metrics import static, workload  # noqa: E402
 from neurobench.models import NeuroBenchModel, SNNTorchModel  # noqa: E402
@@ -27,14 +28,6 @@ WORKLOAD = [
     workload.ClassificationAccuracy, workload.ActivationSparsity, workload.SynapticOperations, workload.MembraneUpdates,
     workload.ActivationSparsityByLayer, workload.NeuronOperations,
 ]  # fmt: skip
-KINDS = {
-    "Leaky": {"beta": 0.9},
-    "Lapicque": {"beta": 0.9, "threshold": 0.1},
-    "Synaptic": {"alpha": 0.8, "beta": 0.9},
-    "Alpha": {"alpha": 0.9, "beta": 0.8, "reset_mechanism": "zero"},
-    "RLeaky": {"beta": 0.9, "linear_features": N},
-    "RSynaptic": {"alpha": 0.8, "beta": 0.9, "linear_features": N},
-}
 WITH_COSTS = ("Leaky", "Lapicque", "Synaptic", "Alpha")
 PAPER = {"spatial_adj": True, "temporal_alpha": 0.8}
 
@@ -50,7 +43,7 @@ def samples(batch=10, count=30):
 def step_net(ns, kind, **options):
     """A step net, pruned: NeuroBench's wrapper wants the last layer to return a pair."""
     torch.manual_seed(0)
-    first = getattr(ns, kind)(**{"threshold": 0.5, "init_hidden": True} | KINDS[kind] | options)
+    first = getattr(ns, kind)(**arguments(kind, neurons=N, **{"init_hidden": True} | options))
     last = ns.Leaky(beta=0.8, threshold=0.3, init_hidden=True, output=True)
     net = nn.Sequential(nn.Linear(IN, N), first, nn.Linear(N, CLASSES), last)
     with torch.no_grad():
@@ -107,7 +100,7 @@ def test_no_costs_of_recurrent_neurons(kind):
 @pytest.mark.parametrize("ns", [snntorch, snn], ids=["host", "ours"])
 @pytest.mark.parametrize("kind", ["Synaptic", "RSynaptic", "Alpha"])
 def test_the_last_layer_must_return_a_pair(ns, kind):
-    own = {"output": True, "init_hidden": True} | KINDS[kind]
+    own = arguments(kind, neurons=N, output=True, init_hidden=True)
     net = nn.Sequential(nn.Linear(IN, N), getattr(ns, kind)(**own))
     with pytest.raises(ValueError, match="too many values to unpack"):
         SNNTorchModel(net)(next(iter(samples()))[0])

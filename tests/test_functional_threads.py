@@ -16,6 +16,15 @@ import snntorch_bpsta as snn
 STEPS, BATCH = 10, 64  # as many that the kernels share the neurons out among threads of their own
 
 
+@pytest.fixture(autouse=True, scope="module")
+def two_threads():
+    """Of PyTorch's and the kernels' own, beside those of Python."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 def engine(seed, threshold):
     """All steps in one call."""
     neuron = dict(beta=0.9, threshold=threshold, reset_mechanism="zero", spatial_adj=True, temporal_alpha=0.8)

@@ -1,0 +1,255 @@
+"""Faults on purpose, one at a time in a copy of the package: does the suite find them?
+
+    python tests/planted.py                   every fault, judged by the test files beside it
+    python tests/planted.py --all losses      one fault, judged by all of `make test`
+    python tests/planted.py --list
+
+A row of FAULTS names a text that stands exactly once in the files of its room, and what to put there. Where the package
+changes, its row changes with it: `tests/test_suite.py` looks for every text. An escape is a test that is missing: write it.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "snntorch_bpsta"
+OUTCOMES = {0: "ESCAPED", 1: "found"}  # by what pytest exits with; anything else is a fault of the row
+
+
+class Fault(NamedTuple):
+    """A fault: where, what stands there, what is put there, what that is, and the test files that have to find it."""
+
+    room: str  # a module of the package, or a folder
+    old: str
+    new: str
+    what: str
+    tests: str  # file names without test_ and .py
+
+
+FAULTS = {
+    # --- surrogate, memory ---
+    "spatial": Fault(
+        "surrogate", "torch.where(x > 0, dspk / u, 0.0)", "torch.where(x > 0, -dspk / u, 0.0)",
+        "a sign in Eq. 9", "surrogate",
+    ),
+    "rectangle": Fault(
+        "surrogate", "x.abs() < self.width / 2", "x.abs() < self.width", "a window twice as wide", "surrogate",
+    ),
+    "bits": Fault(
+        "memory", 'count=len(part), bitorder="little"', 'count=len(part), bitorder="big"',
+        "bits restored in the wrong order", "memory",
+    ),
+    "version": Fault(
+        "memory", "if saved.counter._version != saved.version:", "if False:",
+        "a tensor changed in place goes unnoticed", "memory",
+    ),
+    # --- conversion ---
+    "convert": Fault(
+        "conversion", "neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha)",
+        "neuron._take_over(spatial_adj=spatial_adj)", "an option is forgotten", "conversion",
+    ),
+    "patched": Fault(
+        "conversion", "if blocks and type(self) is host:", "if blocks:",
+        "a class of the user's is patched too", "conversion_patched",
+    ),
+    "reset": Fault(
+        "conversion", "module.reset_mem()", "module.detach_hidden()", "a missing reset", "conversion_reset",
+    ),
+    # --- layers, networks ---
+    "fold": Fault(
+        "layers", "unflatten(0, x.shape[:2])", "unflatten(0, x.shape[1::-1]).transpose(0, 1)",
+        "time and batch swapped", "layers_multistep",
+    ),
+    "dropout": Fault(
+        "layers", "dropout(torch.ones_like(x[0]), self.p)", "dropout(torch.ones_like(x), self.p)",
+        "a mask per step in place of one per sample", "layers_blocks",
+    ),
+    "voting": Fault(
+        "layers", "(x.shape[-1] // self.voters, self.voters)).mean(-1)",
+        "(self.voters, x.shape[-1] // self.voters)).mean(-2)", "voters of one class lie apart", "layers_blocks",
+    ),
+    "preset": Fault(
+        "networks", "**{**NEURONS[preset], **options}", "**{**options, **NEURONS[preset]}",
+        "what the user asks for is overwritten", "networks",
+    ),
+    # --- energy, flow ---
+    "energy": Fault(
+        "energy", "return E_MAC_PJ / energy if energy", "return E_AC_PJ / energy if energy",
+        "the wrong constant of Eq. 11", "energy",
+    ),
+    "operations": Fault(
+        "energy", "module.in_features * module.out_features", "module.in_features",
+        "a factor missing", "energy",
+    ),
+    "flow": Fault(
+        "flow", "grad.detach().abs().flatten(1).mean(1)", "grad.detach().flatten(1).mean(1)",
+        "gradients of either sign cancel", "flow",
+    ),
+    # --- data ---
+    "frames": Fault(
+        "data/frames", "((frame * 2 + p) * height + y) * width + x", "((frame * 2 + p) * height + x) * width + y",
+        "rows and columns swapped", "data_frames",
+    ),
+    "remainder": Fault(
+        "data/frames", "per_frame[-1] += len(x) % num_steps", "per_frame[0] += len(x) % num_steps",
+        "the remainder in the first frame", "data_frames",
+    ),
+    "mnist": Fault(
+        "data/images", "found.targets, scale=255)\n\n\ndef cifar10", "found.targets, scale=256)\n\n\ndef cifar10",
+        "a scale off by one", "data_images",
+    ),
+    "aedat": Fault(
+        "data/events", "127 - (address >> 8 & 127)", "(address >> 8 & 127)", "a mirrored axis", "data_events",
+    ),
+    "split": Fault(
+        "data/events", "of_class[:first] if train else of_class[first:]",
+        "of_class[first:] if train else of_class[first:]", "trained on the test part", "data_events",
+    ),
+    "noise": Fault(
+        "data/simulation", 'events["p"] = polarity', 'events["p"] = 1 - polarity',
+        "noise of the other polarity", "data_simulation",
+    ),
+    # --- training ---
+    "losses": Fault(
+        "training/losses", "(label - rate).square().sum(1).mean()", "(label - rate).square().mean()",
+        "Eq. 5 divided by the number of classes", "training_losses",
+    ),
+    "warm-up": Fault(
+        "training", "start_factor=1 / (warm + 1)", "start_factor=1 / max(warm, 1)",
+        "a learning rate that rises from elsewhere", "training",
+    ),
+    "variant": Fault(
+        "training/recipes", '"temporal_alpha": self.temporal_alpha}', '"temporal_alpha": 0.0}',
+        "BPTA is never on", "training_recipes",
+    ),
+    "checkpoints": Fault(
+        "training", 'torch.load(path, map_location="cpu", weights_only=True)',
+        'torch.load(path, map_location="cpu", weights_only=False)', "a checkpoint may run code", "training_checkpoints",
+    ),
+    "results": Fault(
+        "training", '"accuracy": last["test_accuracy"]', '"accuracy": 100 * last["test_accuracy"]',
+        "per cent in place of a share", "training",
+    ),
+    # --- plots, the command line, the doors ---
+    "plots": Fault(
+        "plots", "_picture(frames[t], largest)", "_picture(frames[0], largest)",
+        "a film of one frame", "plots_data",
+    ),
+    "cli": Fault(
+        "cli", "print(f\"test accuracy {100 * row['accuracy']:.2f} %\"", "print(f\"test accuracy {row['accuracy']:.2f} %\"",
+        "a share called per cent", "cli",
+    ),
+    "checks": Fault(
+        "_checks", "<= highest and number > above)", "<= highest and number >= above)",
+        "an end of the range that is none", "checks data_simulation surrogate",
+    ),
+    "reset-delay": Fault(
+        "_checks", "if alpha and not reset_delay:", "if alpha and reset_delay is None:",
+        "an option without a meaning is taken", "checks",
+    ),
+    "host": Fault(
+        "_snntorch", "OLDEST <= release < BEYOND", "OLDEST < release < BEYOND",
+        "the oldest version is refused", "compatibility",
+    ),
+    "torch": Fault(
+        "_torch", "return 0 if x.is_inference() else x._version", "return 0", "writes go unnoticed", "torch",
+    ),
+}  # fmt: skip
+
+
+def find(fault, package=ROOT / PACKAGE):
+    """The file that the fault goes into; a ValueError unless its text stands once in the room."""
+    files = [path for path in (package / f"{fault.room}.py", *(package / fault.room).rglob("*.py")) if path.is_file()]
+    hits = [(path, path.read_text(encoding="utf-8").count(fault.old)) for path in files]
+    hits = [(path, count) for path, count in hits if count]
+    if [count for _, count in hits] != [1]:
+        where = ", ".join(f"{count} in {path.name}" for path, count in hits) or "none"
+        raise ValueError(
+            f"expected {fault.old!r} once in {fault.room}, got {where}: let tests/planted.py follow the code"
+        )
+    return hits[0][0]
+
+
+def copy_to(folder):
+    """A tree to run tests in: package and tests of its own, all else by links."""
+    for path in ROOT.iterdir():
+        if path.name in (PACKAGE, "tests"):
+            shutil.copytree(path, folder / path.name)  # numba's cache goes with it
+        elif path.name not in (".git", ".pytest_cache"):
+            (folder / path.name).symlink_to(path)
+
+
+def run(folder, files):
+    """pytest's exit code, and the first failure."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-n",
+        "0",
+        "-m",
+        "not slow",
+        "-p",
+        "no:cacheprovider",
+        *files,
+    ]
+    own = {**os.environ, "PYTHONPATH": str(folder)}  # processes that tests start take the copy as well
+    done = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True)
+    first = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return done.returncode, first[1] if first else done.stdout[-300:] + done.stderr[-300:]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="rows of FAULTS; all by default")
+    parser.add_argument("--all", action="store_true", help="let the whole of `make test` look for each")
+    parser.add_argument("--list", action="store_true", help="say what there is, and look for every text")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(FAULTS)
+    if unknown:
+        parser.error(f"no such fault: {', '.join(sorted(unknown))}; --list names all")
+    chosen = {name: FAULTS[name] for name in arguments.names or FAULTS}
+    places = {name: find(fault) for name, fault in chosen.items()}
+    if arguments.list:
+        for name, fault in chosen.items():
+            print(f"{name:14} {places[name].relative_to(ROOT / PACKAGE)!s:28} {fault.what} ({fault.tests})")
+        return 0
+
+    files = {name: [] if arguments.all else [f"tests/test_{test}.py" for test in fault.tests.split()]
+             for name, fault in chosen.items()}  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        copy_to(folder)
+        code, first = run(folder, sorted(set().union(*files.values())))
+        if code:
+            print(f"without a fault the tests fail: {first}")
+            return 2
+        lost = []
+        for name, fault in chosen.items():
+            path, begun = folder / PACKAGE / places[name].relative_to(ROOT / PACKAGE), time.monotonic()
+            good = path.read_text(encoding="utf-8")
+            path.write_text(good.replace(fault.old, fault.new), encoding="utf-8")
+            code, first = run(folder, files[name])
+            shutil.copy2(places[name], path)  # with its time, which numba's cache goes by
+            outcome = OUTCOMES.get(code, f"BROKEN (pytest exits with {code})")
+            lost += [name] if outcome != "found" else []
+            print(
+                f"{name:14} {fault.what:48} {outcome}  {first if code else ''}  {time.monotonic() - begun:.0f} s",
+                flush=True,
+            )
+    print(f"{len(chosen) - len(lost)} of {len(chosen)} found" + (f"; not: {', '.join(lost)}" if lost else ""))
+    return bool(lost)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,8 +1,8 @@
 """What the compiler makes of the Triton kernels for an H100 (sm_90), without one: registers, spills, width of the loads.
 
-``python -m benchmarks.static_gpu FILE [BLOCK ...]`` writes a CSV file: a row for every neuron, reset and configuration (those
-with blocks of so many neurons), frozen and learned; long sequences, whose chunks of 32 steps take half a minute to compile, with
-the reset to zero alone. All of it takes a quarter of an hour.
+``python -m benchmarks.static_gpu FILE [BLOCK ...]`` writes a CSV file: a row for every neuron, reset and configuration (of
+blocks of so many neurons), frozen and learned. Chunks of 32 steps take half a minute to compile: the reset to zero alone has
+them. All of it takes a quarter of an hour.
 """
 
 import csv
@@ -26,8 +26,8 @@ SIZES = {"few": (8192, 64), "long": (8192, 1024), "many": (2**20, 16)}  # neuron
 
 
 def compiled(kernel, cell, reset, kind, config):
-    """The kernel of a neuron: the surrogate arctan, parameters that are one number each. `kind` is "frozen"; "half", with a float16
-    current; or "learned", with the gradients of all parameters."""
+    """The kernel of a neuron: the surrogate arctan, parameters that are one number each. `kind` is "frozen"; "half", with a
+    float16 current; or "learned", with the gradients of all parameters."""
     row, forward, learned = cells.CELLS[cell], kernel is kernels.forward_kernel, kind == "learned"
     currents = ["syn"] * (row.filter or row.alpha) + ["inh"] * row.alpha
     states = ["mem", *currents, *["fed"] * row.recurrent]

@@ -10,7 +10,7 @@ _MAX_NEURONS = 2**31 - 2**12  # indices of neurons are 32 bits wide, those of ne
 _MEASURED = 2**16  # neurons up to which some configurations are tried; more keep the memory busy with any of them
 _LONG = 128  # steps from which on a chunk of 32 is worth its compilation, of half a minute
 _NUMBERS = {*VARYING, "num_neurons", "stride", "p0", "p1", "residual"}
-_fastest = {}
+_fastest: dict[tuple, triton.Config] = {}
 
 
 def configurations(num_neurons, num_steps, rows):
@@ -89,8 +89,8 @@ def backward(
     mem_rec = records[0] if c.prompt else None
     currents = records[1:] if any(x is not None for x in dparameters[:3]) else (None, None)
     tensors = (
-        "dspk", "dmem", "dsyn", "dinh", "saved", "mem_rec", "syn_rec", "inh_rec", "slopes", "first_slope", "mem", "syn", "inh",
-        "fed", "dinput", "dmem0", "dsyn0", "dinh0", "dfed0", "dbeta", "dalpha", "dtau", "dthreshold", "dv", "dfire",
+        "dspk", "dmem", "dsyn", "dinh", "saved", "mem_rec", "syn_rec", "inh_rec", "slopes", "first_slope", "mem", "syn",
+        "inh", "fed", "dinput", "dmem0", "dsyn0", "dinh0", "dfed0", "dbeta", "dalpha", "dtau", "dthreshold", "dv", "dfire",
     )  # fmt: skip
     given = dspk, *drecords, saved, mem_rec, *currents, *derivatives, *t[1:5], dinput, *dstates, *dparameters, dfire
     arguments = dict(zip(tensors, given, strict=True))

@@ -39,7 +39,7 @@ def _parameter(p, n, num_neurons, inner, size, dtype: tl.constexpr, CLIPPED: tl.
     elif inner is None:
         x = tl.load(p)
     else:
-        x = tl.load(p + (n // inner) % size, mask=n < num_neurons, other=0.0)
+        x = tl.load(p + (n // inner) % size, mask=n < num_neurons, other=1.0)  # tau divides
     if CLIPPED:
         x = tl.where(x < 0, 0.0, tl.where(x > 1, 1.0, x))  # NaN stays
     return x
@@ -252,7 +252,8 @@ def backward_kernel(
     threshold_size, v_inner, v_size, p0: tl.float64, p1: tl.float64, residual: tl.float64,
     FILTER: tl.constexpr, ALPHA: tl.constexpr, RECURRENT: tl.constexpr, KEEP: tl.constexpr, WIPE: tl.constexpr,
     SUBTRACT: tl.constexpr, PROMPT: tl.constexpr, SURROGATE: tl.constexpr, RELU: tl.constexpr, MEMBRANE: tl.constexpr,
-    CLIPPED: tl.constexpr, FROM_ZERO: tl.constexpr, CONSTANT: tl.constexpr, MORE: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    CLIPPED: tl.constexpr, FROM_ZERO: tl.constexpr, CONSTANT: tl.constexpr, MORE: tl.constexpr, BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):  # fmt: skip
     tl.static_assert(not (RELU and MEMBRANE), "the membrane has no bit to spare for the ReLU")
     dtype: tl.constexpr = values.dtype.element_ty
@@ -316,7 +317,7 @@ def backward_kernel(
         for k in tl.static_range(CHUNK):
             there = t + k < stop
             inside = n < tl.where(there, num_neurons, 0)
-            # `s`, `above`, `positive` and the membrane `u` are this step's; those with a p, and the states, the step's before.
+            # `s`, `above`, `positive` and the membrane `u` are this step's; with a p, those of the step before.
             ps, pabove, ppositive = _decode(words[k], ss[k], th, p0, p1, SURROGATE, RELU, MEMBRANE)
             ps = ps.to(dtype)
             pfired = tl.where(pabove, ones, zeros)

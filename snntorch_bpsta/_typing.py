@@ -23,7 +23,7 @@ WarmUp: TypeAlias = Literal["identity", "surrogate"]
 
 
 class HostArguments(TypedDict, total=False):
-    """What every neuron of the host takes, and our two options."""
+    """What every neuron of snnTorch takes, and our options."""
 
     beta: Number
     threshold: Number
@@ -38,6 +38,8 @@ class HostArguments(TypedDict, total=False):
     output: bool
     spatial_adj: bool
     temporal_alpha: float
+    inplace: bool
+    save: Save | None
 
 
 class SequenceOptions(TypedDict, total=False):
@@ -54,16 +56,12 @@ class LeakyArguments(HostArguments, total=False):
     graded_spikes_factor: Number
     learn_graded_spikes_factor: bool
     reset_delay: bool
-    inplace: bool
-    save: Save | None
 
 
 class LapicqueArguments(HostArguments, total=False):
     R: Number | Literal[False]
     C: Number | Literal[False]
     time_step: Number
-    inplace: bool
-    save: Save | None
 
 
 class SynapticArguments(HostArguments, total=False):

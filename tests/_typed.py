@@ -17,7 +17,7 @@ lif.sequence(torch.rand(4, 2, 3), records=("mem",))  # type: ignore[call-arg]
 assert_type(lif.spatial_adj, bool)
 snn.Leaky(beta=0.9, spatial_adjustment=True)  # type: ignore[call-arg]
 snn.Leaky(beta=0.9, reset_mechanism="hard")  # type: ignore[arg-type]
-snn.Alpha(alpha=0.9, beta=0.8, inplace=True)  # type: ignore[call-arg]
+snn.Alpha(alpha=0.9, beta=0.8, save="float16")  # type: ignore[arg-type]
 options: dict[str, Any] = {"beta": 0.9, "spatial_adj": True}
 snn.RLeaky(**options)
 

@@ -15,12 +15,7 @@ from snntorch_bpsta.neurons import FAMILY
 
 PACKAGE = Path(snntorch_bpsta.__file__).parent
 # Kernels, whose compilers read annotations their own way.
-WITHOUT = (
-    "data/_film.py",
-    "functional/kernels/cpu.py",
-    "functional/kernels/triton.py",
-    "functional/kernels/bits.py",
-)
+WITHOUT = ("data/_film.py", "functional/kernels")
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if not str(path.relative_to(PACKAGE)).startswith(WITHOUT)]
 METHODS = {"__init__", "__call__", "__getitem__", "__iter__", "__len__", "forward", "extra_repr"}
 

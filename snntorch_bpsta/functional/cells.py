@@ -1,9 +1,9 @@
 """The equations of the six neurons, once: a row each, a step forward and the same step backward.
 
 ``advance``, ``prompt`` and ``retreat`` are plain Python that tensors of PyTorch, numba and Triton all take. They have
-snnTorch's order of operations, on which the bits of the spikes depend. The letters: u the membrane, i and j the currents in front of it
-(`syn`; or `syn_exc` and `syn_inh`), x the input, z what the recurrence feeds back, `fired` 1 or 0 and `kept` 1 - `fired`.
-The flags in capitals are constants, which a compiler leaves out of the kernel.
+snnTorch's order of operations, on which the bits of the spikes depend. The letters: u the membrane, i and j the
+currents in front of it (`syn`; or `syn_exc` and `syn_inh`), x the input, z what the recurrence feeds back, `fired` 1
+or 0 and `kept` 1 - `fired`. The flags in capitals are constants, which a compiler leaves out of the kernel.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def advance(
     u: Any, i: Any, j: Any, x: Any, z: Any, fired: Any, kept: Any, beta: Any, alpha: Any, tau: Any, threshold: Any,
     FILTER: tl.constexpr, ALPHA: tl.constexpr, RECURRENT: tl.constexpr,
     KEEP: tl.constexpr, WIPE: tl.constexpr, SUBTRACT: tl.constexpr,
-):  # fmt: skip
+) -> Any:  # fmt: skip
     """The next u, i and j. `fired` and `kept` say whether u was above the threshold."""
     if ALPHA:
         e = alpha * i + x
@@ -98,9 +98,9 @@ def advance(
     return n, i, j
 
 
-def prompt(u: Any, again: Any, threshold: Any, SUBTRACT: tl.constexpr):
-    """``reset_delay=False``: the membrane after the reset of its own spike. `again` is 1 where it fired and had not been reset
-    in this step, -1 where it had and did not fire (snnTorch gives that back), else 0."""
+def prompt(u: Any, again: Any, threshold: Any, SUBTRACT: tl.constexpr) -> Any:
+    """``reset_delay=False``: the membrane after the reset of its own spike. `again` is 1 where it fired and had not
+    been reset in this step, -1 where it had and did not fire (snnTorch gives that back), else 0."""
     if SUBTRACT:
         return u - again * threshold
     return u - again * u
@@ -111,7 +111,7 @@ def retreat(
     tau: Any, residual: Any,
     FILTER: tl.constexpr, ALPHA: tl.constexpr, RECURRENT: tl.constexpr,
     KEEP: tl.constexpr, WIPE: tl.constexpr, SUBTRACT: tl.constexpr,
-):  # fmt: skip
+) -> Any:  # fmt: skip
     """From the gradients du, di and dj at the states that a step ends with (n is its membrane) to those at its x, which that
     of z equals, and at the u, i and j it began with; then, of the gradient at the threshold, what the spike of u adds by the
     residual (Eq. 10) and what its reset adds, both to be subtracted; then what the step adds to the gradients of beta, alpha

@@ -1,7 +1,7 @@
 """A surrogate that the kernels do not know: any function, or a module that learns its width.
 
-The kernels run forward and keep the membrane. The derivative is taken once over all T, by autograd on that membrane, and handed to
-the kernels' backward; a surrogate with parameters gets what reaches its spikes.
+The kernels run forward and keep the membrane. The derivative is taken once over all T, by autograd on that membrane,
+and handed to the kernels' backward; a surrogate with parameters gets what reaches its spikes.
 """
 
 from __future__ import annotations

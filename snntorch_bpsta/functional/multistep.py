@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from warnings import warn
 
 import torch
@@ -31,7 +31,7 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
         ValueError, TypeError: a tensor of `call` that does not go with the neuron.
         NotImplementedError: `call.impl` names an implementation that does not cover the call.
     """
-    plan = plan_of(neuron, call)
+    plan: Any = plan_of(neuron, call)
     if plan.constants is None:
         return _run_reference(neuron, call)
     x, inplace = call.input, call.inplace
@@ -46,7 +46,7 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
         parameters = neuron.beta, neuron.alpha, None, neuron.threshold, neuron.v, neuron.factor
     else:
         parameters = _parameters(neuron, call, plan)
-    t = passes.Tensors(x, *states, *parameters)
+    t = passes.Tensors(x, *states, *parameters)  # type: ignore[arg-type]
     if plan.run is None:
         outputs = operator.run(t, plan.constants, plan.layout, inplace and plan.constants.num_steps == len(x))
     else:
@@ -75,7 +75,8 @@ def say_loop(name: str, reason: str) -> None:
 
 
 def _parameters(neuron, call, plan):
-    """The parameters and the spikes' factor in the form that the kernels take; a factor that is more than a number is left to us."""
+    """The parameters and the spikes' factor in the form that the kernels take; a factor that is more than a number is
+    left to us."""
     x, state, factor = call.input, plan.layout.state, neuron.factor
     shape = x.shape if call.single else x.shape[1:]
     values = [None if p is None else flat(p.to(x.device, state), shape)[0] for p in neuron.parameters()]

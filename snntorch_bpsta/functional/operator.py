@@ -1,9 +1,10 @@
 """The engine as PyTorch sees it: one opaque operator, registered with torch.library.
 
-``snntorch_bpsta::neuron`` runs all steps of a layer; ``torch.compile``, ``torch.export``, the profiler and any dispatch mode see
-one call of it, with a fake implementation and an autograd formula. Its arguments are the fields of ``Tensors`` and of
-``Constants`` in ``passes.py``. Autocast has no rule of its own, on purpose: an operator without one takes its inputs as they come, and this one
-returns the dtype of the current whatever that of the parameters, with the states in float32.
+``snntorch_bpsta::neuron`` runs all steps of a layer; ``torch.compile``, ``torch.export``, the profiler and any
+dispatch mode see one call of it, with a fake implementation and an autograd formula. Its arguments are the fields of
+``Tensors`` and of ``Constants`` in ``passes.py``. Autocast has no rule of its own, on purpose: an operator without
+one takes its inputs as they come, and this one returns the dtype of the current whatever that of the parameters, with
+the states in float32.
 """
 
 from __future__ import annotations
@@ -92,8 +93,8 @@ torch.library.register_fake("snntorch_bpsta::neuron_backward", _fake_backward, l
 def keep(
     ctx: Any, t: Tensors, c: Constants, lay: Layout, outputs: Sequence[Tensor], extra: tuple[Any, Any] = (None, None)
 ) -> None:
-    """What backward needs of a call. The parameters are kept by value, for a frozen one may be moved before backward: one number each in
-    `values`, wider ones as copies."""
+    """What backward needs of a call. The parameters are kept by value, for a frozen one may be moved before backward:
+    one number each in `values`, wider ones as copies."""
     saved, values = outputs[-2:]
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(saved, values)
@@ -101,7 +102,9 @@ def keep(
     from_record = lay.saved is None and c.save == "membrane"
     ctx.reuse = c.reuse and not from_record
     ctx.packed = saved.stride() if c.save == "compact" else None
-    dtypes, sizes, tensors = [], [], [values]
+    dtypes: list[Any] = []
+    sizes: list[Any] = []
+    tensors: list[Any] = [values]
     for x in t[1:5]:
         dtypes.append(None if x is None else x.dtype)
         tensors.append(x.clone() if x is not None and x.is_inference() else x)
@@ -131,18 +134,20 @@ def _setup_context(ctx, inputs, output):
 
 
 def kept(ctx: Any) -> tuple[Any, ...]:
-    """What :func:`keep` was given: `values`, the states (and wide parameters) as tensors of a call, records, `extra`, and `saved`."""
+    """What :func:`keep` was given: `values`, the states (and wide parameters) as tensors of a call, records, `extra`,
+    and `saved`."""
     try:
         values, *tensors = ctx.saved_tensors
     except RuntimeError as error:
         raise RuntimeError(STALE) if "second time" in str(error) else error from None
-    t = Tensors(None, *tensors[:9], None)  # type: ignore[arg-type]  # the current and the factor are not needed
+    t = Tensors(None, *tensors[:9], None)  # type: ignore[call-arg, arg-type]  # the current and the factor are not needed
     saved = bits.unpack_code(*tensors[14:], ctx.layout.steps[0], ctx.packed) if ctx.packed else tensors[14]
     return values, t, tensors[9:12], tensors[12:14], saved
 
 
 def refuse_second_derivative() -> None:
-    """In a backward pass: the engine of autograd runs the nodes between two tensors, so an error further on could be passed by."""
+    """In a backward pass: the engine of autograd runs the nodes between two tensors, so an error further on could be
+    passed by."""
     if torch.is_grad_enabled():
         raise NotImplementedError(
             "create_graph=True asks for a second derivative of the multi-step kernels, which have the first one only: use "

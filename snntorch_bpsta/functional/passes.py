@@ -1,31 +1,34 @@
 """One call of the kernels: its tensors and constants, the memory it takes, the pass forward and the pass backward.
 
-The kernels of all devices have this interface; N is the number of neurons in a step, "compute" the dtype of the states (float32,
-or float64 for a float64 current), and all tensors lie in memory as the current does, without gaps:
+The kernels of all devices have this interface; N is the number of neurons in a step, "compute" the dtype of the
+states (float32, or float64 for a float64 current), and all tensors lie in memory as the current does, without gaps:
 
-``forward(t, c, spk, states, records, saved, values, from_zero)`` reads the current [T, N] ([N] if it is constant), brings `states`
-(u, i, j and the fed-back spikes, None where the cell has none, [N], compute) from the values before the first step (`from_zero`:
-from zeros, whatever is there) to those after the last one, and fills the spikes, each of the value `factor`, `records` (u, i and j
-of every step, compute, or None), `saved`, and `values` [6], compute: beta, alpha, tau, threshold, v and factor, where each is one
-number. A parameter [C] has the value ``p[(neuron // inner) % C]``.
+``forward(t, c, spk, states, records, saved, values, from_zero)`` reads the current [T, N] ([N] if it is constant),
+brings `states` (u, i, j and the fed-back spikes, None where the cell has none, [N], compute) from the values before
+the first step (`from_zero`: from zeros, whatever is there) to those after the last one, and fills the spikes, each of
+the value `factor`, `records` (u, i and j of every step, compute, or None), `saved`, and `values` [6], compute: beta,
+alpha, tau, threshold, v and factor, where each is one number. A parameter [C] has the value ``p[(neuron // inner) %
+C]``.
 
-`saved` is None, the membrane [T, N] in the compute dtype (`save` "membrane"; before a prompt reset), or the *code*, in the compute
-dtype or bfloat16: |s|, the surrogate's derivative, with the sign bit where the neuron fired, and with relu the lowest bit where the
-input was positive (or NaN). For BPSA that is w = 1/u or 0 of Eq. 9: nothing else is kept for backward.
+`saved` is None, the membrane [T, N] in the compute dtype (`save` "membrane"; before a prompt reset), or the *code*,
+in the compute dtype or bfloat16: |s|, the surrogate's derivative, with the sign bit where the neuron fired, and with
+relu the lowest bit where the input was positive (or NaN). For BPSA that is w = 1/u or 0 of Eq. 9: nothing else is
+kept for backward.
 
-``backward(t, c, values, dspk, drecords, saved, records, derivatives, dinput, dstates, dparameters, dfire, from_zero)`` fills the
-gradients. In `t` the states are those before the first step, and a parameter is None where `values` has it. `drecords` are
-gradients [T, N] or None; `dstates`, [N] or None, begin as the gradients of the last states (`from_zero`: as zeros) and end as those
-of the first. The gradients of the parameters are per neuron, for the caller to reduce, which makes them deterministic. `dinput` may
-be the memory of `saved`, the spikes that of the current. `derivatives` are None, or those of a surrogate that the kernels do not
-know, at every step and before the first one; `dfire` [T, N], or None, is what reaches the spike from everywhere, for one that learns.
+``backward(t, c, values, dspk, drecords, saved, records, derivatives, dinput, dstates, dparameters, dfire,
+from_zero)`` fills the gradients. In `t` the states are those before the first step, and a parameter is None where
+`values` has it. `drecords` are gradients [T, N] or None; `dstates`, [N] or None, begin as the gradients of the last
+states (`from_zero`: as zeros) and end as those of the first. The gradients of the parameters are per neuron, for the
+caller to reduce, which makes them deterministic. `dinput` may be the memory of `saved`, the spikes that of the
+current. `derivatives` are None, or those of a surrogate that the kernels do not know, at every step and before the
+first one; `dfire` [T, N], or None, is what reaches the spike from everywhere, for one that learns.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -128,14 +131,14 @@ def layout(t: Tensors, c: Constants) -> Layout:
 def forward(
     t: Tensors, c: Constants, lay: Layout, spk: Tensor | None = None, run: Callable[..., None] | bool = True
 ) -> list[Tensor]:
-    """The spikes (into `spk`, if that is given), the states of ``Layout.outputs``, `saved`, and `values`. Without `run` only their
-    memory; a function `run` is called for every step in place of the kernels for all."""
+    """The spikes (into `spk`, if that is given), the states of ``Layout.outputs``, `saved`, and `values`. Without
+    `run` only their memory; a function `run` is called for every step in place of the kernels for all."""
     empty, dtype, state, device = torch.empty_strided, lay.dtype, lay.state, lay.device
     if spk is None:
         spk = empty(*lay.steps, dtype=dtype, device=device)
     made: list[Tensor] = [spk]
-    states: list[Tensor | None] = [None] * 4
-    records: list[Tensor | None] = [None] * 3
+    states: list[Any] = [None] * 4
+    records: list[Any] = [None] * 3
     from_zero = run is True and t[1] is None and t[2] is None and t[3] is None and t[4] is None
     copies = []
     for k, recorded in lay.states:
@@ -178,26 +181,29 @@ def forward(
 
 
 def backward(
-    grads: list[Tensor | None],
-    kept: list[Tensor | None],
+    grads: Sequence[Any],
+    kept: Sequence[Any],
     values: Tensor,
     dinput: Tensor,
     need: Sequence[bool],
     t: Tensors,
     c: Constants,
-) -> list[Tensor | None]:
+) -> list[Any]:
     """Fills `dinput`; returns the gradients of the states, of the parameters and at the spikes, None where `need` says so.
 
-    `grads` are those of the spikes, mem, syn and inh as returned; `kept` is `saved`, the records of mem, syn and inh, and the
-    derivatives of a surrogate that the kernels do not know. In `t` a parameter is None where `values` has it."""
+    `grads` are those of the spikes, mem, syn and inh as returned; `kept` is `saved`, the records of mem, syn and inh,
+    and the derivatives of a surrogate that the kernels do not know. In `t` a parameter is None where `values` has
+    it."""
     saved, records = kept[0], kept[1:4]
     like = records[0] if saved is None else saved
     state, shape, stride = values.dtype, like.shape, like.stride()
     step = (shape, stride) if c.single else (shape[1:], stride[1:])
-    row, options = CELLS[c.cell], {"dtype": state, "device": like.device}
+    row = CELLS[c.cell]
+    options: dict[str, Any] = {"dtype": state, "device": like.device}
     last, drecords = split_grads(grads[1:], c, like, state)
     from_zero = last[0] is None and last[1] is None and last[2] is None
-    dstates, has = list(last), (True, row.filter or row.alpha, row.alpha, False)
+    dstates: list[Any] = list(last)
+    has = (True, row.filter or row.alpha, row.alpha, False)
     for k in range(4):
         if last[k] is None and (need[k] or (has[k] and not from_zero)):
             dstates[k] = torch.empty_strided(*step, **options) if from_zero else torch.zeros(step[0], **options)
@@ -213,7 +219,7 @@ def backward(
     if like.numel():
         first = t
         if t[1] is not None or t[2] is not None or t[3] is not None or t[4] is not None:
-            first = Tensors(None, *[laid_out(x, *step, state) for x in t[1:5]], *t[5:])  # type: ignore[arg-type]
+            first = Tensors(None, *[laid_out(x, *step, state) for x in t[1:5]], *t[5:])  # type: ignore[call-arg, arg-type]
         kernels(c.impl).backward(
             first, c, values, laid_out(grads[0], shape, stride, dinput.dtype), drecords, saved, records, kept[4:], dinput,
             dstates, dparameters, dfire, from_zero,
@@ -228,8 +234,8 @@ def backward(
 def split_grads(
     grads: Sequence[Tensor | None], c: Constants, like: Tensor, state: torch.dtype
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Of the gradients of the states that were returned: those of last states, four, to be written over, and those of records, three.
-    `like` has all steps."""
+    """Of the gradients of the states that were returned: those of last states, four, to be written over, and those of
+    records, three. `like` has all steps."""
     last: list[Tensor | None] = [None] * 4
     records: list[Tensor | None] = [None] * 3
     for k in range(3):

@@ -1,4 +1,5 @@
-"""How a call of the engine is run: what it must be, and which implementation takes it. Found once for all calls that are alike."""
+"""How a call of the engine is run: what it must be, and which implementation takes it. Found once for all calls that
+are alike."""
 
 from __future__ import annotations
 

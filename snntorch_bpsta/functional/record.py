@@ -91,9 +91,11 @@ class Neuron:
         """The function from ``mem - threshold`` to spikes."""
         return surrogate.SpatialAdjustment._unchecked(self.threshold) if self.spatial_adj else self.spike_grad
 
-    def parameters(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None]:
-        """beta, alpha, tau, threshold and v as the equations take them: decays clipped, tau the factor of the alpha function."""
-        row, beta, alpha, tau = CELLS[self.cell], self.beta, self.alpha, None
+    def parameters(self) -> tuple[Any, ...]:
+        """beta, alpha, tau, threshold and v as the equations take them: decays clipped, tau the factor of the alpha
+        function."""
+        row, beta, tau = CELLS[self.cell], self.beta, None
+        alpha: Any = self.alpha
         if row.clipped:
             beta = beta.clamp(0, 1)
             alpha = None if alpha is None else alpha.clamp(0, 1)

@@ -1,7 +1,8 @@
 """An all-to-all recurrence, linear or convolutional: one fused step of the kernels between two products.
 
-The product is the layer's own, step by step, so that the spikes are snnTorch's to the bit. Backward there is one product a step
-for what is fed back, and one for the weight over all steps at the end; and one node of autograd for all of it.
+The product is the layer's own, step by step, so that the spikes are snnTorch's to the bit. Backward there is one
+product a step for what is fed back, and one for the weight over all steps at the end; and one node of autograd for
+all of it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _WITHOUT = {"RLeaky": "Lapicque", "RSynaptic": "Synaptic"}  # the cell with the 
 
 def not_covered(neuron: Neuron, call: Call) -> str | None:
     """What this lacks for a call, or None."""
-    layer, x = neuron.recurrence, call.input
+    layer: Any = neuron.recurrence
+    x = call.input
     if type(layer) not in (nn.Linear, nn.Conv2d):
         return f"a recurrence by {type(layer).__name__}"
     if any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)):
@@ -131,7 +133,8 @@ def _geometry(layer: nn.Module) -> tuple[Any, ...]:
 
 
 def _products(geometry, weight):
-    """``back(dx, into)`` adds the gradient of the input to `into`; ``into_weight(dx, z)`` is that of the weight, over all steps."""
+    """``back(dx, into)`` adds the gradient of the input to `into`; ``into_weight(dx, z)`` is that of the weight, over
+    all steps."""
     if not geometry:
 
         def back(dx, into):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,13 +24,17 @@ def temporal_residual(
     return decay * (temporal_alpha * (spk - spk.detach()))
 
 
-def reference(neuron: Neuron, input_: Tensor, states: dict[str, Tensor]) -> tuple[Tensor, dict[str, list[Tensor]]]:
-    """All T steps of `neuron` from `states` (mem, and syn, inh, fed where it has them), in snnTorch's own order of operations, on
-    which the bits depend. The spikes, and the states of every step."""
+def reference(neuron: Neuron, input_: Tensor, states: dict[str, Any]) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    """All T steps of `neuron` from `states` (mem, and syn, inh, fed where it has them), in snnTorch's own order of
+    operations, on which the bits depend. The spikes, and the states of every step."""
     row, constants = CELLS[neuron.cell], flags(neuron.cell, neuron.reset_mechanism)
     threshold, spike_grad, factor = neuron.threshold, neuron.surrogate(), neuron.factor
+    u: Any
+    z: Any
+    v: Any
     u, i, j, z = (states.get(name) for name in ("mem", "syn", "inh", "fed"))
-    spk_rec, rec = [], {"mem": [], "syn": [], "inh": []}
+    spk_rec: list[Tensor] = []
+    rec: dict[str, list[Any]] = {"mem": [], "syn": [], "inh": []}
     reset = spike_grad(u - threshold).detach().to(u.dtype)
     for x in input_.unbind(0):
         beta, alpha, tau, _, v = neuron.parameters()

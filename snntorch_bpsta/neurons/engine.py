@@ -31,7 +31,8 @@ class Engine(Mixin):
         return self.beta.clamp(0, 1)
 
     def _numbers(self):
-        """beta, threshold, the spikes' factor, the synaptic alpha and V, as the engine takes them; None where there is none."""
+        """beta, threshold, the spikes' factor, the synaptic alpha and V, as the engine takes them; None where there
+        is none."""
         return self.beta, self.threshold, self.graded_spikes_factor, None, None
 
     def _products(self):
@@ -115,7 +116,7 @@ class Engine(Mixin):
 class Circuit(Engine):
     """Lapicque: its current and its decay follow from R, C and the time step."""
 
-    _per_neuron = ("beta", "threshold", "R", "C", "time_step")
+    _per_neuron: tuple[str, ...] = ("beta", "threshold", "R", "C", "time_step")
 
     def _decay(self):
         return 1 - self.time_step / (self.R * self.C)

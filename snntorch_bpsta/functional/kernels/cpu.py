@@ -1,4 +1,5 @@
-"""All time steps in one pass on the CPU: the kernels of ``template.py``, on memory and threads as PyTorch has them.
+"""All time steps in one pass on the CPU: the kernels of ``cpu_forward.py`` and ``cpu_backward.py``, on memory and threads as
+PyTorch has them.
 
 Threads are as many as torch's, each on its own range of neurons; the kernels release the GIL.
 """
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 
 from ..cells import CELLS, flags
-from .template import BLOCK, backward_kernel, forward_kernel
+from .cpu_backward import backward_kernel
+from .cpu_forward import BLOCK, forward_kernel
 
 _MIN_PER_THREAD = 1 << 16  # neuron-steps below which one more thread costs more than it brings
 _LARGE, _PAGE = 1 << 20, 1 << 12  # elements, bytes

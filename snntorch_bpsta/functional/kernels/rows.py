@@ -1,7 +1,7 @@
-"""What the kernels of ``template.py`` are made of: the equations as numba takes them, arrays at addresses, and loops over one row.
+"""What the kernels on the CPU are made of: the equations as numba takes them, arrays at addresses, loops over one row.
 
-The loops are free of branches and index plain rows that do not overlap, which is what lets LLVM vectorise them. No fast-math: the
-spikes are the reference's to the bit.
+The loops are free of branches and index plain rows that do not overlap, which is what lets LLVM vectorise them. No
+fast-math: the spikes are the reference's to the bit.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from numba.extending import intrinsic
 
 from .. import cells
 
+WORDS = {np.float32: np.int32, np.float64: np.int64}  # of a number's size
 jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 advance, prompt, retreat = (
     numba.njit(inline="always")(function) for function in (cells.advance, cells.prompt, cells.retreat)
 )
-# numba looks at the date of the file of a kernel alone. With this number among its constants it is compiled anew when the equations
-# or what stands here change.
+# numba looks at the date of the file of a kernel alone. With this number among its constants it is compiled anew when
+# the equations or what stands here change.
 SOURCES = zlib.crc32((inspect.getsource(cells) + open(__file__, encoding="utf-8").read()).encode())
 
 

@@ -245,7 +245,7 @@ def test_the_package_imports_its_heavy_parts_on_first_use():
 def test_triton_has_one_home(path):
     source, module, is_package = read(path)
     users = [n for n, _ in imports(source, module, is_package) if n.split(".")[0] == "triton"]
-    assert not users or module in HEAVY["triton"]
+    assert not users or module in {*HEAVY["triton"], "functional.cells"}  # in the latter for annotations alone
 
 
 # --- these checks do check ------------------------------------------------------------------------

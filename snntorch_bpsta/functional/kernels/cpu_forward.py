@@ -46,9 +46,10 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
 
     @numba.njit(_FORWARD, nogil=True, cache=True, error_model="numpy")
     def forward(
-        input_, spk, mem, syn, inh, fed, mem_rec, syn_rec, inh_rec, saved, values, beta, beta_size, beta_inner, alpha,
-        alpha_size, alpha_inner, tau, tau_size, tau_inner, threshold, threshold_size, threshold_inner, v, v_size, v_inner, factor,
-        surrogate, num_steps, start, stop, size, begin, end, keep, constant, relu, clipped, from_zero, p0, p1,
+        input_, spk, mem, syn, inh, fed, mem_rec, syn_rec, inh_rec, saved, values, beta, beta_size, beta_inner,
+        alpha, alpha_size, alpha_inner, tau, tau_size, tau_inner, threshold, threshold_size, threshold_inner, v,
+        v_size, v_inner, factor, surrogate, num_steps, start, stop, size, begin, end, keep, constant, relu, clipped,
+        from_zero, p0, p1,
     ):  # fmt: skip
         p0, p1, spike = number(p0), number(p1), array(factor, 1, number)[0]
         total = VERSION * 0 + num_steps * size

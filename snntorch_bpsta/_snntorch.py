@@ -13,9 +13,15 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 OURS = __package__
 HOST = "snntorch"
 OLDEST, BEYOND = (0, 9, 4), (2,)  # the range of setup.cfg
+# The private names of the host's neurons that we need stand here and nowhere else (tests/test_architecture.py): the
+# equations of a step by its reset, and what a step asks its neuron for besides.
+EQUATIONS = {"subtract": "_base_sub", "zero": "_base_zero", "none": "_base_int"}
+_STEP = ("fire", "fire_inhibition", "mem_reset", "spike_grad", "state_function")
 
 
 def supported(version: str) -> bool:
@@ -91,3 +97,23 @@ def fall_back_to(host: ModuleType, ours: str) -> tuple[Callable[[str], Any], Cal
         return sorted(set(vars(sys.modules[ours])) | set(public_names(host)))
 
     return __getattr__, __dir__
+
+
+def step_names(neuron: type) -> frozenset[str]:
+    """Attributes of a class of the host that make up a step: an override of one changes the step."""
+    return frozenset({*_STEP, *(name for name in dir(neuron) if name.startswith("_base_"))})
+
+
+def set_reset(neuron: Any, reset_mechanism: str) -> None:
+    """Set the reset of a neuron as the host's constructor does, which leaves the buffer `reset_mechanism_val` as it is."""
+    neuron._reset_mechanism = reset_mechanism
+
+
+class LearnsAlpha:
+    """Goes before ``snntorch.Alpha``, whose constructor assigns a clamped tensor to the parameter alpha, and fails.
+    Its steps clamp alpha once more."""
+
+    def _alpha_register_buffer(self, alpha, learn_alpha):
+        super()._alpha_register_buffer(alpha, False)
+        if learn_alpha:
+            self.alpha = nn.Parameter(self._buffers.pop("alpha"))

@@ -2,6 +2,7 @@
 is too long to read."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,13 @@ def test_the_package_imports_its_heavy_parts_on_first_use():
     assert {"neurons", "surrogate", "functional.multistep"} <= reached
     assert {m.split(".")[0] for m in reached} <= LIGHT
     assert not reached & {"functional.kernels.triton", "functional.kernels.cpu"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_private_names_of_the_host_have_one_home(path):
+    private = r"\b_base_\w*|\b_reset_mechanism\b|\b_alpha_register_buffer\b|\b_surrogate_bypass\b|snntorch\._[a-z]\w*"
+    found = re.findall(private, path.read_text(encoding="utf-8"))
+    assert not found or module_name(path) == "_snntorch", found
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)

@@ -19,6 +19,7 @@ from .._checks import (
     check_temporal_alpha,
     check_threshold_positive,
 )
+from .._snntorch import EQUATIONS, step_names
 from .._torch import is_compiling, is_transforming
 from ..functional.record import DEFAULT_SPIKE_GRAD, SAVES
 
@@ -29,11 +30,8 @@ if TYPE_CHECKING:
 else:
     Mixin = object  # the bases of a neuron follow one another as they stand there
 
-EQUATIONS = {"subtract": "_base_sub", "zero": "_base_zero", "none": "_base_int"}  # of snnTorch, by reset
 OPTIONS: dict[str, Any] = {"spatial_adj": False, "temporal_alpha": 0.0, "inplace": False, "save": None}
 _NUMBERS = ("alpha", "beta", "threshold", "graded_spikes_factor", "V", "R", "C", "time_step")
-# What a step of snnTorch asks its neuron for, besides its `_base_...`: an override of one of these changes the step.
-_STEP = ("fire", "fire_inhibition", "mem_reset", "spike_grad", "state_function")
 
 
 class Built(Mixin):
@@ -59,7 +57,7 @@ class Built(Mixin):
         cls._cell = family.__name__
         cls._returns = tuple(name for name in cls._states if name != "spk")
         static = inspect.getattr_static
-        cls._step_names = frozenset({*_STEP, *(name for name in dir(cls) if name.startswith("_base_"))})
+        cls._step_names = step_names(cls)
         changed = [name for name in cls._step_names if static(cls, name, None) is not static(family, name, None)]
         cls._own_step = tuple(sorted(changed))
         cls._own_forward = static(cls, "forward", None) is not static(family, "forward", None) and not _takes_all_steps(

@@ -17,11 +17,12 @@ from .._checks import (
     check_state,
     check_temporal_alpha,
 )
+from .._snntorch import EQUATIONS, set_reset
 from .._torch import is_compiling, is_transforming
 from ..functional.record import IMPLS
 from ..functional.reference import temporal_residual
 from ..surrogate import SpatialAdjustment, Surrogate
-from .build import EQUATIONS, Built
+from .build import Built
 from .engine import WARM_UP_SURROGATE, Engine
 from .stale import Watched
 from .states import Stateful, usable
@@ -78,7 +79,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         # replica, and hold the neuron in a cycle of references. The name of the reset is kept in its place.
         resets = {function: reset for reset, function in EQUATIONS.items()}
         if getattr(chosen, "__self__", None) is self and chosen.__name__ in resets:
-            self._reset_mechanism = resets[chosen.__name__]
+            set_reset(self, resets[chosen.__name__])
             self.__dict__.pop("_state_function", None)
         else:
             self._state_function = chosen

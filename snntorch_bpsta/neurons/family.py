@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import snntorch
 import torch
-from torch import nn
 
+from .._snntorch import LearnsAlpha
 from .core import Adjusted
 from .engine import Circuit, Filtered, Recurrent
 
@@ -307,7 +307,7 @@ class RSynaptic(Recurrent, Filtered, Adjusted, snntorch.RSynaptic):
         return self._sequence(input_, (spk, syn, mem), options)
 
 
-class Alpha(Filtered, Adjusted, snntorch.Alpha):
+class Alpha(Filtered, Adjusted, LearnsAlpha, snntorch.Alpha):
     r"""``snntorch.Alpha``, the alpha-function membrane, with BPSA gradients; see :class:`Leaky` for `spatial_adj`.
 
     Its membrane is :math:`\tau_\alpha` times the sum of an excitatory and an inhibitory current, which are its states.
@@ -351,13 +351,6 @@ class Alpha(Filtered, Adjusted, snntorch.Alpha):
                 "temporal_alpha=0, or a Leaky, Lapicque or Synaptic neuron"
             )
         return temporal_alpha
-
-    def _alpha_register_buffer(self, alpha, learn_alpha):
-        """As the host's, which assigns a clamped tensor to the parameter and fails; its steps clamp alpha once more."""
-        super()._alpha_register_buffer(alpha, False)
-        if learn_alpha:
-            alpha = nn.Parameter(self._buffers.pop("alpha"))
-            self.alpha = alpha
 
     def forward(
         self,

@@ -8,6 +8,7 @@ import snntorch
 import torch
 from torch import nn
 
+from .._snntorch import set_reset
 from .._torch import backward_pass, is_compiling, is_of_a_transform
 from ..surrogate import as_portable, from_portable
 from .build import Mixin
@@ -104,7 +105,7 @@ class Stateful(Mixin):
         if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_meta:
             resets = {number: reset for reset, number in self.reset_dict.items()}
             if value.item() in resets:
-                self._reset_mechanism = resets[value.item()]
+                set_reset(self, resets[value.item()])
             else:
                 error_msgs.append(f"{prefix}reset_mechanism_val must be one of {sorted(resets)}, got {value.item()}")
 

@@ -132,7 +132,7 @@ def backward(
         if size >= _LARGE:
             _use_huge_pages(out)
     keep, constant = _KEEP[c.save], dinput.numel() != size
-    fused = keep == 1 and dspk is not None and dtype == torch.float32 and not (constant or c.record)
+    fused = keep == 1 and dspk is not None and not (constant or c.record)
     arguments = [0 if dspk is None else dspk.data_ptr()]
     for x in (*drecords, like, *records, *t[1:5], *derivatives):
         arguments.append(0 if x is None else x.data_ptr())

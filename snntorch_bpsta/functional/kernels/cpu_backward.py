@@ -51,8 +51,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
         betas, alphas = array(beta, beta_size, number), array(alpha, alpha_size, number)
         taus = array(tau, tau_size, number)
         thresholds, vs = array(threshold, threshold_size, number), array(v, v_size, number)
-        learns = dbeta + dalpha + dtau + dthreshold + dv + dfire != 0
-        rows = np.zeros((ROWS, min(BLOCK, end - begin)), number)
+        rows = np.zeros((ROWS, BLOCK), number)
         for lo in range(begin, end, BLOCK):
             n = min(BLOCK, end - lo)
             b, a, ta, th, vv, ps = rows[0, :n], rows[1, :n], rows[2, :n], rows[3, :n], rows[4, :n], rows[5, :n]
@@ -119,7 +118,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                     add_row(DV[lo : lo + n], dvv, more)
                 continue
             s, f, pf, o = rows[11, :n], rows[12, :n], rows[13, :n], rows[14, :n]
-            gs, dx, back, lost, none = rows[15, :n], rows[16, :n], rows[17, :n], rows[18, :n], rows[10, :n]
+            gs, gated, back, lost, none = rows[15, :n], rows[16, :n], rows[17, :n], rows[18, :n], rows[10, :n]
             db, da, dt, dth, dvv = rows[19, :n], rows[20, :n], rows[21, :n], rows[22, :n], rows[23, :n]
             all_steps, carried = rows[24, :n], rows[25, :n]
             rows[17:, :n] = zero
@@ -150,9 +149,8 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                         derivative_row(surrogate, p0, p1, u, th, ps)
                     is_above(u, th, pf)
                 if t < stop:
+                    dx = gated if relu or constant else OUT[now : now + n]
                     g = G[now : now + n] if dspk else none
-                    for k in range(n):
-                        gs[k] = factor * (g[k] + gz[k]) if RECURRENT else factor * g[k]
                     if dsyn:
                         m = MI[now : now + n]
                         for k in range(n):
@@ -167,7 +165,9 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                         if t:
                             pu = U_rec[last : last + n]
                         is_above(pu, th, o)
+                        q = o
                         for k in range(n):
+                            gs[k] = factor * (g[k] + gz[k]) if RECURRENT else factor * g[k]
                             d = du[k] + m[k]
                             again = f[k] - o[k]
                             if SUBTRACT:
@@ -178,8 +178,9 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                                 d -= again * d
                             du[k] = s[k] * gs[k] + d
                     else:
-                        o[:] = pf
+                        q = pf
                         for k in range(n):
+                            gs[k] = factor * (g[k] + gz[k]) if RECURRENT else factor * g[k]
                             du[k] = s[k] * gs[k] + du[k]
                         if dmem:
                             m = M[now : now + n]
@@ -188,36 +189,60 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                     if dfire:
                         for k in range(n):
                             FIRE[now + size + k] = gs[k] + carried[k]
-                    if learns:
-                        y = W[now : now + n] if keep == 3 else none
+                            carried[k] = b[k] * residual * du[k]
+                    # A loop for each result: LLVM vectorises what writes to few rows.
+                    y = W[now : now + n] if keep == 3 else none
+                    if dthreshold:
                         for k in range(n):
                             dth[k] -= s[k] * gs[k] + back[k]
-                            dth[k] -= lost[k]
-                            carried[k] = b[k] * residual * du[k]
-                            dx[k], e, di[k], dj[k], back[k], c, dbk, dak, dtk = retreat(
-                                pu[k], pi[k], pj[k], y[k], du[k], di[k], dj[k], ps[k], o[k], one - o[k], b[k], a[k], ta[k],
-                                residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
-                            )  # fmt: skip
-                            lost[k] = c if SUBTRACT else zero
-                            db[k] += dbk
-                            da[k] += dak
-                            dt[k] += dtk
-                            du[k] = zero if ALPHA else e
-                        if RECURRENT:
-                            if t == 0:
-                                z = Z0[lo : lo + n] if fed else none
-                                for k in range(n):
-                                    dvv[k] += z[k] * dx[k]
-                            else:
-                                for k in range(n):
-                                    dvv[k] += factor * pf[k] * dx[k]
-                    else:
                         for k in range(n):
-                            dx[k], e, di[k], dj[k], back[k], c, dbk, dak, dtk = retreat(
-                                zero, zero, zero, zero, du[k], di[k], dj[k], ps[k], o[k], one - o[k], b[k], a[k], ta[k],
+                            dth[k] -= lost[k]
+                        for k in range(n):
+                            _, _, _, _, back[k], _, _, _, _ = retreat(
+                                pu[k], pi[k], pj[k], y[k], du[k], di[k], dj[k], ps[k], q[k], one - q[k], b[k], a[k], ta[k],
                                 residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
                             )  # fmt: skip
-                            du[k] = zero if ALPHA else e
+                        if SUBTRACT:
+                            for k in range(n):
+                                _, _, _, _, _, lost[k], _, _, _ = retreat(
+                                    pu[k], pi[k], pj[k], y[k], du[k], di[k], dj[k], ps[k], q[k], one - q[k], b[k], a[k], ta[k],
+                                    residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
+                                )  # fmt: skip
+                    if dbeta:
+                        for k in range(n):
+                            _, _, _, _, _, _, share, _, _ = retreat(
+                                pu[k], pi[k], pj[k], y[k], du[k], di[k], dj[k], ps[k], q[k], one - q[k], b[k], a[k], ta[k],
+                                residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
+                            )  # fmt: skip
+                            db[k] += share
+                    if CURRENTS and dalpha:
+                        for k in range(n):
+                            _, _, _, _, _, _, _, share, _ = retreat(
+                                pu[k], pi[k], pj[k], y[k], du[k], di[k], dj[k], ps[k], q[k], one - q[k], b[k], a[k], ta[k],
+                                residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
+                            )  # fmt: skip
+                            da[k] += share
+                    if ALPHA and dtau:
+                        for k in range(n):
+                            _, _, _, _, _, _, _, _, share = retreat(
+                                pu[k], pi[k], pj[k], y[k], du[k], di[k], dj[k], ps[k], q[k], one - q[k], b[k], a[k], ta[k],
+                                residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
+                            )  # fmt: skip
+                            dt[k] += share
+                    for k in range(n):
+                        dx[k], e, c, h, _, _, _, _, _ = retreat(
+                            zero, zero, zero, zero, du[k], di[k], dj[k], ps[k], q[k], one - q[k], b[k], a[k], ta[k],
+                            residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
+                        )  # fmt: skip
+                        du[k] = zero if ALPHA else e
+                        if CURRENTS:
+                            di[k] = c
+                        if ALPHA:
+                            dj[k] = h
+                    if RECURRENT and dv:
+                        z = Z0[lo : lo + n] if fed else none
+                        for k in range(n):
+                            dvv[k] += (factor * pf[k] if t else z[k]) * dx[k]
                     if RECURRENT:
                         for k in range(n):
                             gz[k] = vv[k] * dx[k]
@@ -232,15 +257,14 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                     if constant:
                         for k in range(n):
                             all_steps[k] += dx[k]
-                    elif dinput:
+                    elif relu:
                         OUT[now : now + n] = dx
-                s[:] = ps
-                f[:] = pf
+                s, ps, f, pf = ps, s, pf, f
             if dfire:
                 FIRE[lo : lo + n] = carried
             for k in range(n):
                 dth[k] -= back[k] + lost[k]
-            if constant and dinput:
+            if constant:
                 OUT[lo : lo + n] = all_steps
             if dbeta:
                 add_row(DB[lo : lo + n], db, more)

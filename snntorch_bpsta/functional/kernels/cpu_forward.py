@@ -67,7 +67,7 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
         taus = array(tau, tau_size, number)
         thresholds, vs = array(threshold, threshold_size, number), array(v, v_size, number)
         used = array(values, 6, number)
-        rows = np.zeros((8, min(BLOCK, end - begin)), number)
+        rows = np.empty((8, BLOCK), number)
         s_words = rows[6].view(word)
         for lo in range(begin, end, BLOCK):
             n = min(BLOCK, end - lo)
@@ -130,10 +130,11 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
                     above = u[k] - th[k] > zero
                     fired, kept = one if above else zero, zero if above else one
                     m, e, h = advance(
-                        u[k], i[k] if CURRENTS else zero, j[k] if ALPHA else zero, x[k], vv[k] * z[k] if RECURRENT else zero,
-                        fired, kept, b[k], a[k], ta[k], th[k], FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
+                        u[k], i[k] if CURRENTS else zero, j[k] if ALPHA else zero, x[k], vv[k] * z[k] if RECURRENT
+                        else zero, fired, kept, b[k], a[k], ta[k], th[k], FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
                     )  # fmt: skip
-                    r[k] = fired
+                    if PROMPT:
+                        r[k] = fired
                     u[k] = m
                     if CURRENTS:
                         i[k] = e

@@ -8,6 +8,7 @@ from warnings import warn
 import torch
 
 from .._checks import check_flags
+from .._torch import is_compiling, is_exporting, is_transforming
 from . import custom, operator, passes
 from .cells import CELLS
 from .plan import flat, plan_of
@@ -33,6 +34,8 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
     """
     plan: Any = plan_of(neuron, call)
     if plan.constants is None:
+        if plan.reason and not call.single:
+            say_loop(neuron.cell, plan.reason)
         return _run_reference(neuron, call)
     x, inplace = call.input, call.inplace
     if plan.rectify:
@@ -48,7 +51,7 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
         parameters = _parameters(neuron, call, plan)
     t = passes.Tensors(x, *states, *parameters)  # type: ignore[arg-type]
     if plan.run is None:
-        outputs = operator.run(t, plan.constants, plan.layout, inplace and plan.constants.num_steps == len(x))
+        outputs = operator.run(t, plan.constants, plan.layout, inplace and plan.constants.num_steps == x.shape[0])
     else:
         outputs = plan.run(neuron, t, plan)
     if outputs is None:
@@ -67,7 +70,9 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
 
 
 def say_loop(name: str, reason: str) -> None:
-    """Tell once that "auto" takes the loop, and why."""
+    """Tell once that "auto" takes the loop, and why. Not where a graph is made of it."""
+    if is_compiling() or is_exporting() or is_transforming():
+        return
     text = f"{name} runs as a loop over time, which is slow: the kernels do not cover {reason}"
     if text not in _said:
         _said.add(text)

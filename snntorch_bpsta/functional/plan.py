@@ -49,6 +49,7 @@ class Plan(NamedTuple):
     given: tuple[int, ...] = ()  # places of mem, syn, inh and fed among the states of the call, -1 for none
     returned: tuple[tuple[int, bool], ...] = ()  # places of the states among the outputs; of each the last step alone?
     rectify: bool = False  # the kernels leave the ReLU to us
+    reason: str | None = None  # what the kernels lack, where they were asked
 
 
 def plan_of(neuron: Neuron, call: Call) -> Plan:
@@ -102,7 +103,7 @@ def _make_plan(neuron, call):
             raise NotImplementedError(f"impl={impl!r} does not cover {reason}; use 'auto' or 'reference'")
         impl = "reference" if reason else kernels
     if impl == "reference":
-        return Plan(impl)
+        return Plan(impl, reason=reason)
     known, x = neuron.kernel, call.input
     state = passes.compute_dtype(x.dtype)
     tensors = (neuron.beta, neuron.alpha, neuron.threshold, neuron.v)
@@ -135,7 +136,7 @@ def _make_plan(neuron, call):
     shape = x.shape if call.single else x.shape[1:]
     inner = [1 if p is None else flat(p, shape)[1] for p in neuron.parameters()]
     scalar = all(p is None or p.numel() == 1 for p in tensors)
-    steps = 1 if call.single else call.num_steps or len(x)
+    steps = 1 if call.single else call.num_steps or x.shape[0]
     constants = passes.Constants(
         neuron.cell, neuron.reset_mechanism, prompt, number, p0, p1, neuron.residual, call.single, steps, inner,
         call.relu and save != "membrane" and neuron.recurrence is None, save, sorted(record), True, impl,

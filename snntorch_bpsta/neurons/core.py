@@ -19,6 +19,7 @@ from .._checks import (
 )
 from .._snntorch import EQUATIONS, set_reset
 from .._torch import is_compiling, is_transforming
+from ..functional.multistep import say_loop
 from ..functional.record import IMPLS
 from ..functional.reference import temporal_residual
 from ..surrogate import SpatialAdjustment, Surrogate
@@ -246,7 +247,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         elif impl in ("auto", "reference"):
             self._check_call(input_, relu, num_steps, inplace, record)
             if impl == "auto":
-                self._say_loop(reason)
+                say_loop(type(self).__name__, reason)
             self._check_fits(input_[0], strict=True)
             spk_rec, *after = self._loop(input_, states, step or self._from, **options)
         else:

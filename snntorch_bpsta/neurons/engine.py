@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._checks import check_device
-from .._torch import is_compiling
-from ..functional.multistep import multistep, say_loop
+from ..functional.multistep import multistep
 from ..functional.record import DEFAULT_SPIKE_GRAD, Call, Neuron
 from ..surrogate import Logistic
 from .build import Mixin
@@ -107,10 +106,6 @@ class Engine(Mixin):
             lower = input_.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(input_.device.type)
             spk = spk if lower else self._typed(spk, input_)
         return spk, *after
-
-    def _say_loop(self, reason):
-        if not is_compiling():
-            say_loop(type(self).__name__, reason)
 
 
 class Circuit(Engine):

@@ -205,7 +205,8 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                         if SUBTRACT:
                             for k in range(n):
                                 _, _, _, _, _, lost[k], _, _, _ = retreat(
-                                    pu[k], pi[k], pj[k], y[k], du[k], di[k], dj[k], ps[k], q[k], one - q[k], b[k], a[k], ta[k],
+                                    pu[k], pi[k], pj[k], y[k], du[k], di[k], dj[k], ps[k], q[k], one - q[k], b[k], a[k],
+                                    ta[k],
                                     residual, FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
                                 )  # fmt: skip
                     if dbeta:

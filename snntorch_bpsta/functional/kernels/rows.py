@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import zlib
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -24,7 +25,7 @@ advance, prompt, retreat = (
 )
 # numba looks at the date of the file of a kernel alone. With this number among its constants it is compiled anew when
 # the equations or what stands here change.
-SOURCES = zlib.crc32((inspect.getsource(cells) + open(__file__, encoding="utf-8").read()).encode())
+SOURCES = zlib.crc32((inspect.getsource(cells) + Path(__file__).read_text(encoding="utf-8")).encode())
 
 
 @intrinsic

@@ -248,7 +248,7 @@ def flat(value: torch.Tensor, step_shape: tuple[int, ...]) -> tuple[torch.Tensor
     first, last = wide[0], wide[-1] + 1
     if own[first:last] != tuple(step_shape[first:last]):
         return value.reshape(own[first:]).expand(step_shape[first:]).reshape(-1), 1
-    return value.reshape(-1), prod(step_shape[last:])
+    return value.reshape(-1).contiguous(), prod(step_shape[last:])
 
 
 def _dense(x, single, any_order):

@@ -112,8 +112,8 @@ class _Recurrent(torch.autograd.Function):
         dweight = into_weight(rows[1:], fires[:-1]) if need[10] else None
         if need[10] and first[3] is not None:
             dweight = dweight + into_weight(rows[:1], first[3].unsqueeze(0))
-        channel = 1 if len(ctx.layer) else rows.dim() - 2
-        dbias = rows.sum([d for d in range(rows.dim()) if d != channel + 1]) if need[11] else None
+        channel = rows.dim() - (3 if ctx.layer else 1)
+        dbias = rows.sum([d for d in range(rows.dim()) if d != channel]) if need[11] else None
         made = [grad if wanted else None for grad, wanted in zip(last, need[1:5], strict=True)]
         made = [None if grad is None else grad.to(kind) for grad, kind in zip(made, ctx.dtypes, strict=True)]
         made[3] = fed
@@ -147,10 +147,11 @@ def _products(geometry, weight):
     convolution = torch.ops.aten.convolution_backward.default
 
     def back(dx, into):
-        return into.add_(convolution(dx, into, weight, None, *geometry, [True, False, False])[0])
+        maps = dx.reshape(-1, *dx.shape[-3:])
+        return into.add_(convolution(maps, maps, weight, None, *geometry, [True, False, False])[0].view_as(into))
 
     def into_weight(dx, z):
-        dx, z = dx.flatten(0, 1), z.flatten(0, 1)
+        dx, z = (x.reshape(-1, *x.shape[-3:]) for x in (dx, z))
         return convolution(dx, z, weight, None, *geometry, [False, True, False])[1]
 
     return back, into_weight

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._checks import check_device
+from .._checks import check_device, check_temporal_alpha
 from ..functional.multistep import multistep
 from ..functional.record import DEFAULT_SPIKE_GRAD, Call, Neuron
 from ..surrogate import Logistic
@@ -47,6 +47,7 @@ class Engine(Mixin):
             (a, b, c, d, e), (f, g, h, i, j) = numbers, known[0]
             if a is f and b is g and c is h and d is i and e is j:
                 return known[1:]
+        check_temporal_alpha(self.temporal_alpha, self.reset_mechanism, self.reset_delay)
         warming = self.warm_up == "surrogate" and not self.surrogate_disable
         spatial = bool(self.spatial_adj) and not warming
         beta, threshold, factor, alpha, v = numbers

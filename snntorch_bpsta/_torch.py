@@ -38,6 +38,11 @@ def is_dispatched() -> bool:
     return _get_current_dispatch_mode() is not None
 
 
+def is_autocast(x: torch.Tensor) -> bool:
+    """Whether autocast is on for the device of `x`; PyTorch fails on a device that does not have it."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
 def is_capturing(x: torch.Tensor) -> bool:
     """Whether operations on `x` go into a CUDA graph, so that its values cannot be looked at."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -19,7 +19,9 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import snntorch_bpsta as snn
-from snntorch_bpsta.functional import lif_multistep
+from snntorch_bpsta.functional import lif_multistep, passes
+from snntorch_bpsta.functional.cells import CELLS
+from snntorch_bpsta.functional.record import NAMES
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
 PAPER = {"threshold": 0.5, "reset_mechanism": "zero", "spatial_adj": True, "temporal_alpha": 0.8}
@@ -43,21 +45,30 @@ def currents(*shape, seed=0, dtype=F32, device="cpu", scale=1.2, low=-0.2):
 
 def operands(
     *, shape=(5, 2, 3, 4), dtype=F32, mem=True, beta=(), threshold=(), num_steps=None, surrogate=0, p0=0.0, p1=0.0,
-    relu=False, save="float32", record_mem=False, channels_last=False, learn=(), inner=(1, 1),
+    relu=False, save="float32", record=(), channels_last=False, learn=(), inner=1, cell="Leaky", reset="zero",
 ):  # fmt: skip
-    """Arguments of ``snntorch_bpsta::lif``; see functional/operator.py."""
+    """Arguments of ``snntorch_bpsta::neuron``; see functional/passes.py."""
     state = F64 if dtype == F64 else F32
     x = currents(*shape, dtype=dtype)
     if channels_last:
         x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
     x = x.detach().requires_grad_("input" in learn or not learn)
-    beta = torch.tensor(beta or [0.9], dtype=state).requires_grad_("beta" in learn)
-    threshold = torch.tensor(threshold or [0.5], dtype=state).requires_grad_("threshold" in learn)
-    mem = currents(*shape[1:], seed=1, dtype=dtype).requires_grad_("mem" in learn) if mem else None
-    factor = torch.ones(1, dtype=state)
-    return (
-        x, mem, beta, threshold, factor, num_steps or shape[0], *inner, surrogate, p0, p1, 0, 0.8, relu, save,
-        record_mem, False, "cpu",
+    beta = torch.tensor(beta or 0.9, dtype=state).requires_grad_("beta" in learn)
+    threshold = torch.tensor(threshold or 0.5, dtype=state).requires_grad_("threshold" in learn)
+    row = CELLS[cell]
+    alpha = torch.tensor(0.8, dtype=state) if row.filter or row.alpha else None
+    tau = torch.tensor(1.5, dtype=state) if row.alpha else None
+    v = torch.tensor(0.3, dtype=state) if row.recurrent else None
+    names = [NAMES[name] for name in row.states]
+    states = [
+        currents(*shape[1:], seed=k, dtype=dtype).requires_grad_("mem" in learn) if mem and name in names else None
+        for k, name in enumerate(passes.STATES)
+    ]
+    t = passes.Tensors(x, *states, beta, alpha, tau, threshold, v, torch.ones((), dtype=state))
+    residual = 0.0 if row.alpha else 0.8
+    return t, passes.Constants(
+        cell, reset, False, surrogate, p0, p1, residual, False, num_steps or shape[0], [inner] * 5, relu, save, [*record],
+        False, "cpu",
     )  # fmt: skip
 
 
@@ -81,22 +92,25 @@ OPERATOR = {
     "float64": {"dtype": F64, "save": "float32"},
     "bfloat16 code": {"save": "bfloat16"},
     "bfloat16": {"dtype": BF16, "save": "bfloat16"},
-    "bfloat16, record": {"dtype": BF16, "save": "bfloat16", "record_mem": True},
+    "bfloat16, record": {"dtype": BF16, "save": "bfloat16", "record": ("mem",)},
     "float16": {"dtype": torch.float16, "save": "bfloat16", "learn": ("input", "mem", "threshold")},
-    "record": {"record_mem": True},
-    "record is kept": {"record_mem": True, "save": "membrane"},
+    "record": {"record": ("mem",)},
+    "record is kept": {"record": ("mem",), "save": "membrane"},
     "membrane": {"save": "membrane", "surrogate": 2, "p0": 2.0, "learn": ALL},
-    "membrane, record": {"save": "membrane", "record_mem": True, "surrogate": 2, "p0": 2.0, "learn": ALL},
+    "membrane, record": {"save": "membrane", "record": ("mem",), "surrogate": 2, "p0": 2.0, "learn": ALL},
     "relu": {"relu": True},
     "relu, bfloat16 code": {"relu": True, "save": "bfloat16", "surrogate": 3, "p0": 5.0},
     "no membrane": {"mem": False},
     "constant": {"shape": (1, 2, 3, 4), "num_steps": 5},
     "constant, learnable": {"shape": (1, 2, 3, 4), "num_steps": 5, "save": "membrane", "learn": ALL},
-    "per channel": {"beta": [0.9, 0.5, 0.1], "threshold": [0.5, 0.6, 0.7], "inner": (4, 4), "learn": ("threshold",)},
+    "per channel": {"beta": [0.9, 0.5, 0.1], "threshold": [0.5, 0.6, 0.7], "inner": 4, "learn": ("threshold",)},
     "per channel, learnable": {
-        "beta": [0.9, 0.5, 0.1], "threshold": [0.5, 0.6, 0.7], "inner": (4, 4), "learn": ALL, "save": "membrane",
+        "beta": [0.9, 0.5, 0.1], "threshold": [0.5, 0.6, 0.7], "inner": 4, "learn": ALL, "save": "membrane",
     },
     "channels last": {"channels_last": True, "shape": (5, 2, 3, 4, 6), "learn": ("input", "mem", "threshold")},
+    "synaptic": {"cell": "Synaptic", "record": ("syn",)},
+    "alpha": {"cell": "Alpha", "surrogate": 2, "p0": 2.0},
+    "recurrent": {"cell": "RSynaptic", "reset": "subtract", "learn": ("input", "mem", "threshold")},
     "one step": {"shape": (1, 2, 3)},
     "empty": {"shape": (5, 0, 3)},
 }  # fmt: skip
@@ -105,29 +119,31 @@ OPERATOR = {
 @pytest.mark.parametrize("case", OPERATOR)
 def test_operator(case):
     """Schema, fake implementation (shapes, strides, dtypes), autograd registration, AOT with dynamic shapes."""
-    operator = operands(**OPERATOR[case])
+    t, c = operands(**OPERATOR[case])
     with unwritten_shows():
-        for output in torch.ops.snntorch_bpsta.lif(*operator):
-            assert not output.isnan().any()
-    torch.library.opcheck(torch.ops.snntorch_bpsta.lif.default, operator)
+        *outputs, values = torch.ops.snntorch_bpsta.neuron(*t, *c)
+    for output in outputs if t.input.numel() == 0 else [*outputs, values]:
+        assert not output.isnan().any()
+    torch.library.opcheck(torch.ops.snntorch_bpsta.neuron.default, (*t, *c))
 
 
 @pytest.mark.parametrize("case", [case for case in OPERATOR if case != "nothing kept"])
 def test_operator_of_the_backward_pass(case):
-    operator = operands(**OPERATOR[case])
-    x, mem, beta, threshold, factor, num_steps, *options, relu, save, record_mem, _, impl = operator
-    spk, out, saved = (each.detach() for each in torch.ops.snntorch_bpsta.lif(*operator))
-    saved = out if saved.numel() == 0 else saved
-    dspk, dmem = torch.randn(spk.shape).to(spk), torch.randn(out.shape).to(out)
-    rest = [None if each is None else each.detach() for each in (mem, beta, threshold, factor)]
+    t, c = operands(**OPERATOR[case])
+    made = [each.detach() for each in torch.ops.snntorch_bpsta.neuron(*t, *c)]
+    spk, *states, saved, values = made
+    outputs = passes.layout(t, c).outputs
+    grads = [torch.randn(each.shape).to(each) for each in (spk, *states[: len(outputs)])]
+    records = [each if name in c.record else None for name, each in zip(passes.STATES, states, strict=False)]
+    wide = [None if each is None or each.numel() == 1 else each.detach() for each in t[5:10]]
+    first = [None if each is None else each.detach() for each in t[1:5]]
+    need = [*(each is not None for each in first), c.save == "membrane", False, False, True, False, False]
+    kept = [saved if saved.numel() or not c.record else None, *records, None, None]
     torch.library.opcheck(
-        torch.ops.snntorch_bpsta.lif_backward.default,
-        (
-            dspk, dmem, saved, *rest, torch.empty_like(x.detach()), mem is not None, save == "membrane", True,
-            num_steps, *options, relu, save == "membrane", impl,
-        ),
+        torch.ops.snntorch_bpsta.neuron_backward.default,
+        (grads, kept, values, torch.empty_like(t.input.detach()), need, *first, *wide, *c),
         test_utils=("test_schema", "test_faketensor"),
-    )  # fmt: skip
+    )
 
 
 LAYOUTS = {
@@ -280,7 +296,7 @@ def test_compiled_whole_is_eager(name):
     assert counter.frame_count == (2 if name == "init_hidden" else 1)  # its membrane is empty before the first call
     operators = [node.target for node in counter.graphs[0].graph.nodes]
     neurons = sum(isinstance(module, snn.Leaky) for module in net.modules())
-    assert operators.count(torch.ops.snntorch_bpsta.lif.default) == neurons
+    assert operators.count(torch.ops.snntorch_bpsta.neuron.default) == neurons
     for mine, other in zip(net.buffers(), twin.buffers(), strict=True):
         assert_close(mine, other, F32)
 
@@ -409,7 +425,7 @@ def test_export():
     net.eval()
     program = torch.export.export(net, (x,), dynamic_shapes=({1: torch.export.Dim("batch", min=2)},))
     targets = [node.target for node in program.graph.nodes]
-    assert targets.count(torch.ops.snntorch_bpsta.lif.default) == 3
+    assert targets.count(torch.ops.snntorch_bpsta.neuron.default) == 3
     for batch in (3, 6):
         x = currents(5, batch, *x.shape[2:], seed=batch, scale=2.0, low=-0.5)
         assert torch.equal(program.module()(x), net(x))

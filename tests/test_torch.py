@@ -77,6 +77,13 @@ def test_a_zero_of_forward_mode_is_seen():
     assert not _torch.is_capturing(torch.zeros(2))
 
 
+def test_autocast_is_seen():
+    x = torch.zeros(2)
+    assert not _torch.is_autocast(x)
+    with torch.autocast("cpu"):
+        assert _torch.is_autocast(x) and not _torch.is_autocast(x.to("meta"))
+
+
 def test_a_storage_is_known_by_its_address():
     x = torch.zeros(3)
     assert _torch.StorageWeakRef(x.untyped_storage()).cdata == _torch.StorageWeakRef(x[1:].untyped_storage()).cdata

@@ -45,7 +45,7 @@ _LIB.define(f"neuron({', '.join(_ARGUMENTS)}) -> (Tensor, Tensor, Tensor, Tensor
 _LIB.define(
     "neuron_backward(Tensor?[] grads, Tensor?[] kept, Tensor values, Tensor(a!) dinput, bool[] need, "
     f"{', '.join('Tensor? ' + name for name in Tensors._fields[1:10])}, "
-    f"{', '.join(_ARGUMENTS[len(Tensors._fields) :])}) -> Tensor[]"
+    f"{', '.join(_ARGUMENTS[len(Tensors._fields) :])}) -> ({', '.join(['Tensor'] * 10)})"
 )
 
 
@@ -71,17 +71,20 @@ def _backward_operator(grads, kept, values, dinput, need, *rest):
     """``_run_backward`` as an operator has to return tensors."""
     states, constants = rest[:9], rest[9:]
     made = backward(grads, kept, values, dinput, need, Tensors(None, *states, None), Constants(*constants))
-    return [values.new_empty(0) if grad is None else grad for grad in made]
+    return tuple(values.new_empty(0) if grad is None else grad for grad in made)
 
 
 def _fake_backward(grads, kept, values, dinput, need, *rest):
     c = Constants(*rest[9:])
     like = kept[1] if kept[0] is None else kept[0]
     shape, stride = (like.shape, like.stride()) if c.single else (like.shape[1:], like.stride()[1:])
-    return [
-        torch.empty_strided(shape, stride, dtype=values.dtype, device=values.device) if each else values.new_empty(0)
-        for each in need
-    ]
+    made = []
+    for k, needed in enumerate(need):
+        if k == 9 and needed:
+            shape, stride = (1 + c.num_steps, *shape), (prod(shape), *stride)
+        options = {"dtype": values.dtype, "device": values.device}
+        made.append(torch.empty_strided(shape, stride, **options) if needed else values.new_empty(0))
+    return tuple(made)
 
 
 _LIB.impl("neuron", _operator, "CompositeExplicitAutograd")
@@ -159,7 +162,8 @@ def _backward(ctx, *grads):
     """The gradients of ``Tensors``, and that at the spikes (None where no surrogate learns)."""
     refuse_second_derivative()
     c, wanted = ctx.constants, ctx.needs_input_grad
-    grads = grads[:4]
+    count = 1 + len(ctx.layout.outputs)  # the rest are those of empty tensors and of what is not differentiable
+    grads = (*grads[:count], *(None,) * (4 - count))
     if True not in wanted or (grads[0] is None and grads[1] is None and grads[2] is None and grads[3] is None):
         return [None] * 12
     values, t, records, derivatives, saved = kept(ctx)

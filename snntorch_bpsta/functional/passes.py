@@ -176,6 +176,8 @@ def forward(
                 run(step, *rest)
         for output, work in copies:
             output.copy_(work)
+    elif run:
+        values.zero_()
     made += (saved, values)
     return made
 

@@ -21,7 +21,7 @@ from .._checks import (
     check_some_steps,
     check_state,
 )
-from .._torch import is_compiling, is_exporting, is_transforming
+from .._torch import is_autocast, is_compiling, is_exporting, is_transforming
 from . import custom, operator, passes, recurrent
 from .cells import CELLS
 from .record import IMPLS, NAMES, SAVES, Call, Neuron
@@ -61,7 +61,7 @@ def plan_of(neuron: Neuron, call: Call) -> Plan:
     key = [
         x.shape, x.stride(), x.dtype, x.device, x.requires_grad, torch.is_grad_enabled(), is_transforming(), call[2:],
         beta.requires_grad, threshold.requires_grad, alpha is not None and alpha.requires_grad,
-        v is not None and v.requires_grad, neuron.factor.requires_grad, torch.is_autocast_enabled(x.device.type),
+        v is not None and v.requires_grad, neuron.factor.requires_grad, is_autocast(x),
     ]  # fmt: skip
     for state in call.states:
         if isinstance(state, torch.Tensor):
@@ -203,7 +203,7 @@ def _not_covered(kernels, neuron, call):
     if x.dtype not in _FLOATS:
         return f"{x.dtype}"
     half = x.dtype not in (torch.float32, torch.float64)
-    if not torch.is_autocast_enabled(x.device.type):  # there the kernels keep the input's type
+    if not is_autocast(x):  # there the kernels keep the input's type
         for name, state in zip(CELLS[neuron.cell].states, call.states, strict=True):
             if state is not None and state.dtype != x.dtype:
                 return f"{name} of {state.dtype} with an input of {x.dtype}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .._torch import is_compiling
+from .._torch import is_autocast, is_compiling
 from . import operator, passes
 from .passes import Constants, Tensors
 
@@ -34,7 +34,7 @@ def not_covered(neuron: Neuron, call: Call) -> str | None:
         return "a recurrence with hooks"
     if is_compiling() or not operator.is_eager(x):
         return "an all-to-all recurrence under torch.compile"
-    if torch.is_autocast_enabled(x.device.type):
+    if is_autocast(x):
         return "an all-to-all recurrence under autocast"
     if call.save in ("bfloat16", "compact"):
         return f"save={call.save!r} with an all-to-all recurrence"

@@ -18,7 +18,7 @@ from .._checks import (
     check_temporal_alpha,
 )
 from .._snntorch import EQUATIONS, set_reset
-from .._torch import is_compiling, is_transforming
+from .._torch import is_autocast, is_compiling, is_transforming
 from ..functional.multistep import say_loop
 from ..functional.record import IMPLS
 from ..functional.reference import temporal_residual
@@ -110,7 +110,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         with the options off, we keep to snnTorch."""
         if x.dtype == torch.float32 or not x.is_floating_point():
             return torch.float32
-        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+        if is_autocast(x):
             return None if self.spatial_adj or self.temporal_alpha else torch.float32
         return x.dtype
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._checks import check_device, check_temporal_alpha
+from .._torch import is_autocast, is_compiling
 from ..functional.multistep import multistep
 from ..functional.record import DEFAULT_SPIKE_GRAD, Call, Neuron
 from ..surrogate import Logistic
@@ -42,7 +43,7 @@ class Engine(Mixin):
         """The neuron as the engine knows it, and why it is looped over, by the type of its current. Made anew when an
         attribute is set or a parameter is another tensor."""
         numbers = self._numbers()
-        known = self.__dict__["_known"]
+        known = None if is_compiling() else self.__dict__["_known"]  # a graph would be guarded by what it finds there
         if known is not None:
             (a, b, c, d, e), (f, g, h, i, j) = numbers, known[0]
             if a is f and b is g and c is h and d is i and e is j:
@@ -57,11 +58,15 @@ class Engine(Mixin):
             float(self.temporal_alpha), factor, alpha, v, self._products(),
             {} if known is None else known[1].plans,
         )  # fmt: skip
-        self.__dict__["_known"] = numbers, record, {}
-        return self.__dict__["_known"][1:]
+        known = numbers, record, {}
+        if not is_compiling():
+            self.__dict__["_known"] = known
+        return known[1:]
 
     def _why_loop(self, dtype: torch.dtype) -> str | None:
         """What keeps the kernels from computing this neuron for a current of `dtype`; None where nothing does."""
+        if is_compiling():
+            return self._why_no_kernels(dtype)
         known = self.__dict__["_known"]
         if known is None or dtype not in known[2]:
             self._record()[1][dtype] = self._why_no_kernels(dtype)
@@ -104,7 +109,7 @@ class Engine(Mixin):
         call = Call(input_, tuple(states), num_steps, relu, inplace or self.inplace, record, self.save, impl, single)
         spk, *after = multistep(self._record()[0], call)
         if spk.dtype != input_.dtype:
-            lower = input_.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(input_.device.type)
+            lower = input_.dtype in (torch.float16, torch.bfloat16) and is_autocast(input_)
             spk = spk if lower else self._typed(spk, input_)
         return spk, *after
 

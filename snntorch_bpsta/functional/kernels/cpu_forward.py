@@ -86,7 +86,8 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
                 fill_row(vv, vs, v_inner, lo, False)
             b0, a0, ta0, th0, v0 = b[0], a[0], ta[0], th[0], vv[0]
             if lo == begin:
-                used[0], used[1], used[2], used[3], used[4], used[5] = b0, a0, ta0, th0, v0, spike
+                used[0], used[1], used[2] = b0, a0 if CURRENTS else zero, ta0 if ALPHA else zero
+                used[3], used[4], used[5] = th0, v0 if RECURRENT else zero, spike
             if from_zero:
                 u[:] = zero
                 if CURRENTS:

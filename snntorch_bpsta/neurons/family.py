@@ -202,8 +202,8 @@ class RLeaky(Recurrent, Adjusted, snntorch.RLeaky):
 class Synaptic(Filtered, Adjusted, snntorch.Synaptic):
     r"""``snntorch.Synaptic``, with a synaptic current, and BPSA and BPTA gradients; see :class:`Leaky` for the options.
 
-    The current is :math:`i[t+1] = a\, i[t] + I[t+1]` with :math:`a` the `alpha` of snnTorch (another one than `temporal_alpha`), the
-    membrane :math:`u[t+1] = \lambda u[t] + i[t+1]`, less the reset: with "subtract" (the default) the threshold, with "zero"
+    The current is :math:`i[t+1] = a\, i[t] + I[t+1]` with :math:`a` the `alpha` of snnTorch (another one than
+    `temporal_alpha`), the membrane :math:`u[t+1] = \lambda u[t] + i[t+1]`, less the reset: with "subtract" (the default) the threshold, with "zero"
     the whole new potential; the current is not reset. The residual of Eq. 10 is added to the membrane behind the reset; the
     path through the current crosses a spike anyway and stays snnTorch's.
 

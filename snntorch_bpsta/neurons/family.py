@@ -203,9 +203,9 @@ class Synaptic(Filtered, Adjusted, snntorch.Synaptic):
     r"""``snntorch.Synaptic``, with a synaptic current, and BPSA and BPTA gradients; see :class:`Leaky` for the options.
 
     The current is :math:`i[t+1] = a\, i[t] + I[t+1]` with :math:`a` the `alpha` of snnTorch (another one than
-    `temporal_alpha`), the membrane :math:`u[t+1] = \lambda u[t] + i[t+1]`, less the reset: with "subtract" (the default) the threshold, with "zero"
-    the whole new potential; the current is not reset. The residual of Eq. 10 is added to the membrane behind the reset; the
-    path through the current crosses a spike anyway and stays snnTorch's.
+    `temporal_alpha`), the membrane :math:`u[t+1] = \lambda u[t] + i[t+1]`, less the reset: with "subtract" (the default) the
+    threshold, with "zero" the whole new potential; the current is not reset. The residual of Eq. 10 is added to the membrane
+    behind the reset; the path through the current crosses a spike anyway and stays snnTorch's.
 
     Args:
         *args: those of ``snntorch.Synaptic``, in its order.
@@ -304,7 +304,7 @@ class RSynaptic(Recurrent, Filtered, Adjusted, snntorch.RSynaptic):
 
 
 class Alpha(Filtered, Adjusted, snntorch.Alpha):
-    r"""``snntorch.Alpha``, the alpha-function membrane, with BPSA gradients; see :class:`Leaky` for the options.
+    r"""``snntorch.Alpha``, the alpha-function membrane, with BPSA gradients; see :class:`Leaky` for `spatial_adj`.
 
     Its membrane is :math:`\tau_\alpha` times the sum of an excitatory and an inhibitory current, which are its states.
     :math:`u[t+1]` does not depend on :math:`u[t]`: there is no decay :math:`\lambda` for Eq. 10, the paper defines nothing

@@ -18,7 +18,7 @@ from _public import WITHOUT_ALL_LEFT, imported, ours, public_modules
 from _versions import SNNTORCH, TORCH
 
 import snntorch_bpsta as snn
-from snntorch_bpsta.functional import multistep
+from snntorch_bpsta.functional import plan
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -155,7 +155,7 @@ FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.IGNORE_EXCEPTI
 
 def load_module(name):
     """Not the host's module of the same name, whatever was imported before."""
-    if name.endswith(".triton") and not multistep._TRITON:
+    if name.endswith(".triton") and not plan._TRITON:
         pytest.skip("needs Triton >= 3.4")
     try:
         return importlib.import_module(name)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Leaky(Adjusted, snntorch.Leaky):
     r"""``snntorch.Leaky`` with BPSA (`spatial_adj`) and BPTA (`temporal_alpha`) gradients, and all steps in one call.
 
-    With both options off it is the host's neuron, outputs and gradients to the bit. With an option on, spikes and
-    membranes are still the host's; only the gradients change, to those of Shen, Zhao and Zeng (2022):
+    With both options off it is snnTorch's neuron, outputs and gradients to the bit. With an option on, spikes and
+    membranes are still snnTorch's; only the gradients change, to those of Shen, Zhao and Zeng (2022):
 
     .. math::
 
@@ -32,7 +32,7 @@ class Leaky(Adjusted, snntorch.Leaky):
 
     where s is the derivative of Eq. 9 or of any other surrogate, G and M are the gradients that reach the spike and the
     membrane, and :math:`\alpha` is `temporal_alpha`. The paper's neuron (Eq. 2) has ``reset_mechanism="zero"``; with
-    "subtract" the host passes :math:`\lambda` across a spike already and the residual :math:`\lambda \alpha s` adds to it.
+    "subtract" snnTorch passes :math:`\lambda` across a spike already and the residual :math:`\lambda \alpha s` adds to it.
 
     Args:
         *args: those of ``snntorch.Leaky``, in its order.
@@ -51,10 +51,10 @@ class Leaky(Adjusted, snntorch.Leaky):
         save: the argument.
         warm_up: None; "identity" hands the input on as the output, so that the network trains as the artificial network
             it contains (the paper's released code); "surrogate" replaces the surrogate by a logistic one (TSSL-BP).
-        mem: the membrane after the last single step ``[B, *]``; no buffer, unlike the host's, so that DDP leaves it alone.
+        mem: the membrane after the last single step ``[B, *]``; no buffer, unlike snnTorch's, so that DDP leaves it alone.
 
     Shape:
-        - ``forward(input_, mem=None)``: one step, as the host's. ``[B, *]`` -> spk and mem ``[B, *]``.
+        - ``forward(input_, mem=None)``: one step, as snnTorch's. ``[B, *]`` -> spk and mem ``[B, *]``.
         - ``sequence(input_, mem=None)``: all steps. ``[T, B, *]`` -> spk ``[T, B, *]``, final mem ``[B, *]``.
 
     Raises:
@@ -82,7 +82,7 @@ class Leaky(Adjusted, snntorch.Leaky):
         return self._call(input_, (mem,), multistep, options)
 
     def sequence(self, input_: Tensor, mem: State = None, **options: Unpack[SequenceOptions]) -> tuple[Tensor, Tensor]:
-        """All time steps in one call, equal to the loop over single steps; see :func:`functional.lif_multistep`.
+        """All time steps in one call of a kernel, equal to the loop over single steps.
 
         Runs the module's hooks like any call. With ``init_hidden=True`` it starts from the hidden membrane and leaves the
         last one there, as the loop does; otherwise it starts from `mem`, or from zeros, and keeps nothing.
@@ -91,8 +91,9 @@ class Leaky(Adjusted, snntorch.Leaky):
             input_: current ``[T, B, *]``.
             mem: membrane before the first step, ``[B, *]``; None, or the empty one that ``init_leaky()`` gives before the
                 first call, for zeros.
-            impl: "auto", or an implementation by name. `inhibition`, `state_quant` and ``reset_delay=False`` work on single
-                steps, and are looped over; so is a class derived from ours that overrides a part of the step.
+            impl: "auto", or an implementation by name: "cpu", "triton" or "reference". `inhibition` and `state_quant` work
+                on single steps, and are looped over; so is a class derived from ours that overrides a part of the step.
+                "auto" then warns, once.
             relu: rectify the current, as ``nn.ReLU`` in front would, without its memory.
             num_steps: T for a constant current, `input_` of one step ``[1, B, *]``.
             inplace: the spikes may take the memory of `input_`, as the neuron's own `inplace`.
@@ -107,20 +108,14 @@ class Leaky(Adjusted, snntorch.Leaky):
 class Lapicque(Circuit, Adjusted, snntorch.Lapicque):
     r"""``snntorch.Lapicque``, the RC circuit, with BPSA and BPTA gradients; see :class:`Leaky` for the options.
 
-    The decay of its membrane is :math:`\lambda = 1 - \Delta t / (RC)`, which Eq. 10 takes. The reset to zero is the
-    host's: it wipes the new potential and with it the input of that step,
+    The decay of its membrane is :math:`\lambda = 1 - \Delta t / (RC)`, which Eq. 10 takes. The reset to zero is
+    snnTorch's: it wipes the new potential and with it the input of that step,
     :math:`u[t+1] = (1 - o[t])\,(\lambda u[t] + I[t+1] \Delta t / C)`. The residual is added behind the reset.
-
-    :meth:`sequence` runs on Leaky's kernels with ``reset_mechanism`` "subtract" (the default) or "none", on the loop with
-    "zero".
 
     Args:
         *args: those of ``snntorch.Lapicque``, in its order.
         **kwargs: the same by name.
-        spatial_adj: as in :class:`Leaky`, and so are the three below.
-        temporal_alpha: in [0, 1].
-        inplace: of ``sequence``.
-        save: of ``sequence``.
+        spatial_adj, temporal_alpha, inplace, save: as in :class:`Leaky`.
 
     Shape:
         as :class:`Leaky`.
@@ -163,16 +158,17 @@ class RLeaky(Recurrent, Adjusted, snntorch.RLeaky):
     The membrane is :math:`u[t+1] = \lambda u[t] + I[t+1] + W o[t]`, less the reset: with "subtract" (the default) the
     threshold, with "zero" the whole new potential, input and recurrence included (Leaky's keeps the input). The residual of
     Eq. 10 is added behind the reset, so that it crosses it. The recurrence :math:`W o[t]` passes the gradient of the
-    spike as it does in the host, under the surrogate chosen, Eq. 9 with `spatial_adj`; the paper has no recurrent neuron.
+    spike as it does in snnTorch, under the surrogate chosen, Eq. 9 with `spatial_adj`; the paper has no recurrent neuron.
+    In :meth:`sequence` a one-to-one recurrence is part of the kernel, an all-to-all one a fused step between two products.
 
     Args:
         *args: those of ``snntorch.RLeaky``, in its order.
         **kwargs: the same by name.
-        spatial_adj, temporal_alpha: as in :class:`Leaky`.
+        spatial_adj, temporal_alpha, inplace, save: as in :class:`Leaky`.
 
     Shape:
         - ``forward(input_, spk=None, mem=None)``: one step. ``[B, *]`` -> spk and mem ``[B, *]``.
-        - ``sequence(input_, spk=None, mem=None)``: all steps, looped over. ``[T, B, *]`` -> spk ``[T, B, *]``, final mem.
+        - ``sequence(input_, spk=None, mem=None)``: all steps. ``[T, B, *]`` -> spk ``[T, B, *]``, final mem.
 
     Raises:
         ValueError, TypeError: as :class:`Leaky`.
@@ -199,26 +195,26 @@ class RLeaky(Recurrent, Adjusted, snntorch.RLeaky):
     def sequence(
         self, input_: Tensor, spk: State = None, mem: State = None, **options: Unpack[SequenceOptions]
     ) -> tuple[Tensor, Tensor]:
-        """All time steps in one call, looped over: spikes ``[T, B, *]`` and the last mem. See :meth:`Leaky.sequence`."""
+        """All time steps in one call: spikes ``[T, B, *]`` and the last mem. See :meth:`Leaky.sequence`."""
         return self._sequence(input_, (spk, mem), options)
 
 
 class Synaptic(Filtered, Adjusted, snntorch.Synaptic):
     r"""``snntorch.Synaptic``, with a synaptic current, and BPSA and BPTA gradients; see :class:`Leaky` for the options.
 
-    The current is :math:`i[t+1] = a\, i[t] + I[t+1]` with a the host's `alpha` (another one than `temporal_alpha`), the
-    membrane :math:`u[t+1] = \lambda u[t] + i[t+1]`, less the reset: with "subtract" (the default) the threshold, with "zero"
-    the whole new potential; the current is not reset. The residual of Eq. 10 is added to the membrane behind the reset; the
-    path through the current crosses a spike anyway and stays the host's.
+    The current is :math:`i[t+1] = a\, i[t] + I[t+1]` with :math:`a` the `alpha` of snnTorch (another one than
+    `temporal_alpha`), the membrane :math:`u[t+1] = \lambda u[t] + i[t+1]`, less the reset: with "subtract" (the default) the
+    threshold, with "zero" the whole new potential; the current is not reset. The residual of Eq. 10 is added to the membrane
+    behind the reset; the path through the current crosses a spike anyway and stays snnTorch's.
 
     Args:
         *args: those of ``snntorch.Synaptic``, in its order.
         **kwargs: the same by name.
-        spatial_adj, temporal_alpha: as in :class:`Leaky`.
+        spatial_adj, temporal_alpha, inplace, save: as in :class:`Leaky`.
 
     Shape:
         - ``forward(input_, syn=None, mem=None)``: one step. ``[B, *]`` -> spk, syn and mem ``[B, *]``.
-        - ``sequence(input_, syn=None, mem=None)``: all steps, looped over. ``[T, B, *]`` -> spk ``[T, B, *]``, syn, mem.
+        - ``sequence(input_, syn=None, mem=None)``: all steps. ``[T, B, *]`` -> spk ``[T, B, *]``, syn, mem.
 
     Raises:
         ValueError, TypeError: as :class:`Leaky`.
@@ -246,7 +242,7 @@ class Synaptic(Filtered, Adjusted, snntorch.Synaptic):
     def sequence(
         self, input_: Tensor, syn: State = None, mem: State = None, **options: Unpack[SequenceOptions]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """All time steps in one call, looped over: spikes ``[T, B, *]``, last syn and mem. See :meth:`Leaky.sequence`."""
+        """All time steps in one call: spikes ``[T, B, *]``, last syn and mem. See :meth:`Leaky.sequence`."""
         return self._sequence(input_, (syn, mem), options)
 
 
@@ -254,16 +250,16 @@ class RSynaptic(Recurrent, Filtered, Adjusted, snntorch.RSynaptic):
     r"""``snntorch.RSynaptic``, recurrent and with a synaptic current, and BPSA and BPTA gradients.
 
     :class:`Synaptic` with :math:`i[t+1] = a\, i[t] + I[t+1] + W o[t]`; resets, residual and recurrence are those of
-    :class:`Synaptic` and :class:`RLeaky`. ``reset_delay=False``, which fails in the host, works as in :class:`RLeaky`.
+    :class:`Synaptic` and :class:`RLeaky`. ``reset_delay=False``, which fails in snnTorch, works as in :class:`RLeaky`.
 
     Args:
         *args: those of ``snntorch.RSynaptic``, in its order.
         **kwargs: the same by name.
-        spatial_adj, temporal_alpha: as in :class:`Leaky`.
+        spatial_adj, temporal_alpha, inplace, save: as in :class:`Leaky`.
 
     Shape:
         - ``forward(input_, spk=None, syn=None, mem=None)``: one step. ``[B, *]`` -> spk, syn and mem ``[B, *]``.
-        - ``sequence(input_, spk=None, syn=None, mem=None)``: all steps, looped over.
+        - ``sequence(input_, spk=None, syn=None, mem=None)``: all steps.
 
     Raises:
         ValueError, TypeError: as :class:`Leaky`.
@@ -303,7 +299,7 @@ class RSynaptic(Recurrent, Filtered, Adjusted, snntorch.RSynaptic):
         mem: State = None,
         **options: Unpack[SequenceOptions],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """All time steps in one call, looped over: spikes ``[T, B, *]``, last syn and mem. See :meth:`Leaky.sequence`."""
+        """All time steps in one call: spikes ``[T, B, *]``, last syn and mem. See :meth:`Leaky.sequence`."""
         return self._sequence(input_, (spk, syn, mem), options)
 
 
@@ -317,12 +313,12 @@ class Alpha(Filtered, Adjusted, LearnsAlpha, snntorch.Alpha):
     Args:
         *args: those of ``snntorch.Alpha``, in its order.
         **kwargs: the same by name.
-        spatial_adj: as in :class:`Leaky`.
+        spatial_adj, inplace, save: as in :class:`Leaky`.
         temporal_alpha: 0.
 
     Shape:
         - ``forward(input_, syn_exc=None, syn_inh=None, mem=None)``: one step. ``[B, *]`` -> spk and the three states.
-        - ``sequence(input_, syn_exc=None, syn_inh=None, mem=None)``: all steps, looped over.
+        - ``sequence(input_, syn_exc=None, syn_inh=None, mem=None)``: all steps.
 
     Raises:
         ValueError: a `temporal_alpha` other than 0; else as :class:`Leaky`.
@@ -373,7 +369,7 @@ class Alpha(Filtered, Adjusted, LearnsAlpha, snntorch.Alpha):
         mem: State = None,
         **options: Unpack[SequenceOptions],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All time steps in one call, looped over: spikes ``[T, B, *]`` and the last states. See :meth:`Leaky.sequence`."""
+        """All time steps in one call: spikes ``[T, B, *]`` and the last states. See :meth:`Leaky.sequence`."""
         return self._sequence(input_, (syn_exc, syn_inh, mem), options)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from ._typing import StepOutput, WarmUp
 
+__all__ = ["ConvBlock", "DirectEncoding", "MultiStep", "NeuronDropout", "Voting"]
+
 # Modules of the host that take the whole [T, B, *] in one call and are not stepped.
 _WHOLE_SEQUENCE = tuple(
     getattr(snntorch, name)

@@ -7,11 +7,9 @@ what snnTorch lets through, and gives the same. SNNTORCH_BPSTA_FUZZ=20 runs twen
 
 import decimal
 import fractions
-import importlib
 import inspect
 import math
 import os
-import pkgutil
 import re
 import traceback
 import warnings
@@ -25,6 +23,7 @@ from torch import nn
 
 pytest.importorskip("hypothesis", reason="hypothesis (extra: dev) is missing")
 from _family import KINDS  # noqa: E402
+from _public import imported, ours, public_modules  # noqa: E402
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
@@ -57,71 +56,26 @@ def fuzz(*names, examples, **strategies):
     return decorate
 
 
-INTERNAL = {
-    "Adjusted",
-    "environment",
-    "result_row",
-    "write_json",
-    "stratified_order",
-    "write_atomically",
-    "need",
-    "missing",
-}
-
-
-INTERNAL |= {
-    "damaged",
-    "decoding",
-    "fetching",
-    "data_dir",
-    "Recordings",
-    "Recordings.take",
-    "Recordings.identity",
-    "Recordings.names",
-    "Filmed",
-    "film",
-    "cached_frames",
-    "height_width",
-}
-
-
-INTERNAL |= {"run_all", "counted", "quick", "paired_p", "Row", "Study", "one_neuron", "through_network", "variant"}
-
-
-INTERNAL |= {"against_recordings"}
-
-
-INTERNAL |= {"as_portable", "from_portable", "kernel_surrogate", "neurobench"}
-
-
 def public_names():
     """Our public classes, functions, and methods that their bases do not have, as ``FiringRates.mean``; and the modules that
     need a library that is not there."""
     found, absent = set(), []
-    for info in pkgutil.walk_packages(snn.__path__, snn.__name__ + "."):
-        parts = info.name.split(".")[1:]
-        inner = parts[0] in ("functional", "neurons") and len(parts) > 1  # these hand out what is public
-        if parts[0] in ("bench", "cli") or inner or any(part.startswith("_") for part in parts):
+    for name in public_modules():
+        module = imported(name)
+        if module is None:
+            absent.append(name)
+        if module is None or name == "cli":
             continue
-        try:
-            module = importlib.import_module(info.name)
-        except ImportError:
-            absent.append(info.name)
-            continue
-        listed = getattr(module, "__all__", None)
-        for name in listed or vars(module):
-            thing = getattr(module, name)
-            home = getattr(thing, "__module__", None) or ""
-            is_ours = home.startswith(snn.__name__) if listed else home == module.__name__
-            if name.startswith("_") or not callable(thing) or not is_ours:
+        for each, thing in ours(module):
+            if not callable(thing):
                 continue
-            found.add(name)
+            found.add(each)
             if inspect.isclass(thing):
                 methods = [key for key, value in vars(thing).items() if inspect.isfunction(value) and key[0] != "_"]
                 found.update(
-                    f"{name}.{key}" for key in methods if not any(hasattr(base, key) for base in thing.__mro__[1:])
+                    f"{each}.{key}" for key in methods if not any(hasattr(base, key) for base in thing.__mro__[1:])
                 )
-    return {name for name in found if name.split(".")[0] not in INTERNAL}, absent
+    return found, absent
 
 
 # --- what is odd ----------------------------------------------------------------------------------
@@ -244,7 +198,7 @@ def optional(*values, default=...):
 REFUSED = object()
 
 
-def ours(error):
+def raised_here(error):
     """Whether `error` was raised here, in the host, or by a call that does not fit a signature."""
     frames = traceback.extract_tb(error.__traceback__)
     own = (str(PACKAGE), str(Path(snntorch.__file__).parent), str(Path(__file__).parent), inspect.__file__)
@@ -265,7 +219,7 @@ def attempt(function, /, *args, naming=(), **kwargs):
         pattern = rf"(?<![A-Za-z_])({'|'.join(map(re.escape, names))})(?![A-Za-z_])"
         if not names or not re.search(pattern, str(error)):
             raise AssertionError(f"no argument is named in {type(error).__name__}: {error}") from error
-        if not ours(error):
+        if not raised_here(error):
             raise AssertionError(f"{type(error).__name__} from inside a library: {error}") from error
         return REFUSED
     except RuntimeError as error:  # PyTorch's own words: more memory than there is; a tensor of torch.inference_mode

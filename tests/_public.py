@@ -7,19 +7,15 @@ from types import ModuleType
 
 import snntorch_bpsta as snn
 
-# Names only, for the command line.
-WITHOUT_NAMES = ("bench",)
-# For a while, until the engine's own rooms have `__all__`: take out what is done.
-WITHOUT_ALL_LEFT = {"layers", "memory", "neurons"}
-WITHOUT_ALL_LEFT |= {f"functional.{name}" for name in ("operator", "multistep", "reference", "kernels")}
-WITHOUT_ALL_LEFT |= {f"functional.kernels.{name}" for name in ("bits", "cpu", "triton")}
+# For the command line, names only; and the rooms of the engine and of the neurons, which their packages hand out.
+INTERNAL = ("bench", "functional.", "neurons.")
 
 
 def public_modules():
     """Their names below the package, "" for itself."""
     names = [info.name for info in pkgutil.walk_packages(snn.__path__, f"{snn.__name__}.")]
     names = [name.partition(".")[2] for name in names]
-    return ["", *(name for name in names if not name.startswith(WITHOUT_NAMES) and "._" not in f".{name}")]
+    return ["", *(name for name in names if not name.startswith(INTERNAL) and "._" not in f".{name}")]
 
 
 def imported(name):

@@ -82,7 +82,7 @@ def test_read_aedat2(source):
         assert not len(events) or (0 <= events["x"].min() and events["x"].max() < 128)
 
 
-@fuzz("load", "cache_dir", examples=150, draws=st.data())
+@fuzz("load", "cache_dir", "data_dir", examples=150, draws=st.data())
 def test_load(empty, draws):
     pytest.importorskip("sklearn", reason="scikit-learn (extra: data) is missing")
     arguments = draws.draw(calls(
@@ -92,6 +92,7 @@ def test_load(empty, draws):
         odd=ANYTHING.filter(lambda value: value is not True),
     ), label="arguments")  # fmt: skip
     assert data.cache_dir() == empty / "cache"
+    assert attempt(data.data_dir, **{key: value for key, value in arguments.items() if key == "root"}) is not None
     try:
         samples = attempt(data.load, **arguments)
     except (FileNotFoundError, ImportError) as error:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from _oracle import lif as oracle
 from _oracle import rectangle, spatial
-from _public import WITHOUT_ALL_LEFT, imported, ours, public_modules
+from _public import imported, ours, public_modules
 from _versions import SNNTORCH, TORCH
 
 import snntorch_bpsta as snn
@@ -81,12 +81,11 @@ def test_the_modules_were_found():
 
 @pytest.mark.parametrize("name", public_modules())
 def test_every_public_module_says_what_is_public(name):
-    if name not in WITHOUT_ALL_LEFT:
-        module = imported(name) or pytest.skip("a library is not installed")
-        assert isinstance(module.__all__, list) and all(hasattr(module, each) for each in module.__all__)
+    module = imported(name) or pytest.skip("a library is not installed")
+    assert isinstance(module.__all__, list) and all(hasattr(module, each) for each in module.__all__)
 
 
-@pytest.mark.parametrize("name", [name for name in public_modules() if name not in WITHOUT_ALL_LEFT])
+@pytest.mark.parametrize("name", public_modules())
 def test_every_public_name_is_in_the_api(name):
     module = imported(name) or pytest.skip("a library is not installed")
     values = [(each.rpartition(".")[2], find(each)) for each in documented()]

@@ -298,5 +298,5 @@ def test_spiking_network(draws):
 def test_set_warm_up(arguments):
     done = attempt(networks.set_warm_up, **arguments)
     if done is not REFUSED:
-        ours = [module for module in arguments["net"].modules() if isinstance(module, snn.Leaky)]
+        ours = [module for module in arguments["net"].modules() if isinstance(module, tuple(NEURONS.values()))]
         assert all(module.warm_up == arguments["warm_up"] for module in ours)

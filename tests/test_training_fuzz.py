@@ -67,18 +67,19 @@ class Reached(Exception):
 
 
 @pytest.fixture(scope="module")
-def lightning():
-    """``training.lightning`` and ``training.compare``, which get as far as the trainer and no further."""
+def run():
+    """``training.run`` and ``training.studies``, which get as far as the trainer and no further."""
     pytest.importorskip("lightning", reason="lightning (extra: train) is missing")
-    from snntorch_bpsta.training import compare, lightning
+    from snntorch_bpsta.training import run
+    from snntorch_bpsta.training.studies import run_all
 
     def reached(*args, **kwargs):
         raise Reached
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lightning.L, "Trainer", reached)
-        patch.setattr(compare, "ProcessPoolExecutor", reached)
-        yield lightning
+        patch.setattr(run.L, "Trainer", reached)
+        patch.setattr(run_all, "ProcessPoolExecutor", reached)
+        yield run
 
 
 RUN = {
@@ -96,32 +97,36 @@ RUN = {
 
 
 @fuzz("train", examples=120, arguments=calls(out_dir=optional(None), resume=optional(False), **RUN))
-def test_train(lightning, empty, arguments):
+def test_train(run, empty, arguments):
     with contextlib.suppress(Reached, FileNotFoundError):
-        assert attempt(lightning.train, **arguments) is REFUSED
+        assert attempt(run.train, **arguments) is REFUSED
 
 
 @fuzz("evaluate", examples=80, arguments=calls(
     checkpoint=st.sampled_from(["nowhere.ckpt", Path("nowhere.ckpt"), "."]), data_root=WHERE, download=optional(False),
     accelerator=optional("cpu"), test_limit=optional(0, 3), dataset=optional(None, "digits"),
 ))  # fmt: skip
-def test_evaluate(lightning, empty, arguments):
+def test_evaluate(run, empty, arguments):
     with contextlib.suppress(FileNotFoundError):
-        assert attempt(lightning.evaluate, **arguments) is REFUSED
+        assert attempt(run.evaluate, **arguments) is REFUSED
 
 
 @fuzz("Classifier", "Frames", examples=80, draws=st.data())
-def test_modules_of_lightning(lightning, draws):
+def test_modules_of_lightning(run, draws):
+    from snntorch_bpsta.training import datamodule, module
+
     own = {key: RUN[key] for key in ("recipe", "seed")}
     for kind, others in (
-        ("Classifier", {"net": st.just(nn.Identity())}),
-        ("Frames", {key: RUN[key] for key in ("data_root", "download", "num_workers")}),
+        (module.Classifier, {"net": st.just(nn.Identity())}),
+        (datamodule.Frames, {key: RUN[key] for key in ("data_root", "download", "num_workers")}),
     ):
-        attempt(getattr(lightning, kind), **draws.draw(calls(**own, **others), label=kind))
+        attempt(kind, **draws.draw(calls(**own, **others), label=kind.__name__))
 
 
 @fuzz("learning_rate_schedule", examples=60, draws=st.data())
-def test_learning_rate_schedule(lightning, draws):
+def test_learning_rate_schedule(run, draws):
+    from snntorch_bpsta.training.module import learning_rate_schedule
+
     recipes = st.builds(
         Recipe,
         epochs=st.integers(1, 9),
@@ -130,7 +135,7 @@ def test_learning_rate_schedule(lightning, draws):
     )
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     arguments = draws.draw(calls(optimizer=st.just(optimizer), recipe=recipes), label="arguments")
-    scheduler = attempt(lightning.learning_rate_schedule, **arguments)
+    scheduler = attempt(learning_rate_schedule, **arguments)
     if scheduler is not REFUSED:
         rates = []
         for _ in range(arguments["recipe"].epochs):
@@ -141,18 +146,21 @@ def test_learning_rate_schedule(lightning, draws):
 
 
 @fuzz("augment", examples=80, draws=st.data())
-def test_augment(lightning, draws):
+def test_augment(run, draws):
+    from snntorch_bpsta.training.datamodule import augment
+
     shapes = st.sampled_from([(2, 1, 4, 4), (3, 2, 2, 4, 5), (0, 1, 4, 4), (1, 1, 1, 1)])
     arguments = draws.draw(calls(
         x=tensors(shapes, [torch.float32]), pad=st.sampled_from([0, 1, 4]), flip=st.booleans(),
         degrees=st.sampled_from([0, 10, 1.5]),
     ), label="arguments")  # fmt: skip
-    moved = attempt(lightning.augment, **arguments)
+    moved = attempt(augment, **arguments)
     assert moved is REFUSED or (moved.shape == arguments["x"].shape and moved.dtype == arguments["x"].dtype)
 
 
 ROW = {
-    "variant": "bpsa", "seed": 0, "recipe": {}, "accuracy": 0.5, "firing_rate": 0.1, "firing_rates": {"1": 0.1, "2": 0.2},
+    "study": "warm_up", "setting": "none", "variant": "bpsa", "seed": 0, "recipe": {}, "accuracy": 0.5,
+    "firing_rate": 0.1, "firing_rates": {"1": 0.1, "2": 0.2},
     "energy_ratio": 5.0, "energy_ratio_fp32_ac": 0.6, "train_seconds": 3.0,
     "history": [{"epoch": 0, "warm_up": None, "test_accuracy": 0.4}, {"epoch": 1, "warm_up": None, "test_accuracy": 0.5}],
 }  # fmt: skip
@@ -162,8 +170,10 @@ ROW = {
 def rows(draw):
     """Rows of a results file; or not quite."""
     rows = [copy.deepcopy(ROW) | {"seed": seed} for seed in range(draw(st.integers(0, 3)))]
+    settings = draw(st.sampled_from([["none"], ["none", "identity"]]))
     for row in rows:
         row["variant"] = draw(st.sampled_from(["baseline", "bpsa", "mine"]))
+        row["setting"] = draw(st.sampled_from(settings))
     if rows and draw(st.booleans()):
         row = draw(st.sampled_from(rows))
         for key in draw(st.lists(st.sampled_from(sorted(ROW)), max_size=2, unique=True)):
@@ -174,56 +184,53 @@ def rows(draw):
     return rows
 
 
-@fuzz("compare", "summarise", "format_table", examples=120, draws=st.data())
-def test_compare(lightning, empty, draws):
-    from snntorch_bpsta.training import compare
+@fuzz("study", "grid", "quick", "tabulate", "format_study", "Study", examples=160, draws=st.data())
+def test_studies(run, empty, draws):
+    from snntorch_bpsta.training import studies
 
     arguments = draws.draw(calls(
-        recipe=RUN["recipe"], seeds=st.sampled_from([[0], range(2), (3, 7)]), out_file=st.just("runs.json"),
-        jobs=optional(1, 2), variants=optional(("bpsa",), ["baseline"]), say=optional(lambda line: None),
-    ), label="arguments")  # fmt: skip
-    with contextlib.suppress(Reached):
-        assert attempt(compare.compare, **arguments) is REFUSED
-    table = attempt(compare.summarise, draws.draw(mostly(rows()), label="rows"))
-    if table is not REFUSED:
-        assert all(math.isfinite(row["accuracy"]) for row in table) or "nan" in str(table)
-    text = attempt(compare.format_table, draws.draw(ANYTHING) if table is REFUSED else table)
-    assert text is REFUSED or text.startswith("| variant")
-
-
-@st.composite
-def study_rows(draw):
-    found = draw(rows())
-    for row in found:
-        row |= {"study": "warm_up", "setting": draw(st.sampled_from(["none", "identity"]))}
-    return found
-
-
-@fuzz("study", "grid", "tabulate", "format_study", "paper_rows", "full_size", "beside", examples=120, draws=st.data())
-def test_studies(lightning, empty, draws):
-    from snntorch_bpsta.training import paper, studies
-
-    arguments = draws.draw(calls(
-        name=st.sampled_from(sorted(studies.STUDIES)), recipe=RUN["recipe"], seeds=st.sampled_from([[0], range(2)]),
+        name=st.sampled_from(sorted(studies.STUDIES)), recipe=RUN["recipe"], seeds=st.sampled_from([[0], range(2), (3, 7)]),
         out_file=st.just("study.json"), jobs=optional(1, 2), say=optional(lambda line: None),
+        also_test=optional((), ("nmnist",)),
     ), label="arguments")  # fmt: skip
     with contextlib.suppress(Reached):
         assert attempt(studies.study, **arguments) is REFUSED
     attempt(studies.grid, **{key: arguments[key] for key in ("name", "recipe", "seeds")})
-    table = attempt(studies.tabulate, draws.draw(mostly(study_rows()), label="rows"))
+    attempt(studies.quick, arguments["recipe"])
+    table = attempt(studies.tabulate, draws.draw(mostly(rows()), label="rows"))
+    if table is not REFUSED:
+        assert all(0 <= row["accuracy"] <= 100 for row in table)
     text = attempt(studies.format_study, draws.draw(ANYTHING) if table is REFUSED else table)
-    assert text is REFUSED or text.startswith("| setting")
+    assert text is REFUSED or text.startswith(("| setting", "| variant"))
+    alpha = studies.STUDIES["alpha"]
+    assert studies.Study(alpha.claim, alpha.settings, alpha.variants, "setting") == alpha
+
+
+@fuzz("against_recordings", examples=30, arguments=calls(data_root=WHERE, seed=optional(0, 3)))
+def test_against_recordings(run, empty, arguments):
+    from snntorch_bpsta.training import studies
+
+    with contextlib.suppress(FileNotFoundError):
+        assert attempt(studies.against_recordings, **arguments) is REFUSED, "there is nothing to compare"
+
+
+@fuzz("paper_rows", "full_size", "beside", "variant", "Row", examples=120, draws=st.data())
+def test_papers_tables(draws):
+    from snntorch_bpsta.training import paper
+
+    attempt(paper.variant, draws.draw(mostly(RUN["recipe"])))
     preset = draws.draw(mostly(st.sampled_from(["paper", "official_code"])))
     found = attempt(paper.paper_rows, preset)
     attempt(paper.full_size, draws.draw(mostly(st.sampled_from(["mnist", "nmnist"]))), preset)
     if found is not REFUSED:
         attempt(paper.beside, draws.draw(mostly(st.just(found))), draws.draw(mostly(rows())))
+        assert dataclasses.replace(found["table2"], seeds=5) == found["table2"]
 
 
 @fuzz("multistep_model", "measure", examples=60, arguments=calls(
     net=st.builds(snn.MultiStep, st.just(nn.Identity())), loader=st.none(), device=optional(None, "cpu")
 ))  # fmt: skip
-def test_neurobench(lightning, arguments):
+def test_neurobench(run, arguments):
     from snntorch_bpsta.training import neurobench
 
     with contextlib.suppress(ImportError):  # NeuroBench is another extra
@@ -249,21 +256,25 @@ def test_figures_of_data(draws):
     attempt(snn.plots.raster, draws.draw(mostly(st.just(events))))
 
 
-@fuzz("gradient_flow", examples=60, arguments=calls(neuron=st.just([]), network=st.just([]), title=optional("a title")))
-def test_figure_of_gradients(arguments):
-    pytest.importorskip("matplotlib", reason="matplotlib (extra: plots) is missing")
-    assert attempt(snn.plots.gradient_flow, **arguments) is REFUSED, "there is nothing to draw"
+@st.composite
+def other_rows(draw):
+    """Rows of the studies of another kind; or not quite."""
+    flow = {"setting": "last weights", "variant": "bpsa", "flow": {"0.4": [0.5, 0.25], "2": [1.0, 0.125]}}
+    neuron = {"setting": "one neuron", "variant": "bpsa", "flow": {"neuron": [0.5]}, "u": [0.5], "o": [1]}
+    film = {"setting": "", "variant": "simulated", "films": [{"events": [3, 4], "correlation": [0.5, 0.25]}]}
+    rows = copy.deepcopy(draw(st.sampled_from([[flow], [neuron, flow], [film], [film, film]])))
+    if draw(st.booleans()):
+        row = draw(st.sampled_from(rows))
+        key = draw(st.sampled_from(sorted(row)))
+        if key in ("flow", "films") and draw(st.booleans()):
+            row[key] = {"0.4": draw(ANYTHING)} if key == "flow" else [{"events": [1, 2], "correlation": draw(ANYTHING)}]
+        else:
+            row[key] = draw(ANYTHING)
+    return rows
 
 
-@fuzz("study", examples=80, arguments=calls(rows=study_rows(), title=optional("a title", "")))
+@fuzz("study", examples=160, arguments=calls(rows=st.one_of(rows(), other_rows()), title=optional("a title", "")))
 def test_figure_of_a_study(arguments):
     pytest.importorskip("matplotlib", reason="matplotlib (extra: plots) is missing")
     figure = attempt(snn.plots.study, **arguments)
-    assert figure is REFUSED or len(figure.axes) == 2
-
-
-@fuzz("comparison", examples=80, arguments=calls(rows=rows(), title=optional("a title", "")))
-def test_comparison(arguments):
-    pytest.importorskip("matplotlib", reason="matplotlib (extra: plots) is missing")
-    figure = attempt(snn.plots.comparison, **arguments)
-    assert figure is REFUSED or len(figure.axes) == 2
+    assert figure is REFUSED or len(figure.axes) >= 2 or not arguments["rows"][0].get("flow")

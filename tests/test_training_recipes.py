@@ -1,20 +1,138 @@
-"""What a recipe says arrives at every neuron of its network."""
+"""Recipes as data; what a recipe says arrives at every neuron of its network."""
 
-import dataclasses
+import json
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
+import torch
 
 import snntorch_bpsta as snn
-from snntorch_bpsta.training import RECIPES, Recipe
+from snntorch_bpsta.training import RECIPES, VARIANTS, Recipe
 
-DIGITS = dataclasses.replace(RECIPES["digits"], width=1 / 16)
-VARIANTS = {"baseline": (False, 0.0), "bpsa": (True, 0.0), "bpsa+bpta": (True, 0.8)}
+RECIPE = Recipe(epochs=1, num_steps=2, width=1 / 32, limit=128, test_limit=64)
+
+
+REFUSED = {
+    "dataset": (dict(dataset="imagenet"), ValueError, "dataset must be one of 'digits'.*'imagenet'"),
+    "network": (dict(network="huge"), ValueError, "network must be one of"),
+    "preset": (dict(preset="code"), ValueError, "preset must be one of"),
+    "readout": (dict(readout="mem"), ValueError, "readout must be one of"),
+    "warm_up": (dict(warm_up="ann"), ValueError, "warm_up must be one of"),
+    "warm_up-None": (dict(warm_up=None), ValueError, "warm_up must be one of"),
+    "schedule": (dict(schedule="step"), ValueError, "schedule must be one of"),
+    "num_steps-0": (dict(num_steps=0), ValueError, "num_steps must be an integer >= 1"),
+    "num_steps-float": (dict(num_steps=4.0), TypeError, "num_steps must be an integer >= 1"),
+    "num_steps-bool": (dict(num_steps=True), TypeError, "num_steps must be an integer >= 1"),
+    "epochs": (dict(epochs=0), ValueError, "epochs must be an integer >= 1"),
+    "batch_size": (dict(batch_size=-1), ValueError, "batch_size must be an integer >= 1"),
+    "width": (dict(width=0), ValueError, "width must be a finite number > 0"),
+    "width-nan": (dict(width=float("nan")), ValueError, "width"),
+    "width-bool": (dict(width=True), TypeError, "width must be a finite number > 0"),
+    "lr": (dict(lr=-1e-3), ValueError, "lr must be a finite number >= 0"),
+    "lr-text": (dict(lr="fast"), (ValueError, TypeError), "lr"),
+    "weight_decay": (dict(weight_decay=-1), ValueError, "weight_decay must be a finite number >= 0"),
+    "warm_up_epochs": (dict(warm_up_epochs=-1), ValueError, "warm_up_epochs must be an integer >= 0"),
+    "lr_warm_up_epochs": (dict(lr_warm_up_epochs=-1), ValueError, "lr_warm_up_epochs must be an integer >= 0"),
+    "limit": (dict(limit=-1), ValueError, "limit must be an integer >= 0"),
+    "limit-float": (dict(limit=2.5), (ValueError, TypeError), "limit"),
+    "test_limit": (dict(test_limit=-1), ValueError, "test_limit must be an integer >= 0"),
+    "temporal_alpha-high": (
+        dict(temporal_alpha=1.01),
+        ValueError,
+        r"temporal_alpha must be a finite number in \[0, 1\]",
+    ),
+    "temporal_alpha-low": (dict(temporal_alpha=-0.1), ValueError, "temporal_alpha"),
+    "temporal_alpha-nan": (dict(temporal_alpha=float("nan")), ValueError, "temporal_alpha"),
+    "dropout": (dict(dropout=1.5), ValueError, r"dropout must be in \[0, 1\], got 1.5"),
+    "warm-up-without-epochs": (
+        dict(warm_up="identity"),
+        ValueError,
+        "needs warm_up_epochs from 1 to epochs=300, got 0",
+    ),
+    "warm-up-too-long": (
+        dict(warm_up="surrogate", warm_up_epochs=6, epochs=5),
+        ValueError,
+        "warm_up='surrogate' needs warm_up_epochs from 1 to epochs=5, got 6",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_recipes_refuse(name):
+    options, error, match = REFUSED[name]
+    with pytest.raises(error, match=match):
+        Recipe(**options)
+
+
+def test_the_defaults_are_the_papers():
+    recipe = Recipe()
+    assert (recipe.lr, recipe.epochs, recipe.num_steps, recipe.temporal_alpha) == (1e-3, 300, 16, 0.8)
+    assert (recipe.spatial_adj, recipe.width, recipe.preset, recipe.readout) == (True, 1.0, "paper", "spikes")
+    assert recipe.weight_decay == 1e-4 and recipe.lr_warm_up_epochs == 5, "the released code's"
+
+
+def test_the_limits_of_what_is_allowed():
+    Recipe(temporal_alpha=0, dropout=0, lr=0, weight_decay=0, warm_up_epochs=0, limit=0)
+    Recipe(temporal_alpha=1, dropout=1, warm_up="identity", warm_up_epochs=300, num_steps=1, batch_size=1)
+
+
+def test_a_recipe_is_plain_frozen_data():
+    recipe = RECIPES["digits"]
+    with pytest.raises(FrozenInstanceError):
+        recipe.lr = 1.0
+    plain = json.loads(json.dumps(recipe.as_dict()))
+    assert Recipe(**plain) == recipe and list(plain) == [field.name for field in fields(Recipe)]
+    assert all(field.metadata["help"] for field in fields(Recipe))
+
+
+def test_the_variants():
+    assert VARIANTS == {
+        "baseline": {"spatial_adj": False, "temporal_alpha": 0.0},
+        "bpsa": {"spatial_adj": True, "temporal_alpha": 0.0},
+        "bpsa+bpta": {"spatial_adj": True, "temporal_alpha": 0.8},
+        "bpta": {"spatial_adj": False, "temporal_alpha": 0.8},
+    }
+    for name, options in VARIANTS.items():
+        assert RECIPE.variant(name) == replace(RECIPE, **options)
+    with pytest.raises(
+        ValueError, match="variant must be one of 'baseline', 'bpsa', 'bpsa\\+bpta', 'bpta'; got 'stbp'"
+    ):
+        RECIPE.variant("stbp")
+
+
+def test_one_row_per_data_set_with_the_papers_network():
+    networks = {name: recipe.network for name, recipe in RECIPES.items()}
+    assert networks == {
+        "digits": "small",
+        "mnist": "small",
+        "cifar10": "middle",
+        "nmnist": "middle",
+        "dvs_gesture": "large",
+        "cifar10_dvs": "large",
+        "digits_simulated": "middle",
+        "nmnist_simulated": "middle",
+        "cifar10_dvs_simulated": "large",
+    }
+    assert all(recipe.dataset == name for name, recipe in RECIPES.items())
+    sizes = {name: recipe.batch_size for name, recipe in RECIPES.items()}
+    simulated = dict(digits_simulated=64, nmnist_simulated=64, cifar10_dvs_simulated=64)
+    assert sizes == dict(digits=64, mnist=64, cifar10=128, nmnist=64, dvs_gesture=16, cifar10_dvs=64, **simulated)
+
+
+def test_the_network_of_a_recipe_takes_its_options():
+    recipe = replace(RECIPE, readout="current", preset="official_code", dropout=0.25, temporal_alpha=0.4, num_steps=3)
+    net = recipe.build_network()
+    assert (net.readout, net.fold, net.input_shape, net.num_classes) == ("current", False, (1, 8, 8), 10)
+    assert net(torch.rand(2, 1, 8, 8)).shape == (3, 2, 10)
+    modules = {type(module).__name__: module for module in net.modules()}
+    assert modules["NeuronDropout"].p == 0.25 and modules["Leaky"].temporal_alpha == 0.4
+    assert modules["Conv2d"].out_channels == 8
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_is_that_of_every_neuron(name):
-    spatial_adj, temporal_alpha = VARIANTS[name]
-    recipe = DIGITS.variant(name)
+    spatial_adj, temporal_alpha = VARIANTS[name].values()
+    recipe = RECIPE.variant(name)
     neurons = [module for module in recipe.build_network().modules() if isinstance(module, snn.Leaky)]
     assert len(neurons) > 2
     for neuron in neurons:
@@ -23,5 +141,5 @@ def test_a_variant_is_that_of_every_neuron(name):
 
 
 def test_a_strength_of_its_own_arrives():
-    net = Recipe(dataset="digits", width=1 / 16, spatial_adj=False, temporal_alpha=0.3).build_network()
+    net = Recipe(dataset="digits", width=1 / 32, spatial_adj=False, temporal_alpha=0.3).build_network()
     assert {module.temporal_alpha for module in net.modules() if isinstance(module, snn.Leaky)} == {0.3}

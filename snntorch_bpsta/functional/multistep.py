@@ -138,9 +138,9 @@ def which_impl(
     """Name the implementation that :func:`lif_multistep` runs for the same arguments.
 
     "auto" takes the kernels of the input's device, "triton" on CUDA (where Triton is installed) and "cpu" on the CPU, for
-    every floating-point type and every surrogate of snnTorch with a closed-form derivative; the reference elsewhere, and,
-    outside of autocast, for a `mem` of another type than the input's, or a `beta` or `threshold` with dimensions of a wider
-    one.
+    every floating-point type and every surrogate; the reference elsewhere, and, outside of autocast, for a `mem` of
+    another type than the input's, or a `beta` or `threshold` with dimensions of a wider one. (A surrogate of one's own
+    that mixes neurons or steps, or draws at random, is found out when it runs, and goes to the reference then.)
 
     Returns:
         str: "reference", "cpu" or "triton".
@@ -215,7 +215,8 @@ def lif_multistep(
             If the layer that made it needs it for its own backward pass, autograd raises its usual error.
         save: what the kernels keep for backward per neuron and step: "float32" (4 bytes; float64 for a float64 input),
             "bfloat16" (2 bytes) or, with `spatial_adj`, "compact" (1 bit, and 2 bytes for those who fired). None is
-            "bfloat16" for half-precision inputs and "float32" for others. "reference" keeps what autograd keeps.
+            "bfloat16" for half-precision inputs and "float32" for others. A learnable `beta`, a surrogate whose derivative
+            can be negative or is one's own, and a record keep the membrane. "reference" keeps what autograd keeps.
         impl: "auto", "reference", "cpu" or "triton".
 
     Returns:

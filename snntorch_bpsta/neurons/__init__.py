@@ -1,4 +1,4 @@
-"""The host's neurons with gradients that cross spikes."""
+"""snnTorch's neurons with gradients that cross spikes."""
 
 import snntorch
 

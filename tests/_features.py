@@ -9,7 +9,8 @@ FEATURES = {
     "Six neurons: the gradients of the paper": "test_neurons_gradients test_neurons_oracle",
     "Six neurons: all steps in one call": "test_neurons_sequence",
     "Six neurons: state_dict, copies, signatures": "test_neurons_build test_neurons_copies",
-    "Faults of snnTorch that are cured": "test_neurons_dtypes test_neurons_parallel test_neurons_stale test_neurons_states",
+    "Faults of snnTorch that are cured": "test_neurons_dtypes test_neurons_parallel test_neurons_stale test_neurons_states "
+    "test_neurons_field",
     "convert, revert, patched, reset": "test_conversion test_conversion_patched test_conversion_refused "
     "test_conversion_reset",
     "Refused arguments": "test_checks",

@@ -107,7 +107,7 @@ FAULTS = {
         "a scale off by one", "data_images",
     ),
     "aedat": Fault(
-        "data/events", "127 - (address >> 8 & 127)", "(address >> 8 & 127)", "a mirrored axis", "data_events",
+        "data/recordings", "127 - (address >> 8 & 127)", "(address >> 8 & 127)", "a mirrored axis", "data_events",
     ),
     "split": Fault(
         "data/events", "of_class[:first] if train else of_class[first:]",

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from _tolerance import assert_close
 from snntorch import surrogate as host_surrogate
 
 import snntorch_bpsta as snn
-from snntorch_bpsta.functional import LIFOutput, lif_multistep, which_impl
+from snntorch_bpsta.functional import LIFOutput, lif_multistep, multistep, which_impl
 
 B, N = 3, 5
 F64 = torch.float64
@@ -473,8 +474,7 @@ def test_what_auto_picks(option):
 
 UNCOVERED = {
     "triton": (dict(impl="triton"), "device cpu|no Triton"),
-    "surrogate": (dict(spike_grad=snn.surrogate.SSO()), "surrogate"),
-    "surrogate of another threshold": (dict(spike_grad=snn.surrogate.spatial_adjustment(0.7)), "surrogate"),
+    "surrogate in half precision": (dict(spike_grad=snn.surrogate.SSO(), dtype=torch.bfloat16), "surrogate"),
     "membrane of another dtype": (dict(mem=torch.zeros(B, N, dtype=F64)), "mem of torch.float64"),
     "beta of another dtype": (dict(beta=torch.full((N,), 0.9, dtype=F64)), "beta of torch.float64"),
     "threshold of another dtype": (dict(threshold=torch.ones(N), dtype=torch.float16), "threshold of torch.float32"),
@@ -486,7 +486,7 @@ UNCOVERED = {
     ),
     "few bits for the triangular surrogate": (
         dict(save="bfloat16", spike_grad=snn.surrogate.triangular()),
-        "triangular",
+        "needs the membrane",
     ),
 }
 
@@ -529,11 +529,42 @@ def test_graded_spikes_factor_that_does_not_fit_is_refused():
         lif_multistep(currents(4, B, 1), beta=0.9, graded_spikes_factor=torch.ones(7))
 
 
-def test_which_impl_agrees_with_the_door_on_a_threshold_given_twice():
-    cur, threshold = currents(4, B, N), 0.5
+def test_a_spatial_adjustment_of_another_threshold():
+    """Not the neuron's: 1 / (x + 0.25). It is a surrogate like one of a user's own."""
+    cur, threshold = currents(4, B, N).requires_grad_(), 0.5
     same = dict(beta=0.9, threshold=threshold, spike_grad=snn.surrogate.spatial_adjustment(threshold))
-    other = same | dict(spike_grad=snn.surrogate.spatial_adjustment(0.25))  # not the neuron's: 1 / (x + 0.25)
-    assert which_impl(cur, **same) == "cpu" and which_impl(cur, **other) == "reference"
-    lif_multistep(cur, **same, impl="cpu")
-    with pytest.raises(NotImplementedError, match="surrogate"):
-        lif_multistep(cur, **other, impl="cpu")
+    other = same | dict(spike_grad=snn.surrogate.spatial_adjustment(0.25))
+    assert which_impl(cur, **same) == which_impl(cur, **other) == "cpu"
+    grads = [
+        torch.autograd.grad(lif_multistep(cur, **options, impl=impl).spk.sum(), cur)[0]
+        for options, impl in ((same, "cpu"), (other, "cpu"), (other, "reference"))
+    ]
+    torch.testing.assert_close(grads[1], grads[2])
+    assert not torch.allclose(grads[0], grads[1])
+
+
+@pytest.mark.parametrize("kind", ["random", "over the batch"])
+def test_a_surrogate_that_the_kernels_cannot_take_once_is_looped_over(kind):
+    """Named, it is refused; "auto" says so once, by name."""
+
+    class Odd(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return (x > 0).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return grad * (torch.rand_like(x) if kind == "random" else x.abs() / x.abs().mean())
+
+    cur = currents(4, B, N).requires_grad_()
+    with pytest.raises(NotImplementedError, match="mixes neurons or steps, draws at random"):
+        lif_multistep(cur, beta=0.9, spike_grad=Odd.apply, impl="cpu")
+    multistep._said.clear()
+    with pytest.warns(UserWarning, match="Leaky runs as a loop over time"):
+        auto = lif_multistep(cur, beta=0.9, spike_grad=Odd.apply)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lif_multistep(cur, beta=0.9, spike_grad=Odd.apply)
+    assert torch.equal(auto.spk, lif_multistep(cur, beta=0.9, impl="reference").spk)

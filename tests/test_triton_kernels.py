@@ -15,10 +15,11 @@ from _tolerance import assert_close
 
 from snntorch_bpsta import surrogate
 from snntorch_bpsta.functional import multistep as door
+from snntorch_bpsta.functional import plan
 from snntorch_bpsta.functional.cells import CELLS
 from snntorch_bpsta.functional.record import Call, Neuron
 
-if not door._TRITON:
+if not plan._TRITON:
     pytest.skip("needs Triton >= 3.4", allow_module_level=True)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRET = "0" if DEVICE == "cuda" else "1"

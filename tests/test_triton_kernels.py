@@ -15,7 +15,7 @@ from _tolerance import assert_close
 
 from snntorch_bpsta import surrogate
 from snntorch_bpsta.functional import multistep as door
-from snntorch_bpsta.functional import plan
+from snntorch_bpsta.functional import passes, plan
 from snntorch_bpsta.functional.cells import CELLS
 from snntorch_bpsta.functional.record import Call, Neuron
 
@@ -105,7 +105,7 @@ def run(
     x = leaves["input"] * 1.0 if options.get("inplace") else leaves["input"]
     call = Call(x, tuple(leaves.get(n) for n in row.states), steps, impl=impl, single=single, **options)
     out = door.multistep(neuron, call)
-    assert door.plan_of(neuron, call).impl == impl
+    assert plan.plan_of(neuron, call).impl == impl
     weights = [torch.randn(o.shape, generator=generator, dtype=F64).to(dtype).to(o) for o in out]
     leaves |= values if learn else {}
     grads = torch.autograd.grad(out[loss], list(leaves.values()), weights[loss], allow_unused=True)
@@ -224,8 +224,20 @@ def test_a_range_of_steps():
     values = {name: torch.tensor(VALUES[name], dtype=F64, device=DEVICE).requires_grad_() for name in ("beta", "alpha")}
     neuron = Neuron("Synaptic", threshold=torch.tensor(1.5, dtype=F64, device=DEVICE), residual=0.5, **values)
     call = Call(x, (syn, mem), impl="triton")
-    c = door.plan_of(neuron, call).constants
-    t = door._tensors(neuron, call, x, door.plan_of(neuron, call))
+    c = plan.plan_of(neuron, call).constants
+    one = torch.ones((), dtype=F64, device=DEVICE)
+    t = passes.Tensors(
+        x,
+        mem,
+        syn,
+        None,
+        None,
+        *(values[name].detach() for name in ("beta", "alpha")),
+        None,
+        neuron.threshold,
+        None,
+        one,
+    )
 
     def run_parts(*parts):
         states, spk, record, saved = [mem.clone(), syn.clone(), None, None], *torch.full((3, *x.shape), torch.nan).to(x)

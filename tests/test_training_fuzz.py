@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import dataclasses
-import math
 from pathlib import Path
 
 import numpy as np

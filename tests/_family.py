@@ -1,7 +1,4 @@
-"""The six neurons, once: what each takes, keeps and refuses; builders of ours and of snnTorch's; one run; its judges.
-
-``LOOPED`` names those that no kernel covers: "auto" takes the loop for them.
-"""
+"""The six neurons, once: what each takes, keeps and refuses; builders of ours and of snnTorch's; one run; its judges."""
 
 import copy
 import io
@@ -38,14 +35,13 @@ class Neuron(NamedTuple):
     learns: tuple[str, ...] = ("beta", "threshold")
     reset_delay: bool = True  # whether it takes that argument
     residual: bool = True  # whether it takes temporal_alpha
-    fused: bool = False  # whether it takes inplace and save
 
 
 BETA, ALPHA, THRESHOLD = {"beta": (-0.1, 1.1)}, {"alpha": (1.1, -0.1)}, {"threshold": (0.4, 1.3)}
 FAMILY = {
-    "Leaky": Neuron(("mem",), {"beta": 0.9, "threshold": 0.5}, BETA | THRESHOLD, fused=True),
+    "Leaky": Neuron(("mem",), {"beta": 0.9, "threshold": 0.5}, BETA | THRESHOLD),
     # Where a beta is given, snnTorch asks `not beta`: one number only. It is not clamped.
-    "Lapicque": Neuron(("mem",), {"beta": 0.5, "threshold": 0.3}, THRESHOLD, reset_delay=False, fused=True),
+    "Lapicque": Neuron(("mem",), {"beta": 0.5, "threshold": 0.3}, THRESHOLD, reset_delay=False),
     "RLeaky": Neuron(
         ("spk", "mem"), {"beta": 0.9, "threshold": 0.5}, BETA | THRESHOLD, ("beta", "threshold", "recurrent")
     ),
@@ -153,15 +149,12 @@ QUANT = quant.state_quant(num_bits=4, threshold=1.0)
 
 # --- kernels --------------------------------------------------------------------------------------
 
-LOOPED = ("RLeaky", "Synaptic", "RSynaptic", "Alpha")
 
-
-def has_kernel(kind, **values):
+def has_kernel(kind, recurrence="linear", **values):
     """Whether a kernel runs a neuron of these arguments. What it has to be looped for is said here and nowhere else."""
-    looped = kind in LOOPED or (kind == "Lapicque" and values.get("reset_mechanism") == "zero")
-    odd = any(values.get(name) for name in ("inhibition", "state_quant", "surrogate_disable"))
-    odd = odd or values.get("spike_grad") in (float_surrogate, stock_surrogate)
-    return not (looped or odd) and values.get("reset_delay", True)
+    own = values.get("surrogate_disable") or values.get("spike_grad") in (float_surrogate, stock_surrogate)
+    all_to_all = kind in RECURRENT and not recurrence.startswith("V")
+    return not (values.get("inhibition") or values.get("state_quant") or (own and all_to_all))
 
 
 # --- builders -------------------------------------------------------------------------------------

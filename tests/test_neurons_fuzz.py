@@ -86,22 +86,17 @@ def neurons(name, most=0, **others):
     sane = {key: SANE[key] for key in inspect.signature(getattr(snntorch, name)).parameters}
     if name == "Lapicque":
         sane["beta"] = optional(0.5, 0.9, torch.tensor([0.5]))
-    fused = FUSED if name in ("Leaky", "Lapicque") else {}
-    return calls(most=most, **{**sane, **OPTIONS, **fused, **others})
+    return calls(most=most, **{**sane, **OPTIONS, **FUSED, **others})
 
 
-def options_of(name):
-    """Our options of a neuron, and their defaults."""
-    return {"spatial_adj": False, "temporal_alpha": 0.0} | (
-        {"inplace": False, "save": None} if FAMILY[name].fused else {}
-    )
+OFF = {"spatial_adj": False, "temporal_alpha": 0.0, "inplace": False, "save": None}
 
 
 @pytest.mark.parametrize("name", NEURONS)
 @fuzz(*NEURONS, examples=80, draws=st.data())
 def test_build_a_neuron(name, draws):
     arguments = draws.draw(neurons(name, most=2), label="arguments")
-    options = {key: arguments.get(key, off) for key, off in options_of(name).items()}
+    options = {key: arguments.get(key, off) for key, off in OFF.items()}
     neuron = attempt(NEURONS[name], **arguments)
     if neuron is REFUSED:
         return
@@ -127,7 +122,7 @@ def pair(name, arguments):
     neuron = attempt(NEURONS[name], **arguments)
     if neuron is REFUSED:
         return REFUSED, None
-    own = {key: value for key, value in arguments.items() if key not in options_of(name)}
+    own = {key: value for key, value in arguments.items() if key not in OFF}
     learn_alpha = own.pop("learn_alpha", False) if name == "Alpha" else False  # which the host cannot be built with
     host = getattr(snntorch, name)(**own)
     if learn_alpha:

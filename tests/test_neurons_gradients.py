@@ -68,8 +68,7 @@ def alpha_of(kind, reset="zero", reset_delay=True, alpha=0.8):
 
 @cases(
     lambda row: not refused(row["kind"], temporal_alpha=row["alpha"], reset_mechanism=row["reset"])
-    and (row["kind"] in RECURRENT or row["recurrence"] == "V")
-    and (row["how"] != "cpu" or has_kernel(row["kind"], reset_mechanism=row["reset"])),
+    and (row["kind"] in RECURRENT or row["recurrence"] == "V"),
     kind=KINDS, name=("spatial", "rectangle", "narrow"), reset=RESETS, alpha=(0.0, 0.2, 0.8, 1.0),
     loss=("spk", "states", "both"), how=HOWS, num_steps=(1, 2, 7, 33), beta=(0.0, 0.25, 0.5, 0.9, 1.0),
     recurrence=tuple(RECURRENCES), drive=("mixed", "silent", "busy"),
@@ -94,8 +93,7 @@ PARAMETERS = {
 
 
 @cases(
-    lambda row: not refused(row["kind"], temporal_alpha=row["alpha"])
-    and (row["how"] != "cpu" or has_kernel(row["kind"], reset_mechanism=row["reset"])),
+    lambda row: not refused(row["kind"], temporal_alpha=row["alpha"]),
     kind=KINDS, parameters=tuple(PARAMETERS), name=("spatial", "rectangle"), reset=("zero", "subtract"),
     alpha=(0.0, 0.8), how=HOWS,
 )  # fmt: skip
@@ -117,7 +115,6 @@ def test_learnable_parameters(kind, parameters, name, reset, alpha, how):
 @pytest.mark.parametrize("recurrence", RECURRENCES)
 @pytest.mark.parametrize("kind", RECURRENT)
 def test_recurrences(kind, recurrence, reset, how):
-    needs_kernel(how, kind)
     values = {"reset_mechanism": reset, "spatial_adj": True, "temporal_alpha": 0.8} | learnable(kind)
     neuron = build(snn, kind, recurrence, dtype=F64, **values)
     shape = (B, *CONV) if "conv" in recurrence else (B, N)
@@ -129,7 +126,6 @@ def test_recurrences(kind, recurrence, reset, how):
 
 
 @cases(
-    lambda row: row["how"] != "cpu" or has_kernel(row["kind"], reset_mechanism=row["reset"]),
     kind=[kind for kind in KINDS if "beta" in FAMILY[kind].per_neuron], reset=("zero", "subtract"), how=HOWS,
 )  # fmt: skip
 def test_per_channel_parameters_on_feature_maps(kind, reset, how):
@@ -147,12 +143,10 @@ def test_per_channel_parameters_on_feature_maps(kind, reset, how):
 def test_circuits(circuit, alpha, how):
     values = {"spatial_adj": True, "temporal_alpha": alpha, "learn_threshold": True} | CIRCUITS[circuit]
     neuron = build(snn, "Lapicque", dtype=F64, **values)
-    how = "auto" if circuit == "negative-decay" and how == "cpu" else how  # which kernels do not cover
     case(neuron, spatial, currents(7, B, N, dtype=F64) * 3, how=how)
 
 
 @cases(
-    lambda row: row["how"] != "cpu" or has_kernel(row["kind"], reset_mechanism=row["reset"]),
     kind=KINDS, reset=RESETS, name=("spatial", "rectangle", "narrow"), how=HOWS,
 )  # fmt: skip
 def test_single_precision(kind, reset, name, how):
@@ -269,7 +263,6 @@ def test_error_crosses_a_spike_by_alpha(alpha, first, how):
 @each_how
 @each_kind
 def test_silence_moves_no_weight_under_spatial_adjustment(kind, how):
-    needs_kernel(how, kind)
     values = {"spatial_adj": True, "temporal_alpha": alpha_of(kind)} | learnable(kind)
     neuron = build(snn, kind, "V", dtype=F64, **values)
     cur = currents(7, B, N, dtype=F64, drive="silent")
@@ -400,7 +393,6 @@ def test_the_residual_does_not_replace_the_recurrent_path(kind, reset):
 @each_how
 def test_alphas_membrane_is_no_state(how):
     """Its next membrane has no derivative by its last: no residual is defined, and asking for one is refused."""
-    needs_kernel(how, "Alpha")
     with pytest.raises(ValueError, match="temporal_alpha"):
         build(snn, "Alpha", temporal_alpha=0.8)
     cur = currents(9, B, N, dtype=F64)

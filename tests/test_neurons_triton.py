@@ -18,7 +18,6 @@ from _family import (
     case,
     currents,
     expect,
-    has_kernel,
     judge,
     learnable,
     refused,
@@ -45,8 +44,7 @@ def interpreted(monkeypatch):
 @cases(
     lambda row: not refused(row["kind"], **OPTIONS[row["option"]], reset_mechanism=row["reset"])
     and (row["name"] == "spatial") == ("spatial_adj" in OPTIONS[row["option"]])
-    and (row["kind"] in RECURRENT or row["recurrence"] == "V")
-    and has_kernel(row["kind"], reset_mechanism=row["reset"]),
+    and (row["kind"] in RECURRENT or row["recurrence"] == "V"),
     kind=KINDS, reset=RESETS, option=tuple(OPTIONS), name=("spatial", "rectangle"), recurrence=("V", "linear", "conv"),
     learn=(False, True), num_steps=(1, 4), dtype=(F32, F64),
 )  # fmt: skip

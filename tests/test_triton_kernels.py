@@ -226,18 +226,8 @@ def test_a_range_of_steps():
     call = Call(x, (syn, mem), impl="triton")
     c = plan.plan_of(neuron, call).constants
     one = torch.ones((), dtype=F64, device=DEVICE)
-    t = passes.Tensors(
-        x,
-        mem,
-        syn,
-        None,
-        None,
-        *(values[name].detach() for name in ("beta", "alpha")),
-        None,
-        neuron.threshold,
-        None,
-        one,
-    )
+    decays = [values[name].detach() for name in ("beta", "alpha")]
+    t = passes.Tensors(x, mem, syn, None, None, *decays, None, neuron.threshold, None, one)
 
     def run_parts(*parts):
         states, spk, record, saved = [mem.clone(), syn.clone(), None, None], *torch.full((3, *x.shape), torch.nan).to(x)

@@ -21,7 +21,7 @@ FEATURES = {
     "snnTorch's versions": "test_compatibility",
     "Surrogates": "test_surrogate",
     "lif_multistep": "test_functional_door",
-    "CPU kernels (numba)": "test_functional_kernels test_functional_memory",
+    "CPU kernels (numba)": "test_kernels",
     "Triton kernels": "test_triton_kernels test_neurons_triton",
     "The package on a GPU": "test_cuda test_compile::test_cuda test_compile::test_the_device test_compile::test_inductor_on",
     "compress_spikes": "test_memory",

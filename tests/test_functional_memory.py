@@ -391,14 +391,3 @@ def test_offloaded_to_the_cpu(impl):
         offloaded = lif_multistep(x, beta=0.9, impl=impl, **PAPER).spk
     plain = lif_multistep(x, beta=0.9, impl=impl, **PAPER).spk
     assert torch.equal(torch.autograd.grad(offloaded.sum(), x)[0], torch.autograd.grad(plain.sum(), x)[0])
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_a_gradient_asked_for_twice_is_the_same(cell):
-    x = currents(5, 3, 37).float().requires_grad_()
-    values = {name: value.float().requires_grad_() for name, value in parameters(cell, ()).items()}
-    neuron = Neuron(cell, **values)
-    out = door.multistep(neuron, Call(x, (None,) * len(CELLS[cell].states), impl="cpu"))
-    loss = sum((each * weights(*each.shape).float()).sum() for each in out)
-    first, second = (torch.autograd.grad(loss, (x, *values.values()), retain_graph=True) for _ in range(2))
-    assert all(map(torch.equal, first, second)) and first[0].any()

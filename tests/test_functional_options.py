@@ -1,7 +1,7 @@
-"""The kernels at the engine's door, for all six neurons, against the reference; and the properties that need no reference.
+"""What a call of the engine may ask for, with surrogates and parameters of every kind: the kernels against the reference.
 
 Spikes, states and records to the bit, every gradient within the tolerance table. Where there is a CUDA device, Triton's
-kernels too; in Triton's interpreter: test_triton_kernels.py. Against the oracle: test_neurons_gradients.py.
+kernels too; in Triton's interpreter: test_triton_kernels.py.
 """
 
 import subprocess
@@ -82,7 +82,7 @@ PARAMETERS = {
 def run(
     impl, cell="Leaky", shape=(5, *STEP), dtype=F32, *, reset="zero", prompt=False, surrogate="spatial_adj", residual=0.0,
     kind="numbers", learn=False, given=True, record=False, constant=False, loss="all", layout="dense", factor=1.0,
-    recurrence=None, single=False, relu=False, inplace=False, save=None, device="cpu",
+    single=False, relu=False, inplace=False, save=None, device="cpu",
 ):  # fmt: skip
     """Outputs and gradients by name. The reference computes half precision in float32."""
     exact = F32 if impl == "reference" and dtype in (BF16, F16) else dtype
@@ -101,12 +101,6 @@ def run(
     others = {}
     if isinstance(options.get("spike_grad"), nn.Module):
         others |= {"slope": options["spike_grad"].slope}
-    if recurrence is not None:
-        torch.default_generator.manual_seed(0)
-        layer = nn.Linear(step[-1], step[-1]) if recurrence == "linear" else nn.Conv2d(step[1], step[1], 3, padding=1)
-        values.pop("v")
-        options["recurrence"] = layer = layer.to(device, exact)
-        others |= dict(layer.named_parameters())
     neuron = Neuron(cell, reset_mechanism=reset, reset_delay=not prompt, residual=residual, **options, **values)
     call = Call(
         LAYOUTS[layout](leaves["input"] * 1), tuple(leaves.get(name) for name in CELLS[cell].states),
@@ -198,14 +192,6 @@ def test_half_precision(cell, dtype, **row):
     check(cell, dtype=dtype, **row)
 
 
-@pytest.mark.parametrize(("cell", "reset"), [("Leaky", "zero"), ("Synaptic", "subtract")])
-@pytest.mark.parametrize("learn", [False, True], ids=["", "learn"])
-@pytest.mark.parametrize("surrogate", ["spatial_adj", "ArcTangent", "sigmoid"])
-def test_double_precision(cell, reset, learn, surrogate):
-    """Of the others: test_neurons_gradients.py."""
-    check(cell, dtype=F64, reset=reset, learn=learn, surrogate=surrogate, residual=0.8)
-
-
 # what has a kernel of its own: a step in one loop, for one number each
 FUSED = [
     ("Leaky", "zero", "spatial_adj"), ("Lapicque", "subtract", "ArcTangent"), ("RLeaky", "zero", "fast_sigmoid"),
@@ -232,26 +218,6 @@ def test_fused_kernels(cell, reset, surrogate):
 )  # fmt: skip
 def test_every_fused_kernel(cell, **row):
     check(cell, **row)
-
-
-AT_ONCE = [("Leaky", "zero"), ("RLeaky", "subtract"), ("Synaptic", "zero"), ("RSynaptic", "subtract")]
-
-
-@pytest.mark.parametrize("surrogate", ["spatial_adj", "rectangle", "of one's own"])
-@pytest.mark.parametrize("record", [False, True], ids=["", "record"])
-@pytest.mark.parametrize(("cell", "reset"), AT_ONCE)
-def test_reset_at_once(cell, reset, record, surrogate):
-    check(cell, reset=reset, prompt=True, surrogate=surrogate, record=record, kind="neuron", learn=True, relu=record)
-    check(cell, reset=reset, prompt=True, surrogate=surrogate, given=False)
-
-
-@cases(
-    cell=("RLeaky", "RSynaptic"), recurrence=("linear", "conv"), reset=RESETS, kind=("numbers", "channel"),
-    surrogate=("spatial_adj", "ArcTangent", "triangular"), residual=(0.0,), learn=(False, True), given=(False, True),
-    record=(False, True), constant=(False, True), relu=(False, True), loss=("all", "spk"),
-)  # fmt: skip
-def test_recurrence_by_a_layer(cell, recurrence, **row):
-    check(cell, recurrence=recurrence, **row)
 
 
 @pytest.mark.parametrize("cell", EACH)
@@ -382,27 +348,6 @@ def test_a_membrane_of_a_narrower_type(dtype, mem):
 
 
 # --- properties ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cut", [1, 4, 9])
-@pytest.mark.parametrize("cell", EACH)
-def test_parts_of_time_make_the_whole(cell, cut):
-    cur = currents(10, 3, 50).float().requires_grad_()
-    values = {name: value.float() for name, value in parameters(cell, ()).items()}
-    neuron = Neuron(cell, reset_mechanism="subtract", residual=0.0 if cell == "Alpha" else 0.8, **values)
-    start = tuple(currents(3, 50, seed=1 + k).float() for k in range(len(CELLS[cell].states)))
-    names, results = [name for name in CELLS[cell].states if name != "spk"], []
-    for parts in ([cur], [cur[:cut], cur[cut:]]):
-        states, spikes = start, []
-        for part in parts:
-            spk, *last = door.multistep(neuron, Call(part, states, impl="cpu"))
-            states = tuple(dict(zip(("spk", *names), (spk[-1], *last), strict=True))[n] for n in CELLS[cell].states)
-            spikes.append(spk)
-        spk = torch.cat(spikes)
-        loss = (spk * weights(10, 3, 50).float()).sum() + sum((x * weights(3, 50, seed=9).float()).sum() for x in last)
-        results.append((spk, *last, torch.autograd.grad(loss, cur)[0]))
-    for whole, halves in zip(*results, strict=True):
-        assert torch.equal(whole, halves)
 
 
 @pytest.mark.parametrize("kind", ["numbers", "neuron"])

@@ -238,7 +238,7 @@ def test_bytes_kept_per_neuron_and_step(impl, case):
     if "num_steps" not in options:
         assert 0.15 < out.spk.float().mean() < 0.25
     assert 0 < nbytes(tensors) <= limit * T * B * N
-    assert all(each.numel() == 1 for each in tensors if each.numel() < 64)
+    assert all(each.numel() <= 6 for each in tensors if each.numel() < 64)  # beta, threshold and the like
     (grad,) = torch.autograd.grad(out.spk.sum(), x)
     assert grad.shape == x.shape and grad.untyped_storage().nbytes() <= max(limit, dtype.itemsize) * T * B * N
 

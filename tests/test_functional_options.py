@@ -80,7 +80,7 @@ PARAMETERS = {
 
 
 def run(
-    impl, cell="Leaky", shape=(5, *STEP), dtype=F32, *, reset="zero", prompt=False, surrogate="spatial_adj", residual=0.0,
+    impl, cell="Leaky", shape=(5, *STEP), dtype=F32, *, reset="zero", surrogate="spatial_adj", residual=0.0,
     kind="numbers", learn=False, given=True, record=False, constant=False, loss="all", layout="dense", factor=1.0,
     single=False, relu=False, inplace=False, save=None, device="cpu",
 ):  # fmt: skip
@@ -101,7 +101,7 @@ def run(
     others = {}
     if isinstance(options.get("spike_grad"), nn.Module):
         others |= {"slope": options["spike_grad"].slope}
-    neuron = Neuron(cell, reset_mechanism=reset, reset_delay=not prompt, residual=residual, **options, **values)
+    neuron = Neuron(cell, reset_mechanism=reset, residual=residual, **options, **values)
     call = Call(
         LAYOUTS[layout](leaves["input"] * 1), tuple(leaves.get(name) for name in CELLS[cell].states),
         shape[0] if constant else None, relu, inplace, tuple(names) if record else (),

@@ -133,11 +133,9 @@ def test_the_block_keeps_one_word_per_neuron_and_step_beside_what_its_layers_nee
         out = net(x)
     own = {p.untyped_storage()._cdata for p in (*net.parameters(), *net.buffers())}
     sizes = sorted(t.untyped_storage().nbytes() for t in tensors if t.untyped_storage()._cdata not in own)
-    numbers = [size for size in sizes if size <= 4]  # beta and threshold, in the kernels' form, and the factor
     statistics = [16, 16]  # mean and deviation of four channels
-    words = 4 * out.numel()
-    assert [s for s in sizes if s > 4] == sorted([*statistics, 4 * x.numel(), words, words])
-    assert len(numbers) <= 3
+    words, numbers = 4 * out.numel(), [24]  # the parameters and the factor, by value
+    assert sizes == sorted([*statistics, *numbers, 4 * x.numel(), words, words])
 
 
 @pytest.mark.parametrize("encoding", [False, True], ids=["", "encoded"])

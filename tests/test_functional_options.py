@@ -163,18 +163,21 @@ VECTOR = spread((7,), 0.2, 2.0)
     served, cell=EACH, surrogate=tuple(SURROGATES), reset=RESETS, kind=("neuron", "channel", "holes", "sample"),
     residual=(0.0, 0.8), learn=(False, True), loss=("all", "spk", "states"),
 )  # fmt: skip
-def test_parameters_surrogates_and_resets(cell, surrogate, **row):
-    if surrogate == "spatial_adjustment":
-        row |= {"kind": "one", "learn": False}  # the kernels', of the same threshold; else one of one's own
-    check(cell, surrogate=surrogate, **row)
+def test_parameters_surrogates_and_resets(cell, surrogate, reset, kind, residual, learn, loss):
+    if surrogate == "spatial_adjustment":  # the kernels', of the same threshold; else one of one's own
+        kind, learn = "one", False
+    check(cell, surrogate=surrogate, reset=reset, kind=kind, residual=residual, learn=learn, loss=loss)
 
 
 @cases(
     served, cell=EACH, relu=(False, True), inplace=(False, True), constant=(False, True), given=(False, True),
     record=(False, True), save=(None, "float32", "bfloat16", "compact"), layout=tuple(LAYOUTS), learn=(False, True),
 )  # fmt: skip
-def test_the_options_of_a_call(cell, **row):
-    check(cell, kind="channel", residual=0.0 if cell == "Alpha" else 0.8, **row)
+def test_the_options_of_a_call(cell, relu, inplace, constant, given, record, save, layout, learn):
+    check(
+        cell, kind="channel", residual=0.0 if cell == "Alpha" else 0.8, relu=relu, inplace=inplace, constant=constant,
+        given=given, record=record, save=save, layout=layout, learn=learn,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", PARAMETERS)
@@ -187,9 +190,8 @@ def test_parameters_of_any_shape_that_broadcasts(cell, kind):
     served, cell=EACH, reset=RESETS, dtype=(BF16, F16), save=(None, "float32", "compact"), relu=(False, True),
     record=(False, True), learn=(False, True),
 )  # fmt: skip
-def test_half_precision(cell, dtype, **row):
-    row["kind"] = "numbers" if row["record"] or row["learn"] else "one"
-    check(cell, dtype=dtype, **row)
+def test_half_precision(cell, reset, dtype, save, relu, record, learn):
+    check(cell, dtype=dtype, reset=reset, save=save, relu=relu, record=record, learn=learn, kind="numbers")
 
 
 # what has a kernel of its own: a step in one loop, for one number each
@@ -216,8 +218,8 @@ def test_fused_kernels(cell, reset, surrogate):
     served, cell=EACH, reset=RESETS, surrogate=("spatial_adj", "ArcTangent", "fast_sigmoid"), relu=(False, True),
     residual=(0.0, 0.8),
 )  # fmt: skip
-def test_every_fused_kernel(cell, **row):
-    check(cell, **row)
+def test_every_fused_kernel(cell, reset, surrogate, relu, residual):
+    check(cell, reset=reset, surrogate=surrogate, relu=relu, residual=residual)
 
 
 @pytest.mark.parametrize("cell", EACH)

@@ -17,6 +17,7 @@ test_docs::test_a_picture_shows_what_the_package_computes
 test_docs::test_the_blocks_of_a_page_run_in_order[docs/ecosystem.md]
 test_examples::test_it_runs
 test_export::test_onnx_with_any_batch
+test_functional_options::test_every_fused_kernel
 test_neurons_copies::test_a_saved_module_loads_in_a_fresh_interpreter
 test_packaging::test_the_wheel_works_without_the_extras
 test_studies::test_the_command_line_runs_a_study

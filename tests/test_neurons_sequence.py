@@ -102,7 +102,8 @@ LOOPED = {
     f"{kind}-{name}": (kind, values)
     for kind in KINDS
     for name, values in (
-        ("inhibition", {"inhibition": True}), ("quantised", {"state_quant": QUANT}), ("disabled", {"surrogate_disable": True}),
+        ("inhibition", {"inhibition": True}), ("quantised", {"state_quant": QUANT}),
+        ("disabled", {"surrogate_disable": True}),
     )
     if not has_kernel(kind, **values)
 }  # fmt: skip
@@ -225,7 +226,7 @@ class LearnableSlope(nn.Module):
 
     def forward(self, x):
         soft = torch.sigmoid(self.slope * x)
-        return (x > 0).to(x.dtype) + soft - soft.detach()
+        return (x > 0).to(x.dtype) + (soft - soft.detach())  # the other way round it rounds, and is looped over
 
 
 @pytest.mark.parametrize("how", ["step", "reference", "cpu"])
@@ -237,4 +238,4 @@ def test_a_surrogate_may_be_a_module(kind, how):
     cur = currents(T, B, N)
     result, expected = run(ours, cur, how=how, every_state=False), run(host, cur, every_state=False)
     names = [name for name in values_of(expected) if not name.startswith("hidden")]
-    assert_same(result, expected, [*names, "dinput", "d0mem", "dspike_grad.slope"], exact=how != "cpu")
+    assert_same(result, expected, [*names, "dinput", "d0mem", "dspike_grad.slope"], exact=how == "step")

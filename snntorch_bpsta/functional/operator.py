@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from .._torch import is_compiling, is_watched, keeps_graph
+from .cells import CELLS
 from .kernels import bits
 from .passes import Constants, Layout, Tensors, backward, forward, layout
 
@@ -171,7 +172,8 @@ def _backward(ctx, *grads):
         dinput = saved.view(ctx.layout.dtype)
     else:
         dinput = torch.empty_strided(ctx.shape, ctx.stride, dtype=ctx.layout.dtype, device=saved.device)
-    need = (*wanted[1:10], len(wanted) == 14 and wanted[11])
+    # The membrane of the alpha function does not depend on the last one.
+    need = (wanted[1] and not CELLS[c.cell].alpha, *wanted[2:10], len(wanted) == 14 and wanted[11])
     arguments = grads, [saved, *records, *derivatives], values, dinput, need
     if is_eager(saved) and not is_negated(*grads, *t[1:5]):
         made = backward(*arguments, t, c)

@@ -68,6 +68,8 @@ def plan_of(neuron: Neuron, call: Call) -> Plan:
             key += (state.shape, state.dtype, state.device, state.requires_grad)
         else:
             key.append(state)
+    if neuron.recurrence is not None:
+        key.append(recurrent.is_hooked(neuron.recurrence))
     key = tuple(key)
     try:
         plan = neuron.plans.get(key)

@@ -244,15 +244,15 @@ class Adjusted(Built, Stateful, Watched, Engine):
         if reason is None:
             self._check_threshold()
             spk_rec, *after = self._run(input_, states, inplace=inplace, impl=impl, **options)
-        elif impl in ("auto", "reference"):
+        else:
+            check_choice("impl", impl, IMPLS)
+            if impl not in ("auto", "reference"):
+                raise NotImplementedError(f"impl={str(impl)!r} does not cover {reason}; use 'auto' or 'reference'")
             self._check_call(input_, relu, num_steps, inplace, record)
             if impl == "auto":
                 say_loop(type(self).__name__, reason)
             self._check_fits(input_[0], strict=True)
             spk_rec, *after = self._loop(input_, states, step or self._from, **options)
-        else:
-            check_choice("impl", impl, IMPLS)
-            raise NotImplementedError(f"impl={str(impl)!r} does not cover {reason}; use 'auto' or 'reference'")
         after = dict(zip(self._returns, after, strict=True))
         if self.init_hidden and reason is None:  # a view could not be detached in place
             self._put(**{name: state[-1].clone() if name in record else state for name, state in after.items()})

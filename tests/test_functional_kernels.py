@@ -133,9 +133,9 @@ def test_few_bits(cell, save, relu):
     neuron, x, given, leaves = problem(cell, "subtract", states=True)
     results = [run(neuron, x, given, leaves, "cpu", relu=relu, save=kind) for kind in (save, "float32")]
     assert all(map(torch.equal, results[0][0], results[1][0]))
-    for a, b in zip(results[0][1], results[1][1], strict=True):
-        assert (a - b).abs().max() <= 0.03 * b.abs().max()
-    assert any(not torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
+    pairs = [(a, b) for a, b in zip(results[0][1], results[1][1], strict=True) if b is not None]
+    assert all((a - b).abs().max() <= 0.03 * b.abs().max() for a, b in pairs)
+    assert any(not torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -263,7 +263,8 @@ def test_what_a_kernel_does_not_write_shows(cell):
         actual = run(neuron, x, given, leaves, "cpu")
     finally:
         torch.use_deterministic_algorithms(before)
-    assert all(map(torch.equal, actual[0], expected[0])) and all(map(torch.equal, actual[1], expected[1]))
+    assert all(map(torch.equal, actual[0], expected[0]))
+    assert all(b is None or torch.equal(a, b) for a, b in zip(actual[1], expected[1], strict=True))
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -202,6 +202,7 @@ def backward(
     step = (shape, stride) if c.single else (shape[1:], stride[1:])
     row = CELLS[c.cell]
     options: dict[str, Any] = {"dtype": state, "device": like.device}
+    records = [laid_out(x, shape, stride, state) for x in records]  # in half precision what was handed out is rounded
     last, drecords = split_grads(grads[1:], c, like, state)
     from_zero = last[0] is None and last[1] is None and last[2] is None
     dstates: list[Any] = list(last)

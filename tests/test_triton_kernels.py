@@ -14,12 +14,11 @@ import torch
 from _tolerance import assert_close
 
 from snntorch_bpsta import surrogate
-from snntorch_bpsta.functional import multistep as door
 from snntorch_bpsta.functional.cells import CELLS
+from snntorch_bpsta.functional.multistep import multistep
 from snntorch_bpsta.functional.record import Call, Neuron
 
-if not door._TRITON:
-    pytest.skip("needs Triton >= 3.4", allow_module_level=True)
+pytest.importorskip("triton", minversion="3.4")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRET = "0" if DEVICE == "cuda" else "1"
 with pytest.MonkeyPatch.context() as patch:  # read when the kernels are defined; not meant for the tests of others
@@ -103,8 +102,7 @@ def run(
         options |= {"save": None, "inplace": False}
     x = leaves["input"] * 1.0 if options.get("inplace") else leaves["input"]
     call = Call(x, tuple(leaves.get(n) for n in row.states), steps, impl=impl, single=single, **options)
-    out = door.multistep(neuron, call)
-    assert door.plan_of(neuron, call).impl == impl
+    out = multistep(neuron, call)
     weights = [torch.randn(o.shape, generator=generator, dtype=F64).to(dtype).to(o) for o in out]
     leaves |= values if learn else {}
     grads = torch.autograd.grad(out[loss], list(leaves.values()), weights[loss], allow_unused=True)
@@ -217,20 +215,21 @@ def test_the_gradient_of_the_last_membrane_of_alpha_alone():
     check("Alpha", "subtract", loss=slice(3, 4))
 
 
-def test_a_range_of_steps():
+def test_a_range_of_steps(monkeypatch):
     """Three calls do what one does; the gradients of the parameters are added up."""
     x, g, syn, mem = (torch.rand(*shape, device=DEVICE, dtype=F64) for shape in ((5, 3, 7),) * 2 + ((3, 7),) * 2)
     values = {name: torch.tensor(VALUES[name], dtype=F64, device=DEVICE).requires_grad_() for name in ("beta", "alpha")}
     neuron = Neuron("Synaptic", threshold=torch.tensor(1.5, dtype=F64, device=DEVICE), residual=0.5, **values)
-    call = Call(x, (syn, mem), impl="triton")
-    c = door.plan_of(neuron, call).constants
-    t = door._tensors(neuron, call, x, door.plan_of(neuron, call))
+    asked, forward = [], calls.forward
+    monkeypatch.setattr(calls, "forward", lambda *arguments: asked.append(arguments) or forward(*arguments))
+    multistep(neuron, Call(x, (syn, mem), impl="triton"))
+    t, c = asked[0][:2]
 
     def run_parts(*parts):
         states, spk, record, saved = [mem.clone(), syn.clone(), None, None], *torch.full((3, *x.shape), torch.nan).to(x)
         used, dx, dparameters = x.new_empty(6), torch.full_like(x, torch.nan), [x.new_zeros(3, 7) for _ in range(2)]
         for part in parts:
-            calls.forward(t, c, spk, states, [None, record, None], saved, used, False, part)
+            forward(t, c, spk, states, [None, record, None], saved, used, False, part)
         dstates, known = [mem.clone(), syn.clone(), None, None], t._replace(beta=None, alpha=None, threshold=None)
         for part in reversed(parts):
             calls.backward(
@@ -254,11 +253,11 @@ def test_code(save, relu):
     x[2, 0, 3], x[1, 0, 5] = torch.nan, torch.inf
     values = {name: torch.tensor(value, device=DEVICE) for name, value in (("beta", 0.9), ("threshold", 0.5))}
     neuron = Neuron("Leaky", reset_mechanism="zero", **SURROGATES["atan"], **values)
-    mem = door.multistep(neuron, Call(x, (None,), relu=relu, record=("mem",), impl="reference"))[1]
+    mem = multistep(neuron, Call(x, (None,), relu=relu, record=("mem",), impl="reference"))[1]
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         call = Call(x.requires_grad_(), (None,), relu=relu, save=save, impl="triton")
-        spk, last = door.multistep(neuron, call)
+        spk, last = multistep(neuron, call)
     words, nan, fired = kept[-1], mem.isnan(), mem - 0.5 > 0
     bits = words.view(torch.int32 if save == "float32" else torch.int16)
     assert torch.equal(spk, fired.float()) and torch.equal(bits < 0, fired)
@@ -277,7 +276,7 @@ def test_a_derivative_that_is_zero():
     """Silent neurons with a positive input: the lowest bit alone is no derivative."""
     x = torch.full((1, 1, 4), 0.1, device=DEVICE, requires_grad=True)
     values = {name: torch.tensor(value, device=DEVICE) for name, value in (("beta", 0.9), ("threshold", 0.5))}
-    spk, _ = door.multistep(Neuron("Leaky", spatial_adj=True, **values), Call(x, (None,), relu=True, impl="triton"))
+    spk, _ = multistep(Neuron("Leaky", spatial_adj=True, **values), Call(x, (None,), relu=True, impl="triton"))
     assert (torch.autograd.grad(spk, x, torch.full_like(spk, 1e38))[0] == 0).all()
 
 

@@ -89,7 +89,7 @@ def rows(blocks):
         ):
             continue
         row = cells.CELLS[cell]
-        read = 2 + (row.filter + 2 * row.alpha) * (kind == "learned")
+        read = 2 + (1 + row.filter + 2 * row.alpha) * (kind == "learned")
         for kernel, count in ((kernels.forward_kernel, 1), (kernels.backward_kernel, read)):
             for config in calls.configurations(*SIZES[size], count):
                 if blocks and config.kwargs["BLOCK"] not in blocks:

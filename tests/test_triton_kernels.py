@@ -14,13 +14,11 @@ import torch
 from _tolerance import assert_close
 
 from snntorch_bpsta import surrogate
-from snntorch_bpsta.functional import multistep as door
-from snntorch_bpsta.functional import passes, plan
 from snntorch_bpsta.functional.cells import CELLS
+from snntorch_bpsta.functional.multistep import multistep
 from snntorch_bpsta.functional.record import Call, Neuron
 
-if not plan._TRITON:
-    pytest.skip("needs Triton >= 3.4", allow_module_level=True)
+pytest.importorskip("triton", minversion="3.4")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRET = "0" if DEVICE == "cuda" else "1"
 with pytest.MonkeyPatch.context() as patch:  # read when the kernels are defined; not meant for the tests of others
@@ -104,8 +102,7 @@ def run(
         options |= {"save": None, "inplace": False}
     x = leaves["input"] * 1.0 if options.get("inplace") else leaves["input"]
     call = Call(x, tuple(leaves.get(n) for n in row.states), steps, impl=impl, single=single, **options)
-    out = door.multistep(neuron, call)
-    assert plan.plan_of(neuron, call).impl == impl
+    out = multistep(neuron, call)
     weights = [torch.randn(o.shape, generator=generator, dtype=F64).to(dtype).to(o) for o in out]
     leaves |= values if learn else {}
     grads = torch.autograd.grad(out[loss], list(leaves.values()), weights[loss], allow_unused=True)
@@ -218,33 +215,67 @@ def test_the_gradient_of_the_last_membrane_of_alpha_alone():
     check("Alpha", "subtract", loss=slice(3, 4))
 
 
-def test_a_range_of_steps():
-    """Three calls do what one does; the gradients of the parameters are added up."""
-    x, g, syn, mem = (torch.rand(*shape, device=DEVICE, dtype=F64) for shape in ((5, 3, 7),) * 2 + ((3, 7),) * 2)
+def test_a_range_of_steps(monkeypatch):
+    """Three calls do what one does; the gradients of the parameters are added up. Forward with what is fed back, backward
+    without: as an all-to-all recurrence asks."""
+    x, g = (torch.rand(5, 3, 7, device=DEVICE, dtype=F64) for _ in range(2))
+    fed, syn, mem = (torch.rand(3, 7, device=DEVICE, dtype=F64) for _ in range(3))
     values = {name: torch.tensor(VALUES[name], dtype=F64, device=DEVICE).requires_grad_() for name in ("beta", "alpha")}
-    neuron = Neuron("Synaptic", threshold=torch.tensor(1.5, dtype=F64, device=DEVICE), residual=0.5, **values)
-    call = Call(x, (syn, mem), impl="triton")
-    c = plan.plan_of(neuron, call).constants
-    one = torch.ones((), dtype=F64, device=DEVICE)
-    decays = [values[name].detach() for name in ("beta", "alpha")]
-    t = passes.Tensors(x, mem, syn, None, None, *decays, None, neuron.threshold, None, one)
+    values |= {"threshold": torch.tensor(1.0).to(x), "v": torch.tensor(-0.4).to(x)}
+    neuron = Neuron("RSynaptic", residual=0.5, **values)
+    asked, forward = [], calls.forward
+    monkeypatch.setattr(calls, "forward", lambda *arguments: asked.append(arguments) or forward(*arguments))
+    multistep(neuron, Call(x, (fed, syn, mem), impl="triton"))
+    t, c = asked[0][:2]
 
     def run_parts(*parts):
-        states, spk, record, saved = [mem.clone(), syn.clone(), None, None], *torch.full((3, *x.shape), torch.nan).to(x)
-        used, dx, dparameters = x.new_empty(6), torch.full_like(x, torch.nan), [x.new_zeros(3, 7) for _ in range(2)]
+        states, dstates = [mem.clone(), syn.clone(), None, fed.clone()], [mem.clone(), syn.clone(), None, None]
+        spk, record, saved, dx = torch.full((4, *x.shape), torch.nan).to(x)
+        used, dparameters = x.new_empty(6), [x.new_zeros(3, 7) for _ in range(2)]
         for part in parts:
-            calls.forward(t, c, spk, states, [None, record, None], saved, used, False, part)
-        dstates, known = [mem.clone(), syn.clone(), None, None], t._replace(beta=None, alpha=None, threshold=None)
+            forward(t, c, spk, states, [None, record, None], saved, used, False, part)
+        known = t._replace(beta=None, alpha=None, threshold=None, v=None)
         for part in reversed(parts):
             calls.backward(
-                known, c, used, g, [None] * 3, saved, [None, record, None], (None, None), dx, dstates,
-                [*dparameters, None, None, None], None, False, part,
+                known, c._replace(cell="Synaptic"), used, g, [None] * 3, saved, [None, record, None], (None, None), dx,
+                dstates, [*dparameters, None, None, None], None, False, part,
             )  # fmt: skip
-        return spk, record, saved, dx, *states[:2], *dstates[:2], *dparameters
+        return spk, record, saved, dx, *dparameters, *(x for x in (*states, *dstates) if x is not None)
 
-    for whole, parts in zip(run_parts(None), run_parts((0, 1), (1, 4), (4, 5)), strict=True):
-        assert not whole.isnan().any()
-        assert_close(parts, whole, F64)
+    for one, three in zip(run_parts(None), run_parts((0, 1), (1, 4), (4, 5)), strict=True):
+        assert not one.isnan().any()
+        assert_close(three, one, F64)
+
+
+def test_a_surrogate_that_learns():
+    """What reaches the spikes from everywhere is the gradient of the width."""
+    grads = []
+    for impl in ("reference", "triton"):
+        width = torch.tensor(1.5, dtype=F64, device=DEVICE, requires_grad=True)
+        x = torch.rand(5, 3, 7, generator=torch.Generator().manual_seed(0), dtype=F64).to(DEVICE).requires_grad_()
+        values = {name: torch.tensor(VALUES[name], dtype=F64, device=DEVICE) for name in ("beta", "threshold")}
+
+        def fire(x, width=width):
+            soft = torch.sigmoid(width * x)
+            return (x > 0).to(x.dtype) + (soft - soft.detach())
+
+        neuron = Neuron("Leaky", spike_grad=fire, residual=0.7, **values)
+        spk, _ = multistep(neuron, Call(x, (torch.full_like(x[0], 0.6),), impl=impl))
+        grads.append(torch.autograd.grad((spk * torch.linspace(-1, 2, 7).to(x)).sum(), (x, width)))
+    for actual, expected in zip(grads[1], grads[0], strict=True):
+        assert_close(actual, expected, F64, 10)
+
+
+@pytest.mark.parametrize("beta", [-0.2, 1.3])
+def test_decays_are_clipped(beta):
+    x = torch.rand(5, 3, 7, device=DEVICE, requires_grad=True)
+    values = {name: torch.tensor(value, device=DEVICE) for name, value in (("beta", beta), ("threshold", 0.8))}
+    found = []
+    for impl in ("reference", "triton"):
+        out = multistep(Neuron("Leaky", **values), Call(x, (None,), impl=impl))
+        found.append((*out, *torch.autograd.grad(out, x, [torch.ones_like(o) for o in out])))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert_close(found[1][2], found[0][2], F32)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -257,11 +288,11 @@ def test_code(save, relu):
     x[2, 0, 3], x[1, 0, 5] = torch.nan, torch.inf
     values = {name: torch.tensor(value, device=DEVICE) for name, value in (("beta", 0.9), ("threshold", 0.5))}
     neuron = Neuron("Leaky", reset_mechanism="zero", **SURROGATES["atan"], **values)
-    mem = door.multistep(neuron, Call(x, (None,), relu=relu, record=("mem",), impl="reference"))[1]
+    mem = multistep(neuron, Call(x, (None,), relu=relu, record=("mem",), impl="reference"))[1]
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         call = Call(x.requires_grad_(), (None,), relu=relu, save=save, impl="triton")
-        spk, last = door.multistep(neuron, call)
+        spk, last = multistep(neuron, call)
     words, nan, fired = kept[-1], mem.isnan(), mem - 0.5 > 0
     bits = words.view(torch.int32 if save == "float32" else torch.int16)
     assert torch.equal(spk, fired.float()) and torch.equal(bits < 0, fired)
@@ -280,7 +311,7 @@ def test_a_derivative_that_is_zero():
     """Silent neurons with a positive input: the lowest bit alone is no derivative."""
     x = torch.full((1, 1, 4), 0.1, device=DEVICE, requires_grad=True)
     values = {name: torch.tensor(value, device=DEVICE) for name, value in (("beta", 0.9), ("threshold", 0.5))}
-    spk, _ = door.multistep(Neuron("Leaky", spatial_adj=True, **values), Call(x, (None,), relu=True, impl="triton"))
+    spk, _ = multistep(Neuron("Leaky", spatial_adj=True, **values), Call(x, (None,), relu=True, impl="triton"))
     assert (torch.autograd.grad(spk, x, torch.full_like(spk, 1e38))[0] == 0).all()
 
 

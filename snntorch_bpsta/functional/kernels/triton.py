@@ -15,7 +15,7 @@ _fastest: dict[tuple, triton.Config] = {}
 
 def configurations(num_neurons, num_steps, rows):
     """Those worth a try. Few neurons need small blocks, to fill the GPU, and long chunks, to hide the latency of its memory.
-    The more `rows` a kernel reads at every step, the shorter the chunks, or registers run out."""
+    The more `rows` a kernel reads or sums up at every step, the shorter the chunks, or registers run out."""
     if triton.knobs.runtime.interpret:
         sizes = [(512, 1, 4)]
     elif num_neurons > _MEASURED:
@@ -48,7 +48,7 @@ def _start(kernel, config, arguments):
 
 
 def _launch(kernel, c, values, parameters, steps, num_neurons, rows, arguments):
-    """Run `kernel` on all neurons. `rows` is the number of tensors that it reads at every step."""
+    """Run `kernel` on all neurons. `rows` is the number of tensors that it reads (or sums up) at every step."""
     if num_neurons > _MAX_NEURONS:
         raise NotImplementedError(
             f"impl='triton' takes up to {_MAX_NEURONS} neurons (batch included), got {num_neurons}"
@@ -102,5 +102,6 @@ def backward(
         "MORE": steps is not None,  # the gradients of parameters are those of other steps besides
         "enable_fp_fusion": True,
     }
-    rows = sum(x is not None for x in given[:9])
+    learned = any(x is not None for x in dparameters)  # whose sums take registers as well
+    rows = sum(x is not None for x in given[:9]) + learned
     _launch(backward_kernel, c, values, t[5:10], steps, saved.numel() // c.num_steps, rows, arguments)

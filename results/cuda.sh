@@ -12,7 +12,7 @@ if [[ -n ${WHEELS:-} ]]; then
 fi
 if [[ ! -f results/cuda/tested ]]; then
   mkdir -p results/cuda
-  python -m pytest -q tests/test_cuda.py tests/test_triton_kernels.py tests/test_kernels.py tests/test_compile.py \
+  python -m pytest -q tests/test_cuda.py tests/test_triton_kernels.py tests/test_functional_kernels.py tests/test_compile.py \
     tests/test_memory.py && bash benchmarks/cuda.sh && touch results/cuda/tested || failed=1
 fi
 one() { # name, then options

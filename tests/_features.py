@@ -9,7 +9,8 @@ FEATURES = {
     "Six neurons: the gradients of the paper": "test_neurons_gradients test_neurons_oracle",
     "Six neurons: all steps in one call": "test_neurons_sequence",
     "Six neurons: state_dict, copies, signatures": "test_neurons_build test_neurons_copies",
-    "Faults of snnTorch that are cured": "test_neurons_dtypes test_neurons_parallel test_neurons_stale test_neurons_states",
+    "Faults of snnTorch that are cured": "test_neurons_dtypes test_neurons_parallel test_neurons_stale test_neurons_states "
+    "test_neurons_field",
     "convert, revert, patched, reset": "test_conversion test_conversion_patched test_conversion_refused "
     "test_conversion_reset",
     "Refused arguments": "test_checks",
@@ -21,7 +22,7 @@ FEATURES = {
     "snnTorch's versions": "test_compatibility",
     "Surrogates": "test_surrogate",
     "lif_multistep": "test_functional_door",
-    "CPU kernels (numba)": "test_kernels",
+    "CPU kernels (numba)": "test_functional_kernels",
     "Triton kernels": "test_triton_kernels test_neurons_triton",
     "The package on a GPU": "test_cuda test_compile::test_cuda test_compile::test_the_device test_compile::test_inductor_on",
     "compress_spikes": "test_memory",

@@ -51,6 +51,95 @@ FAULTS = {
         "memory", "if saved.counter._version != saved.version:", "if False:",
         "a tensor changed in place goes unnoticed", "memory",
     ),
+    # --- the engine ---
+    "advance": Fault(
+        "functional/cells", "h = beta * j - x", "h = beta * j + x", "a sign in the second current of Alpha", "neurons_on",
+    ),
+    "wipe": Fault(
+        "functional/cells", "Cell(zero_keeps_input=True)", "Cell()", "Leaky's reset to zero wipes the input",
+        "functional_door",
+    ),
+    "retreat": Fault(
+        "functional/cells", "du = beta * (kept + residual * s) * du", "du = beta * kept * du",
+        "no residual where the reset is to zero", "functional_kernels",
+    ),
+    "index": Fault(
+        "functional/kernels/cpu_backward", "pi = I_rec[last : last + n]", "pi = I_rec[now : now + n]",
+        "the current of a step too late", "functional_kernels",
+    ),
+    "relu": Fault(
+        "functional/kernels/cpu_backward", "dx[k] = dx[k] if ww[k] & 1 else zero", "dx[k] = dx[k]",
+        "a gradient where the ReLU was zero", "functional_options",
+    ),
+    "prompt": Fault(
+        "functional/kernels/cpu_backward", "gs[k] -= th[k] * d", "gs[k] -= d",
+        "a reset within the step without its threshold", "functional_kernels",
+    ),
+    "code": Fault(
+        "functional/kernels/rows", "np.int32(words[k] & magnitude) << 16", "np.int32(words[k] & magnitude) << 15",
+        "the code of a derivative read wrongly", "functional_kernels",
+    ),
+    "channels": Fault(
+        "functional/kernels/rows", "c, r = (begin // inner) % len(values), begin % inner", "c, r = 0, 0",
+        "every block of neurons begins at the first channel", "functional_options",
+    ),
+    "ranges": Fault(
+        "functional/kernels/cpu", "min(begin + size, num_neurons)) for", "min(begin + size, num_neurons - 1)) for",
+        "the last neuron of two threads is left out", "functional_options",
+    ),
+    "pack": Fault(
+        "functional/kernels/rows", "lowest |= (word & 1) << bit", "lowest |= (word & 1) << 0",
+        "the flags of eight neurons in one bit", "functional_options",
+    ),
+    "transpose": Fault(
+        "functional/recurrent", "return dx.reshape(-1, dx.shape[-1]).t() @ z.reshape(-1, z.shape[-1])",
+        "return z.reshape(-1, z.shape[-1]).t() @ dx.reshape(-1, dx.shape[-1])",
+        "the gradient of a recurrent weight is transposed", "functional_kernels",
+    ),
+    "custom": Fault(
+        "functional/custom", "(slopes[1:], slopes[0])", "(slopes[:-1], slopes[0])",
+        "derivatives of the step before", "functional_kernels",
+    ),
+    "saved": Fault(
+        "functional/operator", "records[k] = outputs[place]", "records[k] = outputs[0]",
+        "the membrane is kept in place of a current", "functional_kernels",
+    ),
+    "by-value": Fault(
+        "functional/operator", "x.numel() == 1 else x.detach().clone()", "x.numel() == 1 else x",
+        "a parameter written to before backward", "functional_memory",
+    ),
+    "place": Fault(
+        "functional/plan", "tuple(given.index(name)", "tuple(len(given) - 1 - given.index(name)",
+        "states go in in the wrong order", "functional_kernels",
+    ),
+    "start": Fault(
+        "functional/passes", "last.copy_(first)", "last.zero_()", "all sequences start at zero", "functional_kernels",
+    ),
+    # --- neurons ---
+    "numbers": Fault(
+        "neurons/engine", "return self.beta, self.threshold, self.graded_spikes_factor, self.alpha, None",
+        "return self.alpha, self.threshold, self.graded_spikes_factor, self.beta, None", "alpha for beta", "neurons_on",
+    ),
+    "invalidation": Fault(
+        "neurons/states", 'mine["_direct"] = mine["_known"] = None', "pass",
+        "an attribute that is set is not seen", "neurons_field",
+    ),
+    "stale": Fault(
+        "neurons/stale", 'if "second time" in str(error):', 'if "third time" in str(error):',
+        "a freed graph has an error of PyTorch's", "neurons_stale",
+    ),
+    "hidden": Fault(
+        "neurons/states", "alive(value).detach() for name", "alive(value) for name",
+        "a copy of a neuron fails with its graph", "neurons_copies",
+    ),
+    "circuit": Fault(
+        "neurons/engine", "return 1 - self.time_step / (self.R * self.C)", "return self.beta", "the decay is a number",
+        "neurons_gradients",
+    ),
+    "residual": Fault(
+        "neurons/core", "mem = mem + residual.to(mem.dtype)", "mem = mem + 0 * residual.to(mem.dtype)",
+        "no residual in the loop", "neurons_field neurons_gradients",
+    ),
     # --- conversion ---
     "convert": Fault(
         "conversion", "neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha)",

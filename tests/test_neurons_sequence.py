@@ -94,7 +94,7 @@ def test_the_kernels_are_the_loop(kind, option, reset, how, learn):
     assert_same(fused, steps, ["spk", *(name for name in FAMILY[kind].states if name != "spk")])
     assert steps["spk"].any()
     for name in steps:
-        if name.startswith("d") and steps[name] is not None:  # the membrane of Alpha is no state
+        if name.startswith("d"):
             assert_close(fused[name], steps[name], F32, 10 * steps[name].abs().max(), name)
 
 

@@ -106,7 +106,7 @@ FAULTS = {
     ),
     "by-value": Fault(
         "functional/operator", "x.numel() == 1 else x.detach().clone()", "x.numel() == 1 else x",
-        "a parameter written to before backward", "functional_memory",
+        "a parameter written to before backward", "functional_kernels",
     ),
     "place": Fault(
         "functional/plan", "tuple(given.index(name)", "tuple(len(given) - 1 - given.index(name)",

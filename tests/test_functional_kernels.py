@@ -298,3 +298,22 @@ def test_a_recurrence_that_changes_the_shape_is_refused():
     neuron, x, given, _ = problem("RLeaky", "zero", layer=torch.nn.Linear(N, N + 1))
     with pytest.raises(ValueError, match="must keep the shape of a step"):
         multistep(neuron, Call(x, given, impl="cpu"))
+
+
+@pytest.mark.parametrize("kind", ["number", "per neuron"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_parameter_may_move_between_forward_and_backward(cell, kind):
+    """As in a rule of homeostasis: the gradient is that of the values that forward used."""
+    neuron, x, given, leaves = problem(cell, "subtract", kind="wide" if kind == "per neuron" else "frozen", states=True)
+    values = [getattr(neuron, name) for name in ("beta", "threshold", "alpha", "v")]
+    for value in values:
+        if value is not None:
+            value.requires_grad_(False)
+    grads = []
+    for factor in (1.0, 0.5):
+        out = multistep(neuron, Call(x, given, impl="cpu"))
+        for value in values:
+            if value is not None:
+                value.mul_(factor)
+        grads.append(torch.autograd.grad(sum(y.sum() for y in out), x)[0])
+    assert torch.equal(*grads) and grads[0].any()

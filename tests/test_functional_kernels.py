@@ -317,3 +317,20 @@ def test_a_parameter_may_move_between_forward_and_backward(cell, kind):
                 value.mul_(factor)
         grads.append(torch.autograd.grad(sum(y.sum() for y in out), x)[0])
     assert torch.equal(*grads) and grads[0].any()
+
+
+@pytest.mark.parametrize(
+    "factor", [torch.full((N,), 0.7), torch.tensor(0.7, requires_grad=True)], ids=["wide", "learnt"]
+)
+@pytest.mark.parametrize("cell", RECURRENT)
+def test_what_is_fed_back_has_its_factor(cell, factor):
+    """The kernels feed back one number that learns nothing; others are looped over."""
+    neuron, x, given, _ = problem(cell, "subtract")
+    scaled = Neuron(**{k: getattr(neuron, k) for k in neuron.__dataclass_fields__ if k != "plans"} | {"factor": factor})
+    with pytest.raises(NotImplementedError, match="a factor that learns or is no single number"):
+        multistep(scaled, Call(x, given, impl="cpu"))
+    one = Neuron(**{k: getattr(scaled, k) for k in scaled.__dataclass_fields__ if k != "plans"} | {
+        "factor": torch.tensor(0.7)
+    })  # fmt: skip
+    kernels, loop = multistep(one, Call(x, given, impl="cpu")), multistep(scaled, Call(x, given, impl="reference"))
+    assert all(map(torch.equal, kernels, loop)) and kernels[0].any()

@@ -35,7 +35,10 @@ def run(neuron: Neuron, t: passes.Tensors, c: passes.Constants, lay: passes.Layo
     with torch.enable_grad():
         fire, slopes = _slopes(neuron.spike_grad, x, learns)
         last = _slopes(neuron.spike_grad, x[-1], False)[1]
-    if not (torch.equal(fire, (x > 0).to(fire.dtype)) and torch.allclose(slopes[-1], last, rtol=1e-4, equal_nan=True)):
+    if not (
+        torch.equal(fire, (x > 0).to(fire.dtype))
+        and torch.allclose(slopes[-1], last, rtol=1e-4, atol=1e-6, equal_nan=True)
+    ):
         return None
     slopes = slopes.to(steps.dtype)
     given = operator.Given(outputs, (slopes[1:], slopes[0]))

@@ -219,6 +219,8 @@ def _not_covered(kernels, neuron, call):
                 return f"{name} of {value.dtype} with an input of {x.dtype}"
     if not neuron.reset_delay and half:
         return f"reset_delay=False with an input of {x.dtype}"
+    if CELLS[neuron.cell].recurrent and (neuron.factor.numel() != 1 or neuron.factor.requires_grad):
+        return "spikes that are fed back with a factor that learns or is no single number"
     if neuron.recurrence is not None:
         reason = recurrent.not_covered(neuron, call)
         if reason:

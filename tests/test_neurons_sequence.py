@@ -94,7 +94,9 @@ def test_the_kernels_are_the_loop(kind, option, reset, how, learn):
     assert_same(fused, steps, ["spk", *(name for name in FAMILY[kind].states if name != "spk")])
     assert steps["spk"].any()
     for name in steps:
-        if name.startswith("d"):
+        if name.startswith("d") and steps[name] is None:  # Alpha's membrane is no state: no gradient, or a zero one
+            assert fused[name] is None or not fused[name].any(), name
+        elif name.startswith("d"):
             assert_close(fused[name], steps[name], F32, 10 * steps[name].abs().max(), name)
 
 

@@ -14,6 +14,7 @@ FEATURES = {
     "convert, revert, patched, reset": "test_conversion test_conversion_patched test_conversion_refused "
     "test_conversion_reset",
     "Refused arguments": "test_checks",
+    "Files that are whole or not there": "test_files",
     "Any arguments at all (fuzz)": "test_conversion_fuzz test_data_fuzz test_functional_fuzz test_fuzz test_layers_fuzz "
     "test_neurons_fuzz test_training_fuzz",
     "Hostile checkpoints and data files": "test_training_checkpoints",

@@ -227,6 +227,10 @@ FAULTS = {
         "training", '"accuracy": last["test_accuracy"]', '"accuracy": 100 * last["test_accuracy"]',
         "per cent in place of a share", "training",
     ),
+    "whole": Fault(
+        "_files", "os.replace(part, path)", "path.write_bytes(part.read_bytes())", "written in place", "files",
+    ),
+    "swept": Fault("_files", "if _try_lock(file):", "if True:", "what is being written is swept away", "files"),
     # --- plots, the command line, the doors ---
     "plots": Fault(
         "plots", "_picture(frames[t], largest)", "_picture(frames[0], largest)",

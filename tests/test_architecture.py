@@ -19,6 +19,7 @@ ORDER = [
     "_torch",
     "_snntorch",
     "_checks",
+    "_files",
     "surrogate",
     "memory",
     "functional",
@@ -31,7 +32,7 @@ ORDER = [
     "__main__",
 ]
 # Beside the line: what each may import of ours. `BASE` is open to all.
-BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks"}
+BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files"}
 BESIDE = {
     "energy": {"neurons"},
     "flow": {"neurons"},

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 STALE = (
     "Trying to backward through the graph a second time: a neuron's state goes on from steps whose graph an earlier "
     "backward() has freed. Between two sequences start anew with snn.reset(net), or with mem = neuron.reset_mem() where you "
-    "hold the states yourself; or keep the values and cut the graph with mem = mem.detach() (neuron.detach_hidden() where "
-    "init_hidden=True). If you mean to go through one graph twice, give the first backward() retain_graph=True"
+    "hold the states yourself; or keep the values and cut the graph with snn.detach(net), and mem = mem.detach() where you "
+    "hold them. If you mean to go through one graph twice, give the first backward() retain_graph=True"
 )
 
 

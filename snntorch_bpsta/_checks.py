@@ -24,6 +24,16 @@ def _described(tensor):
     return f"{tensor.dtype}" if tensor.layout is torch.strided else f"{tensor.dtype}, {tensor.layout}"
 
 
+def _check_dense(name, value):
+    """Refuse nested and sparse tensors, with what makes dense ones of them."""
+    if value.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor, got a nested one: use torch.nested.to_padded_tensor({name}, 0.0)"
+        )
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {_described(value)}: use {name}.to_dense()")
+
+
 def check_temporal_alpha(alpha: Any, reset_mechanism: str = "zero", reset_delay: bool = True) -> float:
     """Return `alpha` as a float in [0, 1]; refuse it where the reset path it mends does not exist."""
     if isinstance(alpha, bool) or not isinstance(alpha, Real):
@@ -168,7 +178,8 @@ def check_current(input_: Any, num_dims: int, expected: str) -> None:
     with autograd's anomaly detection on, also one that holds NaN."""
     if not isinstance(input_, torch.Tensor):
         raise TypeError(f"input_ must be a tensor of shape {expected}, got {type(input_).__name__}")
-    if input_.dtype not in FLOATING or input_.layout is not torch.strided:
+    if input_.dtype not in FLOATING or input_.layout is not torch.strided or input_.is_nested:
+        _check_dense("input_", input_)
         raise TypeError(
             f"input_ must be a dense floating-point tensor (a current), got {_described(input_)}; use input_.float()"
         )
@@ -179,6 +190,16 @@ def check_current(input_: Any, num_dims: int, expected: str) -> None:
             f"input_ holds {int(input_.isnan().sum())} NaN (checked because torch.autograd.set_detect_anomaly is on): "
             "look for a diverged weight or a division by zero in the layer before the neuron"
         )
+
+
+def check_sample(input_: torch.Tensor, shape: tuple[int, ...] | None, order: str) -> None:
+    """Refuse an input whose samples at a step are not of this `shape`."""
+    if shape is None or input_.shape[2:] == shape:
+        return
+    advice = ""
+    if input_.shape[1:] == shape:
+        advice = ": there is no dimension of time; stack the steps, or input_.unsqueeze(0) for one step"
+    raise ValueError(f"input_ must be {order} with * = {shape}, got shape {tuple(input_.shape)}{advice}")
 
 
 def check_some_steps(input_: torch.Tensor, time: int = 0, name: str = "input_") -> None:

@@ -153,7 +153,7 @@ def count_operations(net: nn.Module) -> Iterator[Operations]:
         True
     """
     check_module("net", net)
-    operations, factors = Operations(), {}
+    operations, factors = Operations(), dict[str, set[float]]()
 
     def add(name, layer, x, spikes=False):
         met, fan_out, dense = _meetings(layer, x.detach())

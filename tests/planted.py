@@ -154,8 +154,12 @@ FAULTS = {
     ),
     # --- layers, networks ---
     "fold": Fault(
-        "layers", "unflatten(0, x.shape[:2])", "unflatten(0, x.shape[1::-1]).transpose(0, 1)",
+        "_folded", "unflatten(0, x.shape[:2])", "unflatten(0, x.shape[1::-1]).transpose(0, 1)",
         "time and batch swapped", "layers_multistep",
+    ),
+    "foreign": Fault(
+        "_folded", "if names and not _same_by_step(layer, x, out):", "if False:",
+        "a module with a state of its own is folded", "layers_multistep",
     ),
     "dropout": Fault(
         "layers", "dropout(torch.ones_like(x[0]), self.p)", "dropout(torch.ones_like(x), self.p)",

@@ -20,6 +20,7 @@ ORDER = [
     "_snntorch",
     "_checks",
     "_files",
+    "_folded",
     "surrogate",
     "memory",
     "functional",
@@ -32,7 +33,7 @@ ORDER = [
     "__main__",
 ]
 # Beside the line: what each may import of ours. `BASE` is open to all.
-BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files"}
+BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files", "_folded"}
 BESIDE = {
     "energy": {"neurons"},
     "flow": {"neurons"},

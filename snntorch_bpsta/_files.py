@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-def write_whole(path: Path, chunks: Iterable[bytes], previous: Path | None = None) -> None:
+def write_whole(path: Path, chunks: Iterable[bytes | memoryview], previous: Path | None = None) -> None:
     """Write `chunks` to `path`, which appears whole or not at all, whatever happens in between.
 
     They are written beside `path`, so that nothing is moved between file systems, brought to the disk, and then renamed. A

@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ._signals import Stop
 from ._version import __version__
 
 __all__ = ["main"]
@@ -126,8 +127,9 @@ def _train_options(parser):
     add = parser.add_argument
     add("--recipe", choices=tuple(paper_rows()), metavar="ROW", help="a row of the paper: see bpsta recipes")
     add("--seed", type=int, default=0, help="default: 0")
-    add("--out", type=Path, help="folder for checkpoint, logs and result (default: runs/DATASET)")
+    add("--out", type=Path, help="folder for checkpoint, logs and result (default: runs/DATASET-VARIANT-SEED)")
     add("--resume", action="store_true", help="go on from OUT/last.ckpt")
+    add("--overwrite", action="store_true", help="begin anew in a folder that holds a run, which is lost")
     add("--devices", type=_positive, default=1, help="processes per machine, by DDP; the batch size is per process")
     add("--num-nodes", type=_positive, default=1, help="machines; start it on each by torchrun or SLURM")
     add("--precision", choices=("32-true", "bf16-mixed", "16-mixed"), default="32-true")
@@ -137,32 +139,23 @@ def _train_options(parser):
 
 
 def _train(arguments):
+    from .training._tables import print_result
     from .training.run import train
 
     recipe = _recipe(arguments)
-    out = arguments.out or Path("runs") / (arguments.recipe or recipe.dataset)
+    out = (
+        arguments.out or Path("runs") / f"{arguments.recipe or recipe.dataset}-{recipe.variant_name()}-{arguments.seed}"
+    )
     row = train(
-        recipe, arguments.seed, out, resume=arguments.resume, devices=arguments.devices, num_nodes=arguments.num_nodes,
-        precision=arguments.precision, num_workers=arguments.num_workers,
+        recipe, arguments.seed, out, resume=arguments.resume, overwrite=arguments.overwrite, devices=arguments.devices,
+        num_nodes=arguments.num_nodes, precision=arguments.precision, num_workers=arguments.num_workers,
         **_given(arguments, "data_root", "download", "accelerator", "also_test"),
     )  # fmt: skip
     from lightning.pytorch.utilities import rank_zero_only
 
     if rank_zero_only.rank == 0:
-        _print_result(row)
+        print_result(row)
         print(f"checkpoint, logs and result.json: {out}")
-
-
-def _print_result(row):
-    for name, found in row.get("also_test", {}).items():
-        print(f"{name}: test accuracy {100 * found['accuracy']:.2f} % of {found['samples']}")
-    print(f"test accuracy {100 * row['accuracy']:.2f} %", end="")
-    if row["firing_rate"] is None:
-        print()
-        return
-    print(f", firing rate {row['firing_rate']:.4f} spikes per neuron and step")
-    for layer, rate in row["firing_rates"].items():
-        print(f"  layer {layer:8} {rate:.4f}")
 
 
 # --- evaluate -------------------------------------------------------------------------------------
@@ -182,6 +175,8 @@ def _evaluate_options(parser):
 
 
 def _evaluate(arguments):
+    from .training._tables import print_result
+
     if arguments.neurobench is None:
         from .training.run import evaluate
     else:
@@ -189,7 +184,7 @@ def _evaluate(arguments):
 
     options = _given(arguments, "data_root", "download", "accelerator")
     row = evaluate(arguments.checkpoint, test_limit=arguments.test_limit, dataset=arguments.dataset, **options)
-    _print_result(row)
+    print_result(row)
     if arguments.neurobench is not None:
         from .training.results import write_json
 
@@ -375,22 +370,26 @@ def _parser(asked):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``bpsta``. Returns the exit code: 0, or 2 for wrong values, missing files and missing libraries."""
+    """Entry point of ``bpsta``. Returns the exit code: 0; 2 for wrong values, missing files and missing libraries; 130 and
+    143 where SIGINT (Ctrl-C) and SIGTERM stopped it."""
     argv = [*(sys.argv[1:] if argv is None else argv)]
     command = COMMANDS.get(argv[0] if argv else "")
-    try:
-        if command is not None and command.options is None:
-            return command.run(argv[1:]) or 0
-        arguments = _parser(asked=argv[0] if argv else None).parse_args(argv)
-        return COMMANDS[arguments.command].run(arguments) or 0
-    except ModuleNotFoundError as error:
-        if error.name not in ("lightning", "matplotlib", "torchmetrics"):
-            raise
-        return _fail(f"{error.name} is not installed: pip install 'snntorch-bpsta[train,plots]'")
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("BPSTA_TRACEBACK"):
-            raise
-        return _fail(error)
-    except KeyboardInterrupt:
-        print("stopped; go on with --resume (train) or the same command (compare, study)", file=sys.stderr)
-        return 130
+    with Stop() as stop:
+        try:
+            if command is not None and command.options is None:
+                return command.run(argv[1:]) or 0
+            arguments = _parser(asked=argv[0] if argv else None).parse_args(argv)
+            return COMMANDS[arguments.command].run(arguments) or 0
+        except ModuleNotFoundError as error:
+            if error.name not in ("lightning", "matplotlib", "torchmetrics"):
+                raise
+            return _fail(f"{error.name} is not installed: pip install 'snntorch-bpsta[train,plots]'")
+        except (ValueError, OSError, ImportError) as error:
+            if os.environ.get("BPSTA_TRACEBACK"):
+                raise
+            return _fail(error)
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
+            if stop.number is None and isinstance(error, SystemExit):
+                raise
+            print("stopped; go on with --resume (train) or the same command (compare, study)", file=sys.stderr)
+            return 128 + (stop.number or 2)

@@ -36,7 +36,7 @@ FEATURES = {
     "NIR": "test_nir",
     "NeuroBench": "test_neurobench",
     "snnTorch's tutorials": "test_tutorials test_tutorials_functional",
-    "Training and resuming (Lightning)": "test_training test_training_losses test_training_recipes",
+    "Training and resuming (Lightning)": "test_training test_training_losses test_training_recipes test_training_runs",
     "Training in two processes (DDP)": "test_training::test_two_processes test_training::test_membranes_are",
     "Recipes, comparisons and studies": "test_training_recipes test_results test_studies",
     "Images": "test_data_images",

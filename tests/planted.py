@@ -179,7 +179,7 @@ FAULTS = {
         "the wrong constant of Eq. 11", "energy",
     ),
     "operations": Fault(
-        "energy", "module.in_features * module.out_features", "module.in_features",
+        "energy", "layer.in_features * layer.out_features", "layer.in_features",
         "a factor missing", "energy",
     ),
     "flow": Fault(
@@ -227,6 +227,9 @@ FAULTS = {
         "training", 'torch.load(path, map_location="cpu", weights_only=True)',
         'torch.load(path, map_location="cpu", weights_only=False)', "a checkpoint may run code", "training_checkpoints",
     ),
+    "folder": Fault("training/run", "if held and not overwrite:", "if False:", "a run is written over", "training_runs"),
+    "crc": Fault("training/checkpoints", "if broken is not None:", "if False:", "a flipped bit is taken", "training_runs"),
+    "diverged": Fault("training/module", "weight.isfinite().all()", "True", "a NaN over a good run", "training_runs"),
     "results": Fault(
         "training", '"accuracy": last["test_accuracy"]', '"accuracy": 100 * last["test_accuracy"]',
         "per cent in place of a share", "training",
@@ -241,7 +244,8 @@ FAULTS = {
         "a film of one frame", "plots_data",
     ),
     "cli": Fault(
-        "cli", "print(f\"test accuracy {100 * row['accuracy']:.2f} %\"", "print(f\"test accuracy {row['accuracy']:.2f} %\"",
+        "training/_tables", "print(f\"test accuracy {100 * row['accuracy']:.2f} %\"",
+        "print(f\"test accuracy {row['accuracy']:.2f} %\"",
         "a share called per cent", "cli",
     ),
     "checks": Fault(

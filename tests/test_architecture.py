@@ -21,6 +21,7 @@ ORDER = [
     "_checks",
     "_files",
     "_folded",
+    "_signals",
     "surrogate",
     "memory",
     "functional",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from packaging.version import Version
 from torch.overrides import TorchFunctionMode
 
 from .._checks import FLOATING, check_int, check_number, check_tensor
+from .._files import write_whole
 from .recipes import Recipe
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CHECKPOINT"]
 
 CHECKPOINT = "last.ckpt"
+PREVIOUS = "last.previous.ckpt"
 TO_RESUME = ("epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version")
 
 
@@ -32,6 +37,9 @@ def load_checkpoint(path: AnyPath, needed: Sequence[str] = ()) -> tuple[dict[str
     try:
         if zipfile.is_zipfile(path):  # torch.save does not compress; what unpacks to more is no work of its
             with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()  # against the sums that the file carries: a flipped bit is another weight
+                if broken is not None:
+                    raise ValueError(f"{broken} in it is not what was written")
                 sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
             if sum(sizes.values()) > path.stat().st_size:
                 raise ValueError(f"it unpacks to {sum(sizes.values()):,} bytes")
@@ -68,12 +76,42 @@ def load_checkpoint(path: AnyPath, needed: Sequence[str] = ()) -> tuple[dict[str
         raise damaged(path, error) from error
 
 
-def _storages(value):
-    """What holds the numbers of the tensors in dicts and lists of them."""
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of a run to go on from: the last one or, where that is damaged, the one before it, with a warning."""
+    last, previous = folder / CHECKPOINT, folder / PREVIOUS
+    if not last.is_file() and not previous.is_file():
+        return None
+    try:
+        load_checkpoint(last, TO_RESUME)
+    except (ValueError, OSError) as error:
+        if not previous.is_file():
+            raise
+        load_checkpoint(previous, TO_RESUME)
+        warnings.warn(f"{error}: going on from {previous}, one epoch before", stacklevel=3)
+        return previous
+    return last
+
+
+class Files(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all, beside the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: AnyPath, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(Path(path), [content.getbuffer()], Path(path).with_name(PREVIOUS))
+
+
+def _storages(value, seen=None):
+    """What holds the numbers of the tensors in dicts and lists of them, each looked into once."""
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return
+    if isinstance(value, (dict, list, tuple)):
+        seen.add(id(value))
     if isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta:
         yield value.untyped_storage()
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
-        yield from _storages(part)
+        yield from _storages(part, seen)
 
 
 class _WithoutMemory(TorchFunctionMode):

@@ -119,6 +119,12 @@ class Classifier(L.LightningModule):
             self.log("firing_rate", firing.mean())
 
     def on_train_epoch_end(self) -> None:
+        for name, weight in self.net.named_parameters():
+            if not bool(weight.isfinite().all()):  # in front of the checkpoint of this epoch
+                raise ValueError(
+                    f"the run has diverged: {name} is no longer finite after epoch {self.current_epoch}. The checkpoint "
+                    "is of the epoch before, if there was one; lower lr, or train in another precision"
+                )
         metrics = self.trainer.callback_metrics
         warm_up = self._warm_up_of(self.current_epoch)
         firing = self._fired()
@@ -138,6 +144,7 @@ class Classifier(L.LightningModule):
         set_warm_up(self.net, None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.pop("callbacks", None)  # which name files, see on_load_checkpoint
         checkpoint["bpsta"] = {"recipe": self.recipe.as_dict(), "seed": self.seed, "history": self.history}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import snntorch
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ._checks import check_module, check_number
 
@@ -135,8 +137,10 @@ def count_operations(net: nn.Module) -> Iterator[Operations]:
     alike. A spike of a recurrent neuron also costs one accumulate for each weight of its recurrence.
 
     Linear layers, convolutions and transposed convolutions of one to three dimensions, and recurrences are counted. Batch
-    norm, pooling, voting, embeddings and the neurons themselves are not, in either network. Any other module with weights is
-    named in a warning: what it does is missing.
+    norm, pooling, voting, embeddings and the neurons themselves are not, in either network. A module that calculates any
+    other product (attention, an LSTM, ``F.linear`` or ``@`` in a forward of your own) is named in a warning at the end: what
+    it does is missing. ``dense`` takes a layer to be one, and to see a sample once at a step: a layer that is used twice, or
+    on every token of a sample, does as much more.
 
     Yields:
         Operations: filled as the network runs.
@@ -153,6 +157,7 @@ def count_operations(net: nn.Module) -> Iterator[Operations]:
         True
     """
     check_module("net", net)
+    names = {module: name for name, module in net.named_modules()}
     operations, factors = Operations(), dict[str, set[float]]()
 
     def add(name, layer, x, spikes=False):
@@ -165,42 +170,65 @@ def count_operations(net: nn.Module) -> Iterator[Operations]:
         if len(factors[name]) > 1:  # then what came before were no spikes either
             count["mac"], count["ac"] = count["mac"] + count["ac"], 0.0
 
-    def of_layer(name):
-        return lambda layer, args, output: add(name, layer, args[0])
+    def begin(module, args):
+        if module in names:
+            products.running.append(module)
 
-    def of_recurrence(name):
-        def hook(neuron, args, output):
+    def end(module, args, *rest):  # PyTorch leaves the keywords out where the module has failed
+        kwargs, output = rest if len(rest) == 2 else ({}, None)
+        if module not in names:
+            return
+        counted_within = any(isinstance(outer, _COUNTED) or _recurs(outer) for outer in products.running[:-1])
+        if output is None or counted_within:  # it failed; or its neuron is counted, in a loop as by the kernels
+            pass
+        elif _recurs(module):
             spk = output[0] if isinstance(output, tuple) else output
-            if neuron.all_to_all and isinstance(neuron.recurrent, nn.Conv2d):
+            if module.all_to_all and isinstance(module.recurrent, nn.Conv2d):
                 spk = spk.reshape(-1, *spk.shape[-3:])
-            add(name, neuron.recurrent, spk, spikes=True)
-
-        return hook
-
-    handles, missing, inside = [], [], set()
-    for name, module in net.named_modules():
-        if module in inside:
-            continue
-        if isinstance(module, snntorch.SpikingNeuron):
-            inside.update(module.modules())  # a recurrence is a layer inside, which the kernels do not call
-            if isinstance(getattr(module, "recurrent", None), nn.Module):
-                handles.append(
-                    module.register_forward_hook(of_recurrence(f"{name}.recurrent" if name else "recurrent"))
-                )
+            add(names[module.recurrent], module.recurrent, spk, spikes=True)
         elif isinstance(module, _COUNTED):
-            handles.append(module.register_forward_hook(of_layer(name)))
-        elif not isinstance(module, nn.Embedding) and any(
-            weight.dim() > 1 for weight in module.parameters(recurse=False)
-        ):
-            missing.append(f"{name or 'the net itself'} ({type(module).__name__})")
-            inside.update(module.modules())
-    if missing:
-        warnings.warn(f"the operations of these modules are not counted: {', '.join(missing)}", stacklevel=3)
+            add(names[module], module, args[0] if args else kwargs["input"])
+        products.running.pop()
+
+    products = _Products()
+    handles = [
+        nn.modules.module.register_module_forward_pre_hook(begin),
+        nn.modules.module.register_module_forward_hook(end, with_kwargs=True, always_call=True),
+    ]
     try:
-        yield operations
+        with products:
+            yield operations
     finally:
         for handle in handles:
             handle.remove()
+    if products.missed:
+        missed = [f"{names[module] or 'the net itself'} ({type(module).__name__})" for module in products.missed]
+        warnings.warn(f"the products of these modules are not counted: {', '.join(missed)}", stacklevel=3)
+
+
+class _Products(TorchFunctionMode):
+    """Notes in which modules, of those `running`, a product is calculated that is not counted."""
+
+    def __init__(self):
+        super().__init__()
+        self.running: list[nn.Module] = []
+        self.missed: dict[nn.Module, None] = {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if self.running and _PRODUCT.fullmatch(getattr(func, "__name__", "")):
+            if not any(isinstance(module, _COUNTED) or _recurs(module) for module in self.running):
+                self.missed[self.running[-1]] = None
+        return func(*args, **(kwargs or {}))
+
+
+# What PyTorch's functions are called that multiply matrices, convolve, recur or attend.
+_PRODUCT = re.compile(
+    r"(bi)?linear|.*matmul.*|.*mm|(add)?mv|.*dot|inner|einsum|conv.*|(rnn|lstm|gru).*|.*attention.*|_transformer.*fwd"
+)
+
+
+def _recurs(module):
+    return isinstance(module, snntorch.SpikingNeuron) and isinstance(getattr(module, "recurrent", None), nn.Module)
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

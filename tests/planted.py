@@ -153,6 +153,9 @@ FAULTS = {
         "conversion", "module.reset_mem()", "module.detach_hidden()", "a missing reset", "conversion_reset",
     ),
     # --- layers, networks ---
+    "products": Fault(
+        "energy", "self.missed[self.running[-1]] = None", "pass", "a product that is not counted is not named", "energy",
+    ),
     "fold": Fault(
         "_folded", "unflatten(0, x.shape[:2])", "unflatten(0, x.shape[1::-1]).transpose(0, 1)",
         "time and batch swapped", "layers_multistep",

@@ -1,11 +1,13 @@
 """Eq. 11 against Table 6, and the spikes that the recorder counts."""
 
 import math
+import warnings
 
 import pytest
 import snntorch
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import snntorch_bpsta as snn
 from snntorch_bpsta import energy
@@ -364,26 +366,63 @@ def test_operations_of_other_convolutions(layer):
 
 
 class Functional(nn.Module):
-    def __init__(self):
+    """A product of its own, with the weight of a layer that is not called, or of an embedding."""
+
+    def __init__(self, tied=False):
         super().__init__()
-        self.weight = nn.Parameter(torch.rand(3, 3))
+        self.layer = nn.Embedding(5, 4) if tied else nn.Linear(4, 5)
+        self.position = nn.Parameter(torch.rand(3, 4))
 
     def forward(self, x):
-        return nn.functional.linear(x, self.weight)
+        return (x + self.position) @ self.layer.weight.T
+
+
+def encoder():
+    return nn.TransformerEncoderLayer(4, 2, dim_feedforward=6, batch_first=True)
 
 
 @pytest.mark.parametrize(
-    "layer, name",
+    "layer, names",
     [
-        (nn.MultiheadAttention(4, 2), "1 .MultiheadAttention."), (nn.LSTM(4, 3), "1 .LSTM."),
-        (nn.Bilinear(2, 2, 3), "1 .Bilinear."), (Functional(), "1 .Functional."),
+        (lambda: nn.MultiheadAttention(4, 2), "1 .MultiheadAttention."), (lambda: nn.LSTM(4, 3), "1 .LSTM."),
+        (lambda: nn.Bilinear(4, 4, 3), "1 .Bilinear."), (Functional, "1 .Functional."),
+        (lambda: Functional(tied=True), "1 .Functional."), (encoder, "1.*Encoder.*|1.self_attn .*"),
+        (lambda: snntorch.SLSTM(4, 3, init_hidden=True), "1.lstm_cell .LSTMCell."),
+        (lambda: snntorch.LeakyParallel(4, 3), "1.rnn .RNN."),
     ],
-    ids=lambda x: x if isinstance(x, str) else "",
 )  # fmt: skip
-def test_what_is_not_counted_is_named(layer, name):
-    with pytest.warns(UserWarning, match=f"operations of these modules are not counted: {name}$"):
-        with energy.count_operations(nn.Sequential(nn.Linear(2, 2), layer, nn.BatchNorm1d(3), nn.Embedding(3, 2))):
-            pass
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_what_is_not_counted_is_named(layer, names, mode):
+    net = nn.Sequential(nn.Linear(4, 4), layer()).eval()
+    arguments = {"MultiheadAttention": 3, "Bilinear": 2}.get(type(net[1]).__name__, 1)
+    x = torch.rand(2, 4) if isinstance(net[1], snntorch.SLSTM) else torch.rand(2, 3, 4)
+    with pytest.warns(UserWarning, match=f"products of these modules are not counted: ({names})$"):
+        with mode(), energy.count_operations(net) as found:
+            net[1](*[net[0](x)] * arguments)
+    assert found["0"] == {"dense": 16, "ac": 0.0, "mac": x.numel() * 4.0}
+
+
+def test_what_multiplies_no_matrices_is_not_named():
+    """Norms with weights of several dimensions, a parametrised weight, a weight that is added, a loss outside."""
+    layers = (parametrizations.weight_norm(nn.Linear(4, 4)), nn.LayerNorm([3, 4]), nn.Embedding(3, 4), snn.Leaky(0.9))
+    net = nn.Sequential(*layers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with energy.count_operations(net) as found:
+            out = net[3](net[1](net[0](input=torch.ones(2, 3, 4))) + net[2](torch.arange(3)))[0]
+            (out @ out.mT).sum().backward()
+    assert found == {"0": {"dense": 16, "ac": 96.0, "mac": 0.0}}
+
+
+def test_a_failure_inside_leaves_nothing_behind():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 4))
+    with energy.count_operations(net) as found:
+        with pytest.raises(RuntimeError, match="shapes"):
+            net(torch.ones(2, 4))
+        net[0](torch.ones(2, 4))
+    assert found == {"0": {"dense": 16, "ac": 64.0, "mac": 0.0}}
+    net[0](torch.ones(2, 4))
+    assert found["0"]["ac"] == 64
 
 
 def test_operations_agree_with_eq_11_where_it_is_exact():

@@ -7,9 +7,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from ._torch import is_compiling, version
+from ._torch import is_compiling, tree_leaves, version
 
 # The layers that were looked at in a call, with whether they were in training.
 _looked_at: WeakKeyDictionary[nn.Module, set[bool]] = WeakKeyDictionary()

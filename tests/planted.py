@@ -223,7 +223,8 @@ FAULTS = {
         "a learning rate that rises from elsewhere", "training",
     ),
     "variant": Fault(
-        "training/recipes", '"temporal_alpha": self.temporal_alpha}', '"temporal_alpha": 0.0}',
+        "training/recipes", 'Any] = {"spatial_adj": self.spatial_adj, "temporal_alpha": self.temporal_alpha}',
+        'Any] = {"spatial_adj": self.spatial_adj, "temporal_alpha": 0.0}',
         "BPTA is never on", "training_recipes",
     ),
     "checkpoints": Fault(

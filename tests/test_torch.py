@@ -111,6 +111,11 @@ def test_a_constant_of_the_compiler_is_called_while_it_traces():
     assert len(calls) == 1
 
 
+def test_leaves_of_what_a_module_keeps():
+    x = torch.zeros(2)
+    assert _torch.tree_leaves({"v": x, "list": [1, (2.0, None)]}) == [x, 1, 2.0, None]
+
+
 def test_every_name_has_its_test():
     public = [name for name, value in vars(_torch).items() if callable(value) and not name.startswith("_")]
     source = Path(__file__).read_text(encoding="utf-8")

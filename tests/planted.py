@@ -132,6 +132,10 @@ FAULTS = {
         "neurons/states", "alive(value).detach() for name", "alive(value) for name",
         "a copy of a neuron fails with its graph", "neurons_copies",
     ),
+    "older": Fault(
+        "neurons/states", "del state_dict[prefix + name]", "pass", "hidden states of an older snnTorch are foreign keys",
+        "neurons_older",
+    ),
     "circuit": Fault(
         "neurons/engine", "return 1 - self.time_step / (self.R * self.C)", "return self.beta", "the decay is a number",
         "neurons_gradients",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from warnings import warn
 
 import snntorch
 import torch
@@ -12,6 +13,9 @@ from .._snntorch import set_reset
 from .._torch import backward_pass, is_compiling, is_of_a_transform
 from ..surrogate import as_portable, from_portable
 from .build import Mixin
+
+# What a state_dict of an older snnTorch may lack.
+_NEWER = ("reset_mechanism_val", "graded_spikes_factor")
 
 
 class Stateful(Mixin):
@@ -98,6 +102,7 @@ class Stateful(Mixin):
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
+        self._from_older(state_dict, prefix)
         rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._share_v()
@@ -108,6 +113,25 @@ class Stateful(Mixin):
                 set_reset(self, resets[value.item()])
             else:
                 error_msgs.append(f"{prefix}reset_mechanism_val must be one of {sorted(resets)}, got {value.item()}")
+
+    def _from_older(self, state_dict, prefix):
+        """What an older snnTorch saved, as if it were saved today: 0.4 had no name of the reset, 0.4 and 0.5 no factor of
+        spikes and V once only, 0.8 saved the hidden states too. `state_dict` is the loader's own."""
+        if not {prefix + name for name in self._per_neuron} & state_dict.keys():
+            return  # nothing of this neuron
+        states = [name for name in self._states if prefix + name in state_dict and name not in self._buffers]
+        for name in states:
+            del state_dict[prefix + name]
+        kept = [name for name in _NEWER if name in self._buffers and prefix + name not in state_dict]
+        state_dict.update({prefix + name: self._buffers[name] for name in kept})
+        again = prefix + "V" in state_dict and "V" in self._parameters and prefix + "recurrent.V" not in state_dict
+        if again:
+            state_dict[prefix + "recurrent.V"] = state_dict[prefix + "V"]
+        what = [f"{', '.join(states)} not loaded, for hidden states are not saved any more"] if states else []
+        what += [f"{', '.join(kept)} not there, left as the neuron was built"] if kept else []
+        what += ["recurrent.V not there, taken from V"] if again else []
+        if what:
+            warn(f"the state_dict of a {type(self).__name__} is of an older snnTorch: {'; '.join(what)}", stacklevel=2)
 
     def __getstate__(self):
         """For copies and pickle: hidden states without their graph, which autograd does not copy."""

@@ -36,6 +36,7 @@ BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files"}
 BESIDE = {
     "energy": {"neurons"},
     "flow": {"neurons"},
+    "nir": {"neurons", "layers"},
     "plots": set(),
     "data": set(),
 }

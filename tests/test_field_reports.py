@@ -232,3 +232,52 @@ def test_tonic_181_and_313_one_event_is_seen():
     for steps in (1, 4):
         frames = events_to_frames(events, steps, (4, 4))
         assert frames.sum() == 1 and frames[-1, 1, 2, 1] == 1
+
+
+# --- NIR ------------------------------------------------------------------------------------------
+
+
+def there_and_back(net, sample, path):
+    nir = pytest.importorskip("nir", reason="nir is missing")
+    nir.write(str(path / "net.nir"), snn.nir.export(net, sample))
+    return snn.nir.load(nir.read(str(path / "net.nir")))
+
+
+def test_nir_155_and_snntorch_384_and_410_one_number_for_a_layer(tmp_path):
+    """What a user writes: one beta for all neurons, `Leaky` and `Synaptic`; written, read, equal."""
+    torch.manual_seed(0)
+    first, last = snn.Leaky(beta=0.9, reset_mechanism="zero"), {"reset_mechanism": "zero", "reset_delay": False}
+    net = snn.MultiStep(
+        nn.Flatten(),
+        nn.Linear(784, 20),
+        first,
+        nn.Linear(20, 10),
+        snn.Synaptic(alpha=0.5, beta=0.9, threshold=0.2, **last),
+    )
+    x = torch.rand(20, 2, 1, 28, 28) * 6
+    out = net(x)
+    assert out.any() and torch.equal(there_and_back(net, x[0, 0], tmp_path)(x), out)
+
+
+def test_snntorch_304_and_367_convolutions_without_bias_and_pooling_by_one_number(tmp_path):
+    torch.manual_seed(0)
+    leaky = {"beta": 0.5, "threshold": 0.2, "reset_mechanism": "zero"}
+    net = snn.MultiStep(
+        nn.Conv2d(2, 8, 3, padding=1, bias=False), snn.Leaky(**leaky), nn.AvgPool2d(2, 2),
+        nn.Conv2d(8, 4, 3, padding=1, stride=2, bias=False), snn.Leaky(**leaky),
+        nn.Flatten(), nn.Linear(4 * 3 * 3, 10, bias=False), snn.Leaky(**leaky),
+    )  # fmt: skip
+    x = torch.rand(10, 2, 2, 12, 12) * 3
+    out = net(x)
+    assert out.any() and torch.equal(there_and_back(net, x[0, 0], tmp_path)(x), out)
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_snntorch_290_and_nirtorch_16_recurrent_neurons_are_read_and_written_again(kind, tmp_path):
+    torch.manual_seed(0)
+    net = snn.MultiStep(
+        nn.Linear(4, N), make_neuron(snn, kind, reset_mechanism="zero", reset_delay=False, linear_features=N)
+    )
+    x, out = inputs(), net(inputs())
+    once = there_and_back(net, x[0, 0], tmp_path)
+    assert out.any() and torch.equal(there_and_back(once, x[0, 0], tmp_path)(x), out)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from . import energy as energy
     from . import flow as flow
     from . import networks as networks
+    from . import nir as nir
     from . import plots as plots
     from . import training as training
 
@@ -31,7 +32,7 @@ __all__ += ["Conversion", "convert", "detach", "patched", "reset", "revert"]
 __all__ += ["compress_spikes", "functional", "surrogate"]
 __all__ += [name for name in _snntorch.public_names(_snntorch.snntorch) if name not in __all__]
 
-_ON_FIRST_USE = ("data", "energy", "flow", "networks", "plots", "training")
+_ON_FIRST_USE = ("data", "energy", "flow", "networks", "nir", "plots", "training")
 
 _snntorch.install_finder()
 _from_host, __dir__ = _snntorch.fall_back_to(_snntorch.snntorch, __name__)

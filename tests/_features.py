@@ -14,9 +14,10 @@ FEATURES = {
     "convert, revert, patched, reset": "test_conversion test_conversion_patched test_conversion_refused "
     "test_conversion_reset",
     "Refused arguments": "test_checks",
+    "What users reported in public": "test_field_reports",
     "Files that are whole or not there": "test_files",
     "Any arguments at all (fuzz)": "test_conversion_fuzz test_data_fuzz test_functional_fuzz test_fuzz test_layers_fuzz "
-    "test_neurons_fuzz test_training_fuzz",
+    "test_neurons_fuzz test_nir_fuzz test_training_fuzz",
     "Hostile checkpoints and data files": "test_training_checkpoints",
     "Two threads, forked processes": "test_functional_threads",
     "The names of snnTorch": "test_namespace test_architecture test_torch",
@@ -33,7 +34,7 @@ FEATURES = {
     "torch.export": "test_compile::test_export test_export::test_export",
     "torch.func, functional_call": "test_export test_compile::test_functional_call test_compile::test_torch_func",
     "ONNX": "test_export::test_onnx",
-    "NIR": "test_nir",
+    "NIR": "test_nir test_nir_networks",
     "NeuroBench": "test_neurobench",
     "snnTorch's tutorials": "test_tutorials test_tutorials_functional",
     "Training and resuming (Lightning)": "test_training test_training_losses test_training_recipes test_training_runs",

@@ -180,6 +180,21 @@ FAULTS = {
         "networks", "**{**NEURONS[preset], **options}", "**{**options, **NEURONS[preset]}",
         "what the user asks for is overwritten", "networks",
     ),
+    # --- nir ---
+    "nir-factor": Fault(
+        "nir/_load", "one(threshold / factor)", "one(threshold * factor)", "the factor of the input the wrong way round",
+        "nir_networks",
+    ),
+    "nir-syn": Fault(
+        "nir/_export", "w_in=tau_syn / dt", "w_in=tau / dt", "the wrong time constant beside the input", "nir_networks",
+    ),
+    "nir-edges": Fault(
+        "nir/_load", "if extra or name in seen:", "if name in seen:", "two paths into one node are read as one",
+        "nir_networks",
+    ),
+    "nir-twice": Fault(
+        "nir/_export", "seen.add(layer)", "pass", "one neuron in two places becomes two", "nir_networks",
+    ),
     # --- energy, flow ---
     "energy": Fault(
         "energy", "return E_MAC_PJ / energy if energy", "return E_AC_PJ / energy if energy",

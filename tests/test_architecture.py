@@ -38,6 +38,7 @@ BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files", "_fol
 BESIDE = {
     "energy": {"neurons"},
     "flow": {"neurons"},
+    "nir": {"neurons", "layers"},
     "plots": set(),
     "data": set(),
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._checks import check_fired
 from .cells import CELLS, advance, flags, prompt
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def reference(neuron: Neuron, input_: Tensor, states: dict[str, Any]) -> tuple[T
     u, i, j, z = (states.get(name) for name in ("mem", "syn", "inh", "fed"))
     spk_rec: list[Tensor] = []
     rec: dict[str, list[Any]] = {"mem": [], "syn": [], "inh": []}
-    reset = spike_grad(u - threshold).detach().to(u.dtype)
+    reset = spike_grad(u - threshold)
+    check_fired(reset)
+    reset = reset.detach().to(u.dtype)
     for x in input_.unbind(0):
         beta, alpha, tau, _, v = neuron.parameters()
         fed = None

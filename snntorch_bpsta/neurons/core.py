@@ -11,10 +11,12 @@ from .._checks import (
     FLOATING,
     check_choice,
     check_current,
+    check_fired,
     check_flags,
     check_positive_int,
     check_some_steps,
     check_state,
+    check_surrogate,
     check_temporal_alpha,
 )
 from .._snntorch import EQUATIONS, set_reset
@@ -66,6 +68,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
 
     @spike_grad.setter
     def spike_grad(self, spike_grad: SpikeGrad) -> None:
+        check_surrogate("spike_grad", spike_grad)
         self._spike_grad = spike_grad
 
     @property
@@ -100,7 +103,11 @@ class Adjusted(Built, Stateful, Watched, Engine):
             kind = mem.dtype if mem.is_floating_point() else torch.float32
             spk = (mem.detach() - self.threshold.detach() > 0).to(kind)
         else:
-            spk = super().mem_reset(mem)
+            try:
+                spk = super().mem_reset(mem)
+            except AttributeError:
+                check_fired(self.spike_grad(mem - self.threshold))
+                raise
         dtype = self._dtype(mem)
         return spk if dtype is None else spk.to(dtype)
 

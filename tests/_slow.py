@@ -19,6 +19,7 @@ test_examples::test_it_runs
 test_export::test_onnx_with_any_batch
 test_functional_options::test_every_fused_kernel
 test_neurons_copies::test_a_saved_module_loads_in_a_fresh_interpreter
+test_numba::test_a_neuron_trains_where_nothing_can_be_written
 test_packaging::test_the_wheel_works_without_the_extras
 test_studies::test_the_command_line_runs_a_study
 test_training::test_it_learns

@@ -231,6 +231,7 @@ FAULTS = {
         "_files", "os.replace(part, path)", "path.write_bytes(part.read_bytes())", "written in place", "files",
     ),
     "swept": Fault("_files", "if _try_lock(file):", "if True:", "what is being written is swept away", "files"),
+    "kernel-cache": Fault("_numba", "self.flush()", "pass", "an index that was cut is never mended", "numba"),
     # --- plots, the command line, the doors ---
     "plots": Fault(
         "plots", "_picture(frames[t], largest)", "_picture(frames[0], largest)",
@@ -243,6 +244,10 @@ FAULTS = {
     "checks": Fault(
         "_checks", "<= highest and number > above)", "<= highest and number >= above)",
         "an end of the range that is none", "checks data_simulation surrogate",
+    ),
+    "maker": Fault(
+        "_checks", "function.__module__ in _SURROGATES and", "not function.__module__ and",
+        "a maker is taken for a surrogate", "surrogate",
     ),
     "reset-delay": Fault(
         "_checks", "if alpha and not reset_delay:", "if alpha and reset_delay is None:",

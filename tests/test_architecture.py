@@ -20,6 +20,7 @@ ORDER = [
     "_snntorch",
     "_checks",
     "_files",
+    "_numba",
     "surrogate",
     "memory",
     "functional",
@@ -32,7 +33,7 @@ ORDER = [
     "__main__",
 ]
 # Beside the line: what each may import of ours. `BASE` is open to all.
-BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files"}
+BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files", "_numba"}
 BESIDE = {
     "energy": {"neurons"},
     "flow": {"neurons"},
@@ -53,10 +54,10 @@ LONGEST = 400  # lines of a file
 HEAVY = {
     "triton": {"functional.kernels.triton", "functional.kernels.triton_template"},
     "numba": {
+        "_numba",
         "functional.kernels.rows",
         "functional.kernels.cpu_forward",
         "functional.kernels.cpu_backward",
-        "data._film",
     },
     "tonic": set(),
     "torchvision": set(),

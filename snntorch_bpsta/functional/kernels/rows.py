@@ -16,10 +16,11 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
+from ..._numba import njit
 from .. import cells
 
 WORDS = {np.float32: np.int32, np.float64: np.int64}  # of a number's size
-jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+jit = njit(error_model="numpy")
 advance, prompt, retreat = (
     numba.njit(inline="always")(function) for function in (cells.advance, cells.prompt, cells.retreat)
 )

@@ -231,6 +231,9 @@ FAULTS = {
         "_files", "os.replace(part, path)", "path.write_bytes(part.read_bytes())", "written in place", "files",
     ),
     "swept": Fault("_files", "if _try_lock(file):", "if True:", "what is being written is swept away", "files"),
+    "freed": Fault(
+        "neurons/states", "weakref.proxy(self, _freed)", "self", "the list keeps every neuron alive", "neurons_copies",
+    ),
     "kernel-cache": Fault("_numba", "self.flush()", "pass", "an index that was cut is never mended", "numba"),
     # --- plots, the command line, the doors ---
     "plots": Fault(

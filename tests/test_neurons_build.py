@@ -74,7 +74,7 @@ def test_state_dict_loads_strictly_both_ways(kind, name):
 def test_it_is_a_neuron_of_snntorch(kind):
     neuron = build(snn, kind)
     assert isinstance(neuron, getattr(snntorch, kind)) and type(neuron).__name__ == kind
-    assert any(neuron is other for other in snntorch.SpikingNeuron.instances)
+    assert neuron in snntorch.SpikingNeuron.instances
 
 
 @each_kind

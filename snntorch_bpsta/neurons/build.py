@@ -82,6 +82,7 @@ class Built(Mixin):
         if given["spike_grad"] is None and not self.surrogate_disable:
             self._spike_grad = DEFAULT_SPIKE_GRAD
         self._take_over(**options)
+        self._enlist()
 
     @classmethod
     def _check_residual(cls, temporal_alpha, reset_mechanism, reset_delay):

@@ -231,6 +231,18 @@ FAULTS = {
         "_files", "os.replace(part, path)", "path.write_bytes(part.read_bytes())", "written in place", "files",
     ),
     "swept": Fault("_files", "if _try_lock(file):", "if True:", "what is being written is swept away", "files"),
+    "residual-type": Fault(
+        "functional/reference", "neuron.residual).to(u.dtype)", "neuron.residual)", "half precision becomes float32",
+        "functional_door",
+    ),
+    "no-number": Fault(
+        "functional/kernels/rows", "return zero if x <= p1 else one / (y * y)", "return one / (y * y) if x > p1 else zero",
+        "a NaN that a gradient hides", "functional_options",
+    ),
+    "outlives": Fault(
+        "functional/kernels/cpu", "except RuntimeError:  # no more threads", "except MemoryError:  # no more threads",
+        "a thread that outlives the main one fails", "functional_threads",
+    ),
     "freed": Fault(
         "neurons/states", "weakref.proxy(self, _freed)", "self", "the list keeps every neuron alive", "neurons_copies",
     ),

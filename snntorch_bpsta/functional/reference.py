@@ -47,7 +47,7 @@ def reference(neuron: Neuron, input_: Tensor, states: dict[str, Any]) -> tuple[T
         before = u
         u, i, j = advance(u, i, j, x, fed, reset, 1 - reset, beta, alpha, tau, threshold, *constants)
         if neuron.residual:  # behind the reset, which may wipe all that comes before it
-            u = u + temporal_residual(before, beta, threshold, spike_grad, neuron.residual)
+            u = u + temporal_residual(before, beta, threshold, spike_grad, neuron.residual).to(u.dtype)
         spk = spike_grad(u - threshold).to(u.dtype)  # Eq. 3
         if neuron.reset_delay or neuron.reset_mechanism == "none":
             reset = spk.detach()

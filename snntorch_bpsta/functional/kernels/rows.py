@@ -73,7 +73,7 @@ def derivative(SURROGATE, u, threshold, p0, p1, one, zero, number):
         return p1 * number(math.exp(-p0 * abs(x - one)))
     else:  # sparse fast sigmoid
         y = p0 * abs(x) + one
-        return one / (y * y) if x > p1 else zero
+        return zero if x <= p1 else one / (y * y)  # NaN where x is
 
 
 @jit

@@ -243,6 +243,7 @@ FAULTS = {
         "functional/kernels/cpu", "except RuntimeError:  # no more threads", "except MemoryError:  # no more threads",
         "a thread that outlives the main one fails", "functional_threads",
     ),
+    "reloaded": Fault("_torch", "previous._destroy()", "pass", "an operator that is defined twice", "torch"),
     "freed": Fault(
         "neurons/states", "weakref.proxy(self, _freed)", "self", "the list keeps every neuron alive", "neurons_copies",
     ),

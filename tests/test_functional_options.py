@@ -6,6 +6,7 @@ kernels too; in Triton's interpreter: test_triton_kernels.py.
 
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -529,3 +530,31 @@ def test_numba_is_imported_by_the_first_call_only():
         "snn.Leaky(beta=0.9).sequence(torch.rand(2, 3, 4)); assert 'numba' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_module_of_the_operator_may_be_reloaded():
+    """As %autoreload does, which holds on to what the module had, and clears it."""
+    code = """
+        import importlib, sys, torch, snntorch_bpsta as snn
+
+        def train(run):
+            cur = torch.linspace(0, 1, 24).view(4, 2, 3).requires_grad_()
+            spk = run(cur)[0]
+            spk.sum().backward()
+            return spk.detach(), cur.grad
+
+        neuron = snn.Leaky(0.9, threshold=0.5, spatial_adj=True)
+        expected = train(neuron.sequence)
+        assert expected[0].any() and expected[1].any()
+        module = sys.modules["snntorch_bpsta.functional.operator"]
+        for clear in (False, True, True):
+            before = dict(vars(module))
+            if clear:
+                vars(module).clear()
+                vars(module).update({name: before[name] for name in ("__name__", "__loader__", "__spec__")})
+            importlib.reload(module)
+            for lif in (neuron, snn.Leaky(0.9, threshold=0.5, spatial_adj=True)):
+                for run in (lif.sequence, torch.compile(lif.sequence, backend="eager")):
+                    assert all(map(torch.equal, train(run), expected))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=300)

@@ -9,6 +9,7 @@ from functools import partial
 from numbers import Real
 from types import FunctionType
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import torch
@@ -91,6 +92,20 @@ def as_parameter(name: str, value: Any, device: torch.device | None = None) -> t
     if tensor.dtype not in REAL or tensor.layout is not torch.strided:
         raise TypeError(f"{name} must be a real number or a dense tensor of them, got {_described(tensor)}")
     return tensor
+
+
+def warn_not_finite(neuron: str, name: str, value: Any) -> None:
+    """Tell that a parameter of a `neuron` is, or holds, NaN or an infinity, which the host takes without a word."""
+    value = as_parameter(name, value)
+    if is_compiling() or is_transforming() or value.is_meta or not value.is_floating_point() or value.isfinite().all():
+        return
+    what = "NaN" if value.isnan().any() else "infinite"
+    todo = "; for one that never fires take threshold=1e9" if name == "threshold" and what != "NaN" else ""
+    warn(
+        f"{name} of {neuron} is {what}, expected finite numbers: such a neuron computes NaN, or never fires. Look where the "
+        f"value comes from{todo}",
+        stacklevel=4,
+    )
 
 
 def check_surrogate(name: str, spike_grad: Any) -> None:

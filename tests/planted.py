@@ -244,6 +244,10 @@ FAULTS = {
         "a thread that outlives the main one fails", "functional_threads",
     ),
     "reloaded": Fault("_torch", "previous._destroy()", "pass", "an operator that is defined twice", "torch"),
+    "decay": Fault(
+        "neurons/build", "((value < 0) | (value > 1)).any()", "(value > 1).all() and (value < 0).all()",
+        "a decay that has left its range goes unnoticed", "neurons_build",
+    ),
     "freed": Fault(
         "neurons/states", "weakref.proxy(self, _freed)", "self", "the list keeps every neuron alive", "neurons_copies",
     ),

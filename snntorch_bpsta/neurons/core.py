@@ -210,6 +210,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         """The states that a step begins with, and whether they begin a new graph to watch: those given, else the hidden
         ones; zeros where the shape is not that of the step, as in snnTorch."""
         compiling = is_compiling()
+        self._check_decays()
         started = []
         for name, state in zip(self._states, states, strict=True):
             if state is None:
@@ -250,6 +251,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         options = {"num_steps": num_steps, "relu": relu, "record": record}
         if reason is None:
             self._check_threshold()
+            self._check_decays()
             spk_rec, *after = self._run(input_, states, inplace=inplace, impl=impl, **options)
         else:
             check_choice("impl", impl, IMPLS)

@@ -22,10 +22,10 @@ class Stateful(Mixin):
     _states: tuple[str, ...] = ("mem",)
     # Of calls before: the types for which a step goes to the kernels at once (None: not decided yet); the backward pass in
     # which each state was written, where it was in one; the graph that they begin; what a sequence handed out; values seen.
-    _private = ("_direct", "_known", "_written_in", "_graph", "_ended", "_checked_threshold")
+    _private = ("_direct", "_known", "_written_in", "_graph", "_ended", "_checked_threshold", "_seen_decays")
 
     def _forget(self):
-        self.__dict__.update(dict.fromkeys(self._private), _written_in={})
+        self.__dict__.update(dict.fromkeys(self._private), _written_in={}, _seen_decays={})
         self.__dict__["__getattr__"] = _Seen(self)
         self._note_written(self._states)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ._checks import check_module, check_spatial_adj, check_temporal_alpha
+from ._checks import check_module, check_spatial_adj, check_surrogate, check_temporal_alpha
 from .neurons import FAMILY, Adjusted
 
 if TYPE_CHECKING:
@@ -154,8 +154,9 @@ def _convert(neuron, spatial_adj, temporal_alpha):
         return None, _why_not_ours(neuron)
     reason = None
     try:
+        check_surrogate("spike_grad", neuron.spike_grad)
         ours._check_surrogate(spatial_adj, temporal_alpha, neuron.threshold, neuron.surrogate_disable)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         return None, str(error)
     try:
         ours._check_residual(temporal_alpha, neuron.reset_mechanism, getattr(neuron, "reset_delay", True))

@@ -261,6 +261,27 @@ FAULTS = {
         "_files", "os.replace(part, path)", "path.write_bytes(part.read_bytes())", "written in place", "files",
     ),
     "swept": Fault("_files", "if _try_lock(file):", "if True:", "what is being written is swept away", "files"),
+    "residual-type": Fault(
+        "functional/reference", "neuron.residual).to(u.dtype)", "neuron.residual)", "half precision becomes float32",
+        "functional_door",
+    ),
+    "no-number": Fault(
+        "functional/kernels/rows", "return zero if x <= p1 else one / (y * y)", "return one / (y * y) if x > p1 else zero",
+        "a NaN that a gradient hides", "functional_options",
+    ),
+    "outlives": Fault(
+        "functional/kernels/cpu", "except RuntimeError:  # no more threads", "except MemoryError:  # no more threads",
+        "a thread that outlives the main one fails", "functional_threads",
+    ),
+    "reloaded": Fault("_torch", "previous._destroy()", "pass", "an operator that is defined twice", "torch"),
+    "decay": Fault(
+        "neurons/build", "((value < 0) | (value > 1)).any()", "(value > 1).all() and (value < 0).all()",
+        "a decay that has left its range goes unnoticed", "neurons_build",
+    ),
+    "freed": Fault(
+        "neurons/states", "weakref.proxy(self, _freed)", "self", "the list keeps every neuron alive", "neurons_copies",
+    ),
+    "kernel-cache": Fault("_numba", "self.flush()", "pass", "an index that was cut is never mended", "numba"),
     # --- plots, the command line, the doors ---
     "plots": Fault(
         "plots", "_picture(frames[t], largest)", "_picture(frames[0], largest)",
@@ -274,6 +295,10 @@ FAULTS = {
     "checks": Fault(
         "_checks", "<= highest and number > above)", "<= highest and number >= above)",
         "an end of the range that is none", "checks data_simulation surrogate",
+    ),
+    "maker": Fault(
+        "_checks", "function.__module__ in _SURROGATES and", "not function.__module__ and",
+        "a maker is taken for a surrogate", "surrogate",
     ),
     "reset-delay": Fault(
         "_checks", "if alpha and not reset_delay:", "if alpha and reset_delay is None:",

@@ -22,6 +22,7 @@ ORDER = [
     "_files",
     "_folded",
     "_signals",
+    "_numba",
     "surrogate",
     "memory",
     "functional",
@@ -34,7 +35,7 @@ ORDER = [
     "__main__",
 ]
 # Beside the line: what each may import of ours. `BASE` is open to all.
-BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files", "_folded"}
+BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files", "_folded", "_numba"}
 BESIDE = {
     "energy": {"neurons"},
     "flow": {"neurons"},
@@ -56,10 +57,10 @@ LONGEST = 400  # lines of a file
 HEAVY = {
     "triton": {"functional.kernels.triton", "functional.kernels.triton_template"},
     "numba": {
+        "_numba",
         "functional.kernels.rows",
         "functional.kernels.cpu_forward",
         "functional.kernels.cpu_backward",
-        "data._film",
     },
     "tonic": set(),
     "torchvision": set(),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .._torch import is_compiling, is_watched, keeps_graph
+from .._torch import is_compiling, is_watched, keeps_graph, new_library
 from .cells import CELLS
 from .kernels import bits
 from .passes import Constants, Layout, Tensors, backward, forward, layout
@@ -41,7 +41,7 @@ _ARGUMENTS = [
     for record in (Tensors, Constants)
     for name, kind in record.__annotations__.items()
 ]
-_LIB = torch.library.Library("snntorch_bpsta", "FRAGMENT")
+_LIB = new_library("snntorch_bpsta")
 _LIB.define(f"neuron({', '.join(_ARGUMENTS)}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
 _LIB.define(
     "neuron_backward(Tensor?[] grads, Tensor?[] kept, Tensor values, Tensor(a!) dinput, bool[] need, "

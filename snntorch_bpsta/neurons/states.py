@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from warnings import warn
 
@@ -25,10 +26,10 @@ class Stateful(Mixin):
     _states: tuple[str, ...] = ("mem",)
     # Of calls before: the types for which a step goes to the kernels at once (None: not decided yet); the backward pass in
     # which each state was written, where it was in one; the graph that they begin; what a sequence handed out; values seen.
-    _private = ("_direct", "_known", "_written_in", "_graph", "_ended", "_checked_threshold")
+    _private = ("_direct", "_known", "_written_in", "_graph", "_ended", "_checked_threshold", "_seen_decays")
 
     def _forget(self):
-        self.__dict__.update(dict.fromkeys(self._private), _written_in={})
+        self.__dict__.update(dict.fromkeys(self._private), _written_in={}, _seen_decays={})
         self.__dict__["__getattr__"] = _Seen(self)
         self._note_written(self._states)
 
@@ -150,7 +151,30 @@ class Stateful(Mixin):
         if "_spike_grad" in self.__dict__:
             self._spike_grad = from_portable(self._spike_grad)
         self._forget()
-        snntorch.SpikingNeuron.instances.append(self)
+        self._enlist()
+
+    def _enlist(self):
+        """Onto snnTorch's list of all neurons, where its ``utils.reset`` and class methods find this one; without being kept
+        alive by it, as snnTorch's are. Those that were freed since are taken off."""
+        instances = snntorch.SpikingNeuron.instances
+        with _enlisting:
+            for k in reversed(range(len(instances))):
+                if instances[k] is None or instances[k] is self:
+                    del instances[k]
+            instances.append(weakref.proxy(self, _freed))
+
+
+_enlisting = threading.RLock()  # a neuron may be freed at any moment, also while one is put on the list
+
+
+def _freed(proxy):
+    """None in its place, until the next neuron comes: snnTorch may be counting through the list."""
+    with _enlisting:
+        instances = snntorch.SpikingNeuron.instances
+        for k in range(len(instances)):
+            if instances[k] is proxy:
+                instances[k] = None
+                break
 
 
 class _Seen:

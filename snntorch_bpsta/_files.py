@@ -94,8 +94,8 @@ def _try_lock(file):
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Inside, no other process has the lock of `path`, which need not exist: a file ``.NAME.lock`` beside it stands for it.
 
-    The lock is the system's (flock), and goes with the process that holds it, however that ends. The file goes with the lock,
-    unless the process is killed.
+    The lock is the system's (flock), and goes with the process that holds it, however that ends. The file goes with the
+    lock, unless the process is killed.
 
     Args:
         path: what is locked; its folder is made.
@@ -119,7 +119,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def _open_locked(name, wait):
-    """The file of a lock, locked, or None. Whoever has the lock removes the file: it may go before we lock what we opened."""
+    """The file of a lock, locked, or None. Who has the lock removes the file: it may go before we lock what we opened."""
     missed = 0
     while True:
         try:

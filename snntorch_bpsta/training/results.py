@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -15,6 +16,7 @@ import snntorch
 import torch
 
 from .. import energy
+from .._files import write_whole
 from .._version import __version__
 
 if TYPE_CHECKING:
@@ -83,8 +85,13 @@ def environment() -> Result:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(part, path)
+    """Write `value` whole or not at all. JSON has no infinity and no NaN: they become null."""
+    write_whole(path, [(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n").encode()])
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -25,9 +25,9 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(_fail(f"{message} (see {self.prog} --help)"))
 
 
-def _fail(message):
+def _fail(message, code=2):
     print(f"bpsta: error: {' '.join(str(message).split())}", file=sys.stderr)
-    return 2
+    return code
 
 
 # --- what options hold ----------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def _compare_options(parser):
 def _study(arguments):
     from .plots import study as draw
     from .training.recipes import Recipe
-    from .training.studies import STUDIES, format_study, quick, run_all, study, tabulate
+    from .training.studies import STUDIES, RunsFailed, format_study, quick, run_all, study, tabulate
     from .training.studies.claims import used
 
     name, chosen = arguments.name, STUDIES[arguments.name]
@@ -244,10 +244,16 @@ def _study(arguments):
     out = arguments.out or Path("runs") / (f"{name}-{recipe.dataset}" if recipe else name)
     out = out if out.suffix == ".json" else out / "runs.json"
     print(textwrap.fill(chosen.claim, 100) + "\n")
-    rows = study(
-        name, recipe, given.get("seeds", seeds), out, jobs=given.get("jobs", 1),
-        **_given(arguments, "data_root", "download", "accelerator", "also_test"),
-    )  # fmt: skip
+    failed = None
+    try:
+        rows = study(
+            name, recipe, given.get("seeds", seeds), out, jobs=given.get("jobs", 1),
+            **_given(arguments, "data_root", "download", "accelerator", "also_test"),
+        )  # fmt: skip
+    except RunsFailed as error:
+        failed, rows = error, error.rows
+    if failed and not rows:
+        return _fail(failed, 1)
     print()
     if recipe:
         print(
@@ -256,11 +262,12 @@ def _study(arguments):
     print(format_study(tabulate(rows)))
     draw(rows, title).savefig(run_all.figure_file(out), dpi=150)
     print(f"\nruns: {out}\ntable: {run_all.table_file(out)}\nfigure: {run_all.figure_file(out)}")
+    return _fail(failed, 1) if failed else 0
 
 
 def _compare(arguments):
     arguments.name = "compare"
-    _study(arguments)
+    return _study(arguments)
 
 
 # --- recipes --------------------------------------------------------------------------------------
@@ -268,23 +275,17 @@ def _compare(arguments):
 
 def _recipes_options(parser):
     parser.add_argument("--preset", choices=("paper", "official_code"), default="paper", help="default: paper")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of runs (default: results)")
+    parser.add_argument("--results", type=Path, help="folder of runs (default: results, if there is one)")
 
 
 def _recipes(arguments):
-    import json
+    from .training.paper import beside, paper_rows, runs_below
 
-    from .training.paper import beside, paper_rows
-
-    runs = []
-    for path in sorted(arguments.results.rglob("*.json")):
-        try:
-            content = json.loads(path.read_text())
-            runs += [row for row in content.get("runs", [content]) if "accuracy" in row]
-        except (ValueError, AttributeError, TypeError):
-            continue  # no results file
+    runs, others = runs_below(arguments.results or Path("results"), must_exist=arguments.results is not None)
     print(beside(paper_rows(arguments.preset), runs))
     print("\nbpsta train --recipe ROW runs a row; every option of it may be changed, and then it is another one.")
+    for path, why in others.items():
+        print(f"bpsta: left out {path}: {why}", file=sys.stderr)
 
 
 # --- bench ----------------------------------------------------------------------------------------
@@ -370,8 +371,8 @@ def _parser(asked):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``bpsta``. Returns the exit code: 0; 2 for wrong values, missing files and missing libraries; 130 and
-    143 where SIGINT (Ctrl-C) and SIGTERM stopped it."""
+    """Entry point of ``bpsta``. Returns the exit code: 0; 1 where runs of a study have failed; 2 for wrong values, missing
+    files and missing libraries; 130 and 143 where SIGINT (Ctrl-C) and SIGTERM stopped it."""
     argv = [*(sys.argv[1:] if argv is None else argv)]
     command = COMMANDS.get(argv[0] if argv else "")
     with Stop() as stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -53,10 +54,26 @@ def one_tensor(out: Any, batch: int) -> Tensor:
 def _same_by_step(layer, x, out):
     """Whether the layer gives the same step by step: it only notes something down."""
     try:
-        steps = torch.stack([layer(x_t) for x_t in x.unbind(0)])
+        twin = _twin(layer)
+        steps = torch.stack([twin(x_t) for x_t in x.unbind(0)])
     except Exception:  # what it kept is of another size, say
         return False
     return steps.shape == out.shape and torch.allclose(steps.to(out.dtype), out, 1e-4, 1e-5, equal_nan=True)
+
+
+def _twin(value):
+    """The same layer with the same parameters, that keeps what it keeps elsewhere."""
+    if isinstance(value, nn.Module):
+        twin = value.__class__.__new__(value.__class__)
+        twin.__dict__.update(_twin(value.__dict__))
+        return twin
+    if isinstance(value, torch.Tensor):
+        return value if isinstance(value, nn.Parameter) else value.clone()
+    if isinstance(value, dict):
+        twin = copy(value)
+        twin.update((name, _twin(each)) for name, each in value.items())
+        return twin
+    return type(value)(map(_twin, value)) if type(value) in (list, tuple, set) else value
 
 
 def _kept(module):

@@ -129,6 +129,7 @@ def _train_options(parser):
     add("--seed", type=int, default=0, help="default: 0")
     add("--out", type=Path, help="folder for checkpoint, logs and result (default: runs/DATASET-VARIANT-SEED)")
     add("--resume", action="store_true", help="go on from OUT/last.ckpt")
+    add("--extend", action="store_true", help="go on like that with more --epochs than the run was begun with")
     add("--overwrite", action="store_true", help="begin anew in a folder that holds a run, which is lost")
     add("--devices", type=_positive, default=1, help="processes per machine, by DDP; the batch size is per process")
     add("--num-nodes", type=_positive, default=1, help="machines; start it on each by torchrun or SLURM")
@@ -143,13 +144,12 @@ def _train(arguments):
     from .training.run import train
 
     recipe = _recipe(arguments)
-    out = (
-        arguments.out or Path("runs") / f"{arguments.recipe or recipe.dataset}-{recipe.variant_name()}-{arguments.seed}"
-    )
+    name = arguments.recipe or f"{recipe.dataset}-{recipe.variant_name()}"
+    out = arguments.out or Path("runs") / f"{name}-{arguments.seed}"
     row = train(
-        recipe, arguments.seed, out, resume=arguments.resume, overwrite=arguments.overwrite, devices=arguments.devices,
-        num_nodes=arguments.num_nodes, precision=arguments.precision, num_workers=arguments.num_workers,
-        **_given(arguments, "data_root", "download", "accelerator", "also_test"),
+        recipe, arguments.seed, out, resume=arguments.resume, extend=arguments.extend, overwrite=arguments.overwrite,
+        devices=arguments.devices, num_nodes=arguments.num_nodes, precision=arguments.precision,
+        num_workers=arguments.num_workers, **_given(arguments, "data_root", "download", "accelerator", "also_test"),
     )  # fmt: skip
     from lightning.pytorch.utilities import rank_zero_only
 

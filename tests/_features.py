@@ -8,7 +8,7 @@ FEATURES = {
     "Six neurons, options on: snnTorch's spikes": "test_neurons_on test_neurons_warm_up",
     "Six neurons: the gradients of the paper": "test_neurons_gradients test_neurons_oracle",
     "Six neurons: all steps in one call": "test_neurons_sequence",
-    "Six neurons: state_dict, copies, signatures": "test_neurons_build test_neurons_copies",
+    "Six neurons: state_dict, copies, signatures": "test_neurons_build test_neurons_copies test_neurons_older",
     "Faults of snnTorch that are cured": "test_neurons_dtypes test_neurons_parallel test_neurons_stale test_neurons_states "
     "test_neurons_field",
     "convert, revert, patched, reset": "test_conversion test_conversion_patched test_conversion_refused "
@@ -24,7 +24,7 @@ FEATURES = {
     "snnTorch's versions": "test_compatibility",
     "Surrogates": "test_surrogate",
     "lif_multistep": "test_functional_door",
-    "CPU kernels (numba)": "test_functional_kernels test_functional_memory test_functional_options",
+    "CPU kernels (numba)": "test_functional_kernels test_functional_memory test_functional_options test_numba",
     "Triton kernels": "test_triton_kernels test_neurons_triton",
     "The package on a GPU": "test_cuda test_compile::test_cuda test_compile::test_the_device test_compile::test_inductor_on",
     "compress_spikes": "test_memory",
@@ -37,8 +37,10 @@ FEATURES = {
     "NIR": "test_nir test_nir_networks",
     "NeuroBench": "test_neurobench",
     "snnTorch's tutorials": "test_tutorials test_tutorials_functional",
-    "Training and resuming (Lightning)": "test_training test_training_losses test_training_recipes test_training_runs",
-    "Training in two processes (DDP)": "test_training::test_two_processes test_training::test_membranes_are",
+    "Training and resuming (Lightning)": "test_training test_training_losses test_training_recipes "
+    "test_training_runs test_training_stopped",
+    "Training in two processes (DDP)": "test_training::test_two_processes test_training::test_membranes_are "
+    "test_training_stopped::test_one_process_of_two",
     "Recipes, comparisons and studies": "test_training_recipes test_results test_studies",
     "Images": "test_data_images",
     "Event recordings": "test_data_events test_data_frames",

@@ -250,9 +250,14 @@ FAULTS = {
         "training", 'torch.load(path, map_location="cpu", weights_only=True)',
         'torch.load(path, map_location="cpu", weights_only=False)', "a checkpoint may run code", "training_checkpoints",
     ),
-    "folder": Fault("training/run", "if held and not overwrite:", "if False:", "a run is written over", "training_runs"),
+    "folder": Fault("training/folder", "    if held:\n", "    if False:\n", "a run is written over", "training_runs"),
+    "stopped": Fault(
+        "training/datamodule", "islice(super().__iter__(), self.done, None)", "super().__iter__()",
+        "a run that was stopped in an epoch goes on with the batches that it had", "training_stopped",
+    ),
+    "another": Fault("training/module", "if changed:", "if False:", "another run goes on with this one", "training_runs"),
     "crc": Fault("training/checkpoints", "if broken is not None:", "if False:", "a flipped bit is taken", "training_runs"),
-    "diverged": Fault("training/module", "weight.isfinite().all()", "True", "a NaN over a good run", "training_runs"),
+    "diverged": Fault("training/module", "value.isfinite().all()", "True", "a NaN over a good run", "training_runs"),
     "results": Fault(
         "training", '"accuracy": last["test_accuracy"]', '"accuracy": 100 * last["test_accuracy"]',
         "per cent in place of a share", "training",

@@ -594,7 +594,7 @@ def test_train_takes_a_row(capsys, monkeypatch):
 
     monkeypatch.setattr(run, "train", train)
     assert main(["train", "--recipe", "table9-T4-bpsa", "--epochs", "2"]) == 2
-    assert seen == [(replace(paper_rows()["table9-T4-bpsa"].recipe, epochs=2), "runs/table9-T4-bpsa")]
+    assert seen == [(replace(paper_rows()["table9-T4-bpsa"].recipe, epochs=2), "runs/table9-T4-bpsa-0")]
     assert main(["train", "--recipe", "table3", "--preset", "official_code"]) == 2
     assert seen[1][0] == paper_rows("official_code")["table3"].recipe
     assert main(["train", "--recipe", "table3", "--dataset", "mnist"]) == 2

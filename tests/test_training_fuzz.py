@@ -47,15 +47,15 @@ RECIPE = calls(**{
 TINY = dict(width=1 / 64, num_steps=2, epochs=1, limit=8, test_limit=8)
 
 
-@fuzz("Recipe", "Recipe.variant", "Recipe.as_dict", "Recipe.build_network", "Recipe.loss_function", examples=150,
-      arguments=RECIPE, variant=mostly(st.sampled_from(["baseline", "bpsa+bpta"])))  # fmt: skip
+@fuzz("Recipe", "Recipe.variant", "Recipe.variant_name", "Recipe.as_dict", "Recipe.build_network", "Recipe.loss_function",
+      examples=150, arguments=RECIPE, variant=mostly(st.sampled_from(["baseline", "bpsa+bpta"])))  # fmt: skip
 def test_recipe(arguments, variant):
     recipe = attempt(Recipe, **arguments)
     if recipe is REFUSED:
         return
     assert Recipe(**recipe.as_dict()) == recipe
     other = attempt(recipe.variant, variant, naming=["variant"])
-    assert other is REFUSED or other.as_dict().keys() == recipe.as_dict().keys()
+    assert other is REFUSED or (other.as_dict().keys() == recipe.as_dict().keys() and other.variant_name() == variant)
     assert callable(recipe.loss_function())
     small = dataclasses.replace(recipe, width=1 / 64)
     assert attempt(small.build_network, naming=[*FIELDS, "input_shape"]) is not None

@@ -1,37 +1,18 @@
 """One folder, one run: what kills, full disks, flipped bits and second commands leave of it."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
-import textwrap
+import zipfile
 from dataclasses import replace
 
 import pytest
 import torch
+from _runs import TINY, assert_same_weights, weights
 
 from snntorch_bpsta import cli
 from snntorch_bpsta._files import locked
-from snntorch_bpsta.training import Recipe, checkpoints, module, results
+from snntorch_bpsta.training import checkpoints, datamodule, module, results
 from snntorch_bpsta.training.run import evaluate, train
-
-TINY = Recipe(
-    dataset="digits", width=1 / 16, num_steps=2, epochs=4, batch_size=32, lr_warm_up_epochs=1, warm_up="none", limit=96,
-    test_limit=32,
-)  # fmt: skip
-ELSEWHERE = "/dev/shm"  # another file system than that of the tests' folders
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
-def assert_same_weights(folder, expected):
-    found = weights(folder / "last.ckpt")
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(value, found[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -39,132 +20,6 @@ def whole(tmp_path_factory):
     """An uninterrupted run: its folder and its row."""
     folder = tmp_path_factory.mktemp("whole") / "a::b [1]"  # a path is a path
     return folder, train(TINY, 3, folder, progress=False)
-
-
-def script(folder, text, **environment):
-    """Run `text` in a process of its own, behind a preamble, with TMPDIR on another file system."""
-    path = folder / "script.py"
-    preamble = f"""
-        import os, random, resource, signal, sys
-        from dataclasses import replace
-        from pathlib import Path
-        import torch
-        from snntorch_bpsta import cli
-        from snntorch_bpsta.training import Recipe, module, run
-        torch.set_num_threads(1)
-        TINY, OUT = Recipe(**{TINY.as_dict()}), Path({str(folder / "run")!r})
-    """
-    path.write_text(textwrap.dedent(preamble) + textwrap.dedent(text))
-    if os.path.isdir(ELSEWHERE):
-        environment["TMPDIR"] = ELSEWHERE
-    return subprocess.run([sys.executable, path], capture_output=True, text=True, env=os.environ | environment)
-
-
-# --- kills ----------------------------------------------------------------------------------------
-
-
-def test_a_kill_inside_the_write_loses_nothing_of_the_epoch_before(whole, tmp_path):
-    done = script(
-        tmp_path,
-        """
-        fsync, files = os.fsync, []
-        def killed(number):
-            files.extend([number] if os.path.isfile(f"/proc/self/fd/{number}") else [])
-            if len(files) == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return fsync(number)
-        os.fsync = killed
-        run.train(TINY, 3, OUT, progress=False)
-        """,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    folder = tmp_path / "run"
-    assert len(torch.load(folder / "last.ckpt", weights_only=True)["bpsta"]["history"]) == 2
-    assert [path for path in folder.iterdir() if path.suffix == ".tmp"], "killed in the middle of the third"
-    row = train(TINY, 3, folder, resume=True, progress=False)
-    assert_same_weights(folder, weights(whole[0] / "last.ckpt"))
-    assert row["history"] == whole[1]["history"]
-    assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
-
-
-KILLS = """
-fsync, step, replaced = os.fsync, module.Classifier.training_step, os.replace
-for kill in range({kills}):
-    pid = os.fork()
-    if not pid:
-        left = [random.Random(kill).randrange(1, 9)]
-        def count(function):
-            def counted(*args):
-                left[0] -= 1
-                if not left[0]:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*args)
-            return counted
-        os.fsync, os.replace, module.Classifier.training_step = map(count, (fsync, replaced, step))
-        run.train(TINY, 3, OUT, resume=any(OUT.glob("last*.ckpt")), progress=False)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-run.train(TINY, 3, OUT, resume=any(OUT.glob("last*.ckpt")), progress=False)
-"""
-
-
-@pytest.mark.parametrize("kills", [3, 40])
-def test_any_number_of_kills_ends_in_the_same_weights(whole, tmp_path, kills):
-    """In training steps, in front of the sync and of the renaming of a checkpoint."""
-    done = script(tmp_path, KILLS.format(kills=kills))
-    assert done.returncode == 0, done.stderr
-    codes = [int(code) for code in done.stdout.split() if code.lstrip("-").isdigit()]
-    assert len(codes) == kills and set(codes) <= {0, -signal.SIGKILL} and codes[0] == -signal.SIGKILL
-    assert_same_weights(tmp_path / "run", weights(whole[0] / "last.ckpt"))
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["history"] == whole[1]["history"]
-
-
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
-    done = script(
-        tmp_path,
-        """
-        end = module.Classifier.on_train_epoch_end
-        def full(self):
-            end(self)
-            if self.current_epoch == 2:
-                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-                resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
-        module.Classifier.on_train_epoch_end = full
-        run.train(TINY, 3, OUT, progress=False)
-        """,
-    )
-    assert done.returncode == 1 and "File too large" in done.stderr
-    saved, recipe = checkpoints.load_checkpoint(tmp_path / "run" / "last.ckpt", checkpoints.TO_RESUME)
-    assert len(saved["bpsta"]["history"]) == 2 and recipe == TINY
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_with_its_code_and_says_how_to_go_on(whole, tmp_path, number):
-    options = [
-        f"--{name.replace('_', '-')}={value}" for name, value in TINY.as_dict().items()
-        if name in ("width", "num_steps", "epochs", "batch_size", "lr_warm_up_epochs", "warm_up", "limit", "test_limit")
-    ]  # fmt: skip
-    done = script(
-        tmp_path,
-        f"""
-        step = module.Classifier.training_step
-        def told(self, batch, batch_idx):
-            if (self.current_epoch, batch_idx) == (2, 1):
-                os.kill(os.getpid(), {int(number)})
-            return step(self, batch, batch_idx)
-        module.Classifier.training_step = told
-        command = ["train", "--seed=3", "--out", str(OUT), *{options}]
-        code = cli.main(command)
-        print("code", code)
-        module.Classifier.training_step = step
-        print("then", cli.main([*command, "--resume"]))
-        """,
-    )
-    assert f"code {128 + number}\n" in done.stdout and "then 0" in done.stdout, done.stderr
-    assert "go on with --resume" in done.stderr and "Traceback" not in done.stderr
-    recipe = Recipe(**json.loads((tmp_path / "run" / "result.json").read_text())["recipe"])
-    if recipe == TINY:
-        assert_same_weights(tmp_path / "run", weights(whole[0] / "last.ckpt"))
 
 
 # --- damage ---------------------------------------------------------------------------------------
@@ -180,8 +35,12 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_taken(whole, tmp_
     with pytest.raises(ValueError, match="damaged.* is not what was written"):
         evaluate(last)
     (tmp_path / "result.json").unlink()
-    with pytest.warns(UserWarning, match="going on from .*last.previous.ckpt, one epoch before"):
+    with pytest.warns(UserWarning, match="going on from .*last.previous.ckpt, the one before"):
         row = train(replace(TINY, epochs=2), 3, tmp_path, resume=True, progress=False)
+    assert (tmp_path / "last.damaged.ckpt").read_bytes() == content
+    assert len(torch.load(tmp_path / "last.previous.ckpt", weights_only=True)["bpsta"]["history"]) == 1, (
+        "the good one stays"
+    )
     other = train(replace(TINY, epochs=2), 3, tmp_path / "again", progress=False)
     assert row["history"] == other["history"]
     assert_same_weights(tmp_path, weights(tmp_path / "again" / "last.ckpt"))
@@ -201,17 +60,33 @@ def test_a_bomb_of_nested_lists_is_refused_at_once(tmp_path):
         evaluate(tmp_path / "a.ckpt")
 
 
-def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, monkeypatch):
+def test_sizes_are_looked_at_before_anything_is_unpacked(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10**7))
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda self: pytest.fail("unpacked"))
+    with pytest.raises(ValueError, match="it unpacks to 10,000,000 bytes"):
+        evaluate(tmp_path / "a.ckpt")
+
+
+def test_objects_are_refused_without_the_advice_to_unpickle_them(tmp_path):
+    torch.save({"net": torch.nn.Linear(2, 2)}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match="net.pt is damaged or no checkpoint.*objects are not unpickled") as caught:
+        evaluate(tmp_path / "net.pt")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("of", ["parameters", "buffers"])
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(tmp_path, monkeypatch, of):
     end = module.Classifier.on_train_epoch_end
 
     def diverge(self):
         if self.current_epoch == 2:
             with torch.no_grad():
-                next(self.net.parameters())[0] = float("nan")
+                next(each for each in getattr(self.net, of)() if each.dim())[0] = float("nan")
         end(self)
 
     monkeypatch.setattr(module.Classifier, "on_train_epoch_end", diverge)
-    with pytest.raises(ValueError, match=r"diverged: 0.0.weight is no longer finite after epoch 2"):
+    with pytest.raises(ValueError, match=r"diverged: \S+ is no longer finite in epoch 2"):
         train(TINY, 3, tmp_path, progress=False)
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert len(saved["bpsta"]["history"]) == 2 and not (tmp_path / "result.json").exists()
@@ -230,8 +105,13 @@ def test_a_folder_that_holds_a_run_is_not_written_to(tmp_path):
             train(other, 0, tmp_path, progress=False)
     assert train(recipe, 0, tmp_path, resume=True, progress=False) == json.loads(json.dumps(row)), "finished: as it is"
     assert before == {path: path.read_bytes() for path in before}
-    with pytest.raises(ValueError, match="give one of the two"):
+    with pytest.raises(ValueError, match="give one or the other"):
         train(recipe, 0, tmp_path, resume=True, overwrite=True, progress=False)
+    with locked(tmp_path / "run"), pytest.raises(BlockingIOError):
+        train(recipe, 1, tmp_path, overwrite=True, progress=False)
+    with pytest.raises(FileNotFoundError, match="nmnist|NMNIST"):
+        train(replace(recipe, dataset="nmnist"), 1, tmp_path, overwrite=True, data_root=tmp_path, progress=False)
+    assert before == {path: path.read_bytes() for path in before}, "lost when the new one stands, and no sooner"
     train(recipe, 1, tmp_path, overwrite=True, progress=False)
     assert json.loads((tmp_path / "result.json").read_text())["seed"] == 1
     assert not (tmp_path / "last.previous.ckpt").exists()
@@ -257,6 +137,92 @@ def test_the_default_folder_names_data_set_variant_and_seed(tmp_path, monkeypatc
         assert (tmp_path / "runs" / name / "result.json").is_file()
         assert cli.main(["train", *tiny, *options]) == 2 and "--overwrite" in capsys.readouterr().err
         assert cli.main(["train", *tiny, *options, "--overwrite"]) == 0
+
+
+# --- what a run is ---------------------------------------------------------------------------------
+
+
+def test_another_run_does_not_go_on_with_this_one(tmp_path, monkeypatch):
+    stop_after(monkeypatch, 1)
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(TINY, 3, tmp_path, progress=False)
+    monkeypatch.undo()
+    for changes, what in (
+        (dict(recipe=replace(TINY, lr=0.5)), "lr: "),
+        (dict(seed=4), "seed: 3 -> 4"),
+        (dict(precision="bf16-mixed"), "precision: '32-true' -> 'bf16-mixed'"),
+        (dict(recipe=replace(TINY, epochs=5)), r"epochs: 4 -> 5\).*more epochs are trained by extend=True"),
+    ):
+        arguments = dict(recipe=TINY, seed=3) | changes
+        with pytest.raises(ValueError, match=f"of another run .*{what}"):
+            train(out_dir=tmp_path, resume=True, progress=False, **arguments)
+    with pytest.raises(ValueError, match=r"epochs: 4 -> 3\)"):
+        train(replace(TINY, epochs=3), 3, tmp_path, extend=True, progress=False)
+    monkeypatch.setattr(datamodule.Frames, "setup", other_data(datamodule.Frames.setup))
+    with pytest.raises(ValueError, match="of another run .*data: "):
+        train(TINY, 3, tmp_path, resume=True, progress=False)
+
+
+def stop_after(monkeypatch, epoch):
+    start = module.Classifier.on_train_epoch_start
+
+    def stopped(self):
+        if self.current_epoch == epoch:
+            raise RuntimeError("stopped")
+        start(self)
+
+    monkeypatch.setattr(module.Classifier, "on_train_epoch_start", stopped)
+
+
+def other_data(setup):
+    def changed(self, stage=None):
+        setup(self, stage)
+        self.train.data = self.train.data.copy()
+        self.train.data[40, 0, 3, 3] ^= 1
+
+    return changed
+
+
+def test_a_longer_run_on_request(tmp_path):
+    short, longer = replace(TINY, epochs=2), replace(TINY, epochs=4)
+    first = train(short, 3, tmp_path, progress=False)
+    row = train(longer, 3, tmp_path, extend=True, progress=False)
+    assert row["history"][:2] == first["history"] and len(row["history"]) == 4
+    assert row["recipe"]["epochs"] == 4 and row["train_seconds"] > first["train_seconds"] > 0
+    assert train(longer, 3, tmp_path, resume=True, progress=False) == json.loads(json.dumps(row)), "it is that run now"
+    train(longer, 3, tmp_path / "at once", progress=False)
+    saved, other = (checkpoints.load_checkpoint(path / "last.ckpt")[0] for path in (tmp_path, tmp_path / "at once"))
+    assert saved["lr_schedulers"] == other["lr_schedulers"]
+    groups = [each["optimizer_states"][0]["param_groups"][0] for each in (saved, other)]
+    assert groups[0] == groups[1], "the learning rate of the longer run"
+
+
+def test_a_run_that_lost_its_result_only_gets_it_again(whole, tmp_path):
+    row = train(TINY, 3, tmp_path, progress=False)
+    (tmp_path / "result.json").unlink()
+    again = train(TINY, 3, tmp_path, resume=True, progress=False)
+    assert again.pop("train_seconds") >= row.pop("train_seconds")
+    assert again == row and row["operations"]
+
+
+def test_another_test_set_for_a_finished_run(tmp_path):
+    recipe = replace(TINY, epochs=1)
+    row = train(recipe, 3, tmp_path, progress=False)
+    more = train(recipe, 3, tmp_path, resume=True, also_test=["digits"], progress=False)
+    found = more.pop("also_test")["digits"]
+    assert more == json.loads(json.dumps(row)) and found["samples"] > TINY.test_limit
+    assert json.loads((tmp_path / "result.json").read_text())["also_test"]["digits"] == found
+
+
+def test_a_result_without_a_checkpoint(tmp_path):
+    recipe = replace(TINY, epochs=1)
+    row = train(recipe, 3, tmp_path, progress=False)
+    (tmp_path / "last.ckpt").unlink()
+    assert train(recipe, 3, tmp_path, resume=True, progress=False) == json.loads(json.dumps(row))
+    with pytest.raises(FileNotFoundError, match="nothing to resume.*result.json there is of another run"):
+        train(recipe, 4, tmp_path, resume=True, progress=False)
+    with pytest.raises(FileExistsError, match=r"\(result.json\): lose it by overwrite"):
+        train(recipe, 4, tmp_path, progress=False)
 
 
 # --- the result -----------------------------------------------------------------------------------

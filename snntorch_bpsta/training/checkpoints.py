@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import warnings
+import pickle
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,14 +37,17 @@ def load_checkpoint(path: AnyPath, needed: Sequence[str] = ()) -> tuple[dict[str
     try:
         if zipfile.is_zipfile(path):  # torch.save does not compress; what unpacks to more is no work of its
             with zipfile.ZipFile(path) as archive:
+                sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+                if sum(sizes.values()) > path.stat().st_size:
+                    raise ValueError(f"it unpacks to {sum(sizes.values()):,} bytes")
                 broken = archive.testzip()  # against the sums that the file carries: a flipped bit is another weight
                 if broken is not None:
                     raise ValueError(f"{broken} in it is not what was written")
-                sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-            if sum(sizes.values()) > path.stat().st_size:
-                raise ValueError(f"it unpacks to {sum(sizes.values()):,} bytes")
             stored = sum(size for name, size in sizes.items() if "/data/" in name)
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError("it holds objects, or is none of torch.save's; objects are not unpickled") from error
         claimed = sum({each.data_ptr(): each.nbytes() for each in _storages(saved)}.values())
         if stored is not None and claimed > stored:  # PyTorch 2.6 takes the rest from whatever lies in memory
             raise ValueError(f"it has {stored:,} bytes of numbers, and its index speaks of {claimed:,}")
@@ -59,8 +62,15 @@ def load_checkpoint(path: AnyPath, needed: Sequence[str] = ()) -> tuple[dict[str
         check_int("seed", own["seed"], 0, 2**32)
         for epoch in own["history"]:
             epoch["epoch"], epoch["warm_up"], epoch["test_accuracy"], epoch["firing_rate"], epoch["firing_rates"]
-        if needed and saved["epoch"] != len(own["history"]) - 1:
-            raise ValueError(f"it is of epoch {saved['epoch']} and has the history of {len(own['history'])}")
+        if needed:
+            done = own.get("batches_done", 0)  # of an epoch that was stopped in its midst
+            check_int("batches_done", done, 0)
+            for loss in own["losses"] if done else ():
+                check_tensor("losses", loss, 0, "numbers", FLOATING)
+            if done and len(own["losses"]) != done:
+                raise ValueError(f"it has {len(own['losses'])} losses of {done} batches")
+            if saved["epoch"] != len(own["history"]) - (not done):
+                raise ValueError(f"it is of epoch {saved['epoch']} and has the history of {len(own['history'])}")
         with _WithoutMemory():
             shapes = {f"net.{name}": value.shape for name, value in recipe.build_network().state_dict().items()}
         for name in sorted(shapes.keys() ^ saved["state_dict"].keys()):
@@ -74,22 +84,6 @@ def load_checkpoint(path: AnyPath, needed: Sequence[str] = ()) -> tuple[dict[str
         return saved, recipe
     except Exception as error:  # torch.load raises whatever a damaged file leads to
         raise damaged(path, error) from error
-
-
-def newest(folder: Path) -> Path | None:
-    """The checkpoint of a run to go on from: the last one or, where that is damaged, the one before it, with a warning."""
-    last, previous = folder / CHECKPOINT, folder / PREVIOUS
-    if not last.is_file() and not previous.is_file():
-        return None
-    try:
-        load_checkpoint(last, TO_RESUME)
-    except (ValueError, OSError) as error:
-        if not previous.is_file():
-            raise
-        load_checkpoint(previous, TO_RESUME)
-        warnings.warn(f"{error}: going on from {previous}, one epoch before", stacklevel=3)
-        return previous
-    return last
 
 
 class Files(TorchCheckpointIO):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 
-def result_row(model: Classifier, seconds: float, trainer: L.Trainer) -> Result:
+def result_row(model: Classifier, trainer: L.Trainer) -> Result:
     """What is written down of a run: its recipe and seed, its curve, its last epoch, and where it ran."""
     last = model.history[-1]
     rate = last["firing_rate"]
@@ -40,7 +40,7 @@ def result_row(model: Classifier, seconds: float, trainer: L.Trainer) -> Result:
         "energy_ratio": None if rate is None else energy.energy_ratio(rate, steps),
         "energy_ratio_fp32_ac": None if rate is None else energy.energy_ratio(rate, steps, energy.E_AC_FP32_PJ),
         **counted(model),
-        "train_seconds": round(seconds, 2),
+        "train_seconds": round(model._duration(), 2),
         "history": model.history,
         "precision": str(trainer.precision),
         "processes": trainer.world_size,

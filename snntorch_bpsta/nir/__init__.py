@@ -1,6 +1,6 @@
 """Whole networks to and from NIR, the Neuromorphic Intermediate Representation (`pip install nir`).
 
-NIR's neurons are differential equations; a step of `dt` seconds makes of them, by Euler's method,
+NIR's neurons are differential equations; a step of `dt` seconds makes of them, by Euler's method::
 
     LIF       v[t] = (1 - dt/tau) v[t-1] + r dt/tau x[t]                  `Leaky`:     beta = 1 - dt/tau
     CubaLIF   i[t] = (1 - dt/tau_syn) i[t-1] + w_in dt/tau_syn x[t]       `Synaptic`:  alpha = 1 - dt/tau_syn

@@ -210,3 +210,22 @@ def test_a_value_per_neuron_of_a_dense_layer_is_the_hosts(kind):
     assert torch.equal(
         step_loop(make_neuron(snn, kind, **kwargs), cur), step_loop(make_neuron(snntorch, kind, **kwargs), cur)
     )
+
+
+@pytest.mark.parametrize("how", ["step", "sequence"])
+@pytest.mark.parametrize("option", ["off", "spatial"])
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_a_step_under_autocast_and_one_without(kind, option, how):
+    """The spikes that are fed back were left in half precision, and the recurrence has its weights in full."""
+    net, plain = (make_net(snn, kind, option, linear_features=N, all_to_all=True) for _ in range(2))
+    cur = currents(3, B, N)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        net(cur[0])
+    assert net[1].spk.count_nonzero() or net[1].mem.count_nonzero()
+    for name, state in states_of(net[1]).items():
+        setattr(plain[1], name, state.float() if name == "spk" else state)
+    if how == "step":
+        outs = [part(cur[1]) for part in (net, plain)]
+    else:
+        outs = [part[1].sequence(part[0](cur[1:]))[0] for part in (net, plain)]
+    assert torch.equal(*outs) and outs[0].dtype == torch.float32

@@ -28,7 +28,7 @@ from ..surrogate import SpatialAdjustment, Surrogate
 from .build import Built
 from .engine import WARM_UP_SURROGATE, Engine
 from .stale import Watched
-from .states import Stateful, usable
+from .states import Stateful, fed_back, usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -221,6 +221,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
                 raise TypeError(f"{name} must be a tensor or None, got {type(state).__name__}")
             if state.shape != input_.shape:
                 state = torch.zeros_like(input_)
+            state = fed_back(name, state, input_)
             started.append(state if compiling or not state.is_inference() else usable(state))
         return (started, False) if compiling else self._guard(started)
 
@@ -243,7 +244,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         if record and type(record) is not tuple:
             self._check_record(record)
             record = tuple(record)
-        states = self._initial(states, input_.shape[1:])
+        states = self._initial(states, input_)
         if step is None:
             reason = self._why_loop(input_.dtype)
         else:
@@ -282,12 +283,14 @@ class Adjusted(Built, Stateful, Watched, Engine):
             if input_.shape[0] not in (1, num_steps):
                 raise ValueError(f"num_steps={num_steps} holds a current of one step, got shape {tuple(input_.shape)}")
 
-    def _initial(self, states, shape):
+    def _initial(self, states, input_):
         """The states before the first step of a sequence, None for zeros."""
+        shape = input_.shape[1:]
         if self.init_hidden:
             if not is_compiling():
                 self._check_recomputed()
-            return [usable(state) if state.shape == shape else None for state in self._hidden()]
+            hidden = zip(self._states, self._hidden(), strict=True)
+            return [fed_back(name, usable(state), input_) if state.shape == shape else None for name, state in hidden]
         initial = []
         for name, state in zip(self._states, states, strict=True):
             if state is not None:
@@ -295,7 +298,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
                     state = None
                 else:
                     check_state(name, state, shape)
-                    state = usable(state)
+                    state = fed_back(name, usable(state), input_)
             initial.append(state)
         return initial
 

@@ -13,6 +13,7 @@ from . import (  # _snntorch first: it answers where snntorch is missing, too ol
 )
 from ._version import __version__ as __version__
 from .conversion import Conversion, convert, detach, patched, reset, revert
+from .decays import bound_decays
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
 from .memory import compress_spikes
 from .neurons import Alpha, Lapicque, Leaky, RLeaky, RSynaptic, Synaptic
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic"]
 __all__ += ["ConvBlock", "DirectEncoding", "MultiStep", "NeuronDropout", "Voting"]
-__all__ += ["Conversion", "convert", "detach", "patched", "reset", "revert"]
+__all__ += ["Conversion", "bound_decays", "convert", "detach", "patched", "reset", "revert"]
 __all__ += ["compress_spikes", "functional", "surrogate"]
 __all__ += [name for name in _snntorch.public_names(_snntorch.snntorch) if name not in __all__]
 

@@ -172,14 +172,17 @@ def _convert(neuron, spatial_adj, temporal_alpha):
     return True, reason
 
 
+def _parametrized(neuron):
+    return (
+        f"{type(neuron).__name__} has a parametrization of {', '.join(neuron.parametrizations)}: take it off first, by "
+        "torch.nn.utils.parametrize.remove_parametrizations, and put it on again afterwards"
+    )
+
+
 def _why_not_ours(neuron):
     name, host = type(neuron).__name__, next((host for host in _OURS if isinstance(neuron, host)), None)
     if host is not None and is_parametrized(neuron):
-        names = ", ".join(neuron.parametrizations)
-        return (
-            f"{name} has a parametrization of {names}: take it off first, by "
-            "torch.nn.utils.parametrize.remove_parametrizations, convert, and put it on again"
-        )
+        return _parametrized(neuron)
     if host is not None and not type(neuron).__module__.startswith("snntorch."):
         return f"{name} is a class of its own: derive it from snntorch_bpsta.{host.__name__}"
     return f"{name} has no counterpart here"
@@ -188,6 +191,8 @@ def _why_not_ours(neuron):
 def _revert(neuron):
     if not isinstance(neuron, Adjusted):
         return False, None
+    if is_parametrized(neuron):
+        return None, _parametrized(neuron)
     if type(neuron) not in FAMILY:
         return None, f"{type(neuron).__name__} is a class of its own, derived from ours"
     neuron._hand_back()

@@ -38,6 +38,7 @@ def script(folder, text, **environment):
         from snntorch_bpsta import cli
         from snntorch_bpsta.training import Recipe, module, run
         torch.set_num_threads(1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, if the tests run in the background
         TINY, OUT = Recipe(**{TINY.as_dict()}), Path({str(folder / "run")!r})
     """
     path.write_text(textwrap.dedent(preamble) + textwrap.dedent(text))

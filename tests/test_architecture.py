@@ -28,6 +28,7 @@ ORDER = [
     "functional",
     "neurons",
     "conversion",
+    "decays",
     "layers",
     "networks",
     "training",
@@ -224,7 +225,7 @@ def test_no_eager_heavy_import(path):
     assert list(eager_heavy(*read(path))) == []
 
 
-LIGHT = {"", *BASE, "surrogate", "memory", "functional", "neurons", "conversion", "layers"}
+LIGHT = {"", *BASE, "surrogate", "memory", "functional", "neurons", "conversion", "decays", "layers"}
 
 
 def test_the_package_imports_its_heavy_parts_on_first_use():

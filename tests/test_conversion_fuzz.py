@@ -66,6 +66,11 @@ def test_convert_and_revert(arguments):
         assert same(value, state[key])
 
 
+@fuzz("bound_decays", examples=60, net=NETS)
+def test_bound_decays(net):
+    assert attempt(snn.bound_decays, net) in (net, REFUSED)
+
+
 @fuzz("patched", examples=150, options=calls(**OPTIONS), inner=calls(**OPTIONS), name=st.sampled_from(sorted(INSIDE)))
 def test_patched(options, inner, name):
     before = {host: host.__init__ for host in (getattr(snntorch, kind) for kind in NEURONS)}

@@ -199,7 +199,7 @@ def test_a_decay_that_learns_and_leaves_its_range_is_told_once(kind, name, optio
     with torch.no_grad():
         decay.fill_(1.5)
     with pytest.warns(
-        UserWarning, match=rf"^{name} of {kind}, which learns, has left \[0, 1\] \(1.5 to 1.5\).*{name}.clamp_"
+        UserWarning, match=rf"^{name} of {kind}, which learns, has left \[0, 1\] \(1.5 to 1.5\).*bound_decays"
     ):
         use(lif, kind, how)
     with warnings.catch_warnings():

@@ -226,7 +226,7 @@ class Built(Mixin):
                 warn(
                     f"{name} of {type(self).__name__}, which learns, has left [0, 1] ({lowest:.4g} to {highest:.4g}): it is "
                     "clipped there and has no gradient any more where it is out, so it stays. Lower its learning rate, or "
-                    f"after each optimizer.step(): with torch.no_grad(): neuron.{name}.clamp_(0, 1)",
+                    "call snntorch_bpsta.bound_decays(net) before the optimiser is made",
                     stacklevel=2,
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import weakref
 from warnings import warn
@@ -9,6 +10,7 @@ from warnings import warn
 import snntorch
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from .._snntorch import set_reset
 from .._torch import backward_pass, is_compiling, is_of_a_transform
@@ -145,6 +147,14 @@ class Stateful(Mixin):
         if "_spike_grad" in state:
             state["_spike_grad"] = as_portable(state["_spike_grad"])
         return state
+
+    def __deepcopy__(self, memo):
+        # A parametrization (torch.nn.utils.parametrize) puts a __deepcopy__ of its own beside what has none, and forbids
+        # __getstate__; its tensors are parameters, which copy.
+        state = Stateful.__getstate__(self) if is_parametrized(self) else self.__getstate__()
+        memo[id(self)] = twin = self.__class__.__new__(self.__class__)
+        twin.__setstate__(copy.deepcopy(state, memo))
+        return twin
 
     def __setstate__(self, state):
         super().__setstate__(state)

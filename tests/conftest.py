@@ -14,6 +14,7 @@ import snntorch
 import torch
 from _features import FEATURES, feature
 from _slow import is_slow
+from layouts import source, unpack
 
 OUTCOMES = ("passed", "skipped", "failed")  # of a test's phases the last of these counts
 LIBRARIES = ("torch", "snntorch", "numpy", "numba", "triton", "hypothesis", "lightning", "nir", "neurobench", "onnx")
@@ -46,6 +47,21 @@ def empty(tmp_path_factory):
         patch.setenv("SNNTORCH_BPSTA_CACHE", str(folder / "cache"))
         patch.chdir(folder)
         yield folder
+
+
+@pytest.fixture(scope="session")
+def real(request, tmp_path_factory):
+    """``real("NMNIST", ...)``: a data folder with the real data of these, unpacked once; skips where there is none."""
+    keeps = hasattr(request.config, "cache")  # pytest's folder for what outlives a session
+    target = Path(request.config.cache.mkdir("real-data")) if keeps else tmp_path_factory.mktemp("real-data")
+
+    def folder(*names):
+        for name in names:
+            if not (source() / name).is_dir():
+                pytest.skip(f"the real {name} is not in {source()}")
+        return unpack(source(), target, names)
+
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -192,7 +192,7 @@ FAULTS = {
         "the remainder in the first frame", "data_frames",
     ),
     "mnist": Fault(
-        "data/images", "found.targets, scale=255)\n\n\ndef cifar10", "found.targets, scale=256)\n\n\ndef cifar10",
+        "data/images", "targets, scale=255)\n\n\ndef cifar10", "targets, scale=256)\n\n\ndef cifar10",
         "a scale off by one", "data_images",
     ),
     "aedat": Fault(

@@ -248,8 +248,8 @@ def _first(layouts, root):
         if foreign:
             others = ", ".join(dict.fromkeys(label for label, _ in foreign))
             raise ValueError(
-                f"expected {layout.shown} of the classes {', '.join(layout.classes)}, got {len(foreign):,} recordings of "
-                f"{others}, such as {source / foreign[0][1]}: rename what says the class, or take it out of the data folder"
+                f"expected {layout.shown} of the classes {', '.join(layout.classes)}, got {len(foreign):,} of {others}, "
+                f"such as {source / foreign[0][1]}: rename what says the class, or take it out of the data folder"
             )
         if listed:
             files = tuple(file for _, file in listed)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CHECKPOINT"]
 
 CHECKPOINT = "last.ckpt"
+_MOST_PARTS = 1_000_000  # dicts, lists and what is in them; those of a run of 1,000 epochs are some 30,000
 TO_RESUME = ("epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version")
 
 
@@ -69,11 +70,17 @@ def load_checkpoint(path: AnyPath, needed: Sequence[str] = ()) -> tuple[dict[str
 
 
 def _storages(value):
-    """What holds the numbers of the tensors in dicts and lists of them."""
-    if isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta:
-        yield value.untyped_storage()
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
-        yield from _storages(part)
+    """What holds the numbers of the tensors in dicts and lists of them. Lists that hold others twice, and these again, are
+    refused: looking at them, or writing one of them into a message, would take for ever."""
+    todo = [value]
+    for _ in range(_MOST_PARTS):
+        if not todo:
+            return
+        value = todo.pop()
+        if isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta:
+            yield value.untyped_storage()
+        todo += value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    raise ValueError(f"it has more than {_MOST_PARTS:,} parts, such as lists in lists")
 
 
 class _WithoutMemory(TorchFunctionMode):

@@ -14,7 +14,6 @@ import snntorch
 import torch
 from _features import FEATURES, feature
 from _slow import is_slow
-from layouts import source, unpack
 
 OUTCOMES = ("passed", "skipped", "failed")  # of a test's phases the last of these counts
 LIBRARIES = ("torch", "snntorch", "numpy", "numba", "triton", "hypothesis", "lightning", "nir", "neurobench", "onnx")
@@ -52,6 +51,8 @@ def empty(tmp_path_factory):
 @pytest.fixture(scope="session")
 def real(request, tmp_path_factory):
     """``real("NMNIST", ...)``: a data folder with the real data of these, unpacked once; skips where there is none."""
+    from layouts import source, unpack
+
     keeps = hasattr(request.config, "cache")  # pytest's folder for what outlives a session
     target = Path(request.config.cache.mkdir("real-data")) if keeps else tmp_path_factory.mktemp("real-data")
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class Samples(torch.utils.data.Dataset):
     """Arrays as a data set of (float32 tensor, int label).
 
+    Of data in a memory map a pickle holds where in the file they lie; loading it is refused if the file has changed.
+
     Args:
         data: array [N, ...] of integers, in memory or memory-mapped.
         targets: integer labels [N].
@@ -127,7 +129,7 @@ def stratified_order(targets: torch.Tensor | np.ndarray) -> np.ndarray:
 
 
 def cache_dir() -> Path:
-    """The folder for what is derived from the data (unpacked files, frames); safe to delete.
+    """The folder for what is derived from the data, that is, frames; safe to delete.
 
     ``SNNTORCH_BPSTA_CACHE`` if set, else ``snntorch_bpsta`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
     """

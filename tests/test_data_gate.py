@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -209,17 +210,23 @@ def test_a_folder_that_cannot_be_read_is_named(folder, tmp_path, monkeypatch):
         labels(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-@pytest.mark.parametrize("mode", [0, stat.S_IRUSR])
-def test_a_folder_without_rights_is_named(mode, tmp_path):
-    write(tmp_path, {RECORDING: BIN, "NMNIST/Train/4/00002.bin": BIN})
-    folder = tmp_path / "NMNIST" / "Train" / "3"
-    folder.chmod(mode)
-    try:
-        with pytest.raises(PermissionError, match=str(folder)):
-            labels(tmp_path)
-    finally:
-        folder.chmod(0o700)
+@pytest.mark.parametrize("mode", [0, stat.S_IRUSR | stat.S_IROTH], ids=["closed", "names-only"])
+def test_a_folder_without_rights_is_named(mode):
+    """As root, who may do everything, tries it as somebody else."""
+    with tempfile.TemporaryDirectory() as root:
+        os.chmod(root, 0o755)
+        write(Path(root), {"3/00001.bin": BIN, "4/00002.bin": BIN})
+        folder = Path(root, "3")
+        folder.chmod(mode)
+        me = os.geteuid()
+        try:
+            if me == 0:
+                os.seteuid(65534)
+            with pytest.raises(PermissionError, match=str(folder)):
+                list(_gate.find_files(Path(root), "(?P<label>.+)", r".+\.bin"))
+        finally:
+            os.seteuid(me)
+            folder.chmod(0o700)
 
 
 def test_a_part_names_the_classes_that_it_has_nothing_of(tmp_path):

@@ -296,6 +296,7 @@ def test_read_aedat2_from_a_file_and_from_bytes(tmp_path):
         (b"#!AER-DAT3.1\r\n" + bytes(8), "to begin with '#!AER-DAT2.0', got b'#!AER-DAT3.1'"),
         (b"", "to begin with '#!AER-DAT2.0', got b''"),
         (b"#!AER-DAT2.0\r\n" + bytes(12), "events of 8 bytes, got 12 bytes: truncated"),
+        (b"#!AER-DAT2.0\r\n" + bytes(8) + b"\0\1" + bytes(6), "of a 128 x 128 DVS, got an address of 0x10000"),
     ],
 )
 def test_read_aedat2_refuses(raw, message):

@@ -2,8 +2,12 @@
 PYTHON ?= python3
 # the packages to install torch by; e.g. TORCH="torch==2.13.0" where a special build is wanted
 TORCH ?= torch torchvision
+# where torch comes from, if not from the usual index: in the place of that index, for torch alone, and never beside it, since pip
+# then takes a package of the same name from either; e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 # what release-check installs before the wheel, which needs neither torchvision nor a GPU; e.g. CORE="torch==2.13.0"
 CORE ?= torch
+FROM = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 BIN = .venv/bin
 JOBS ?= 2
 
@@ -36,12 +40,12 @@ dist: .venv/installed
 	$(BIN)/python -m build
 
 release-check: .venv/installed
-	$(BIN)/python .ci/release_check.py $(CORE)
+	$(BIN)/python .ci/release_check.py $(FROM) $(CORE)
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet $(FROM) $(TORCH)
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 

@@ -12,7 +12,7 @@ from . import (  # _snntorch first: it answers where snntorch is missing, too ol
     surrogate,
 )
 from ._version import __version__ as __version__
-from .conversion import Conversion, convert, patched, reset, revert
+from .conversion import Conversion, convert, detach, patched, reset, revert
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
 from .memory import compress_spikes
 from .neurons import Alpha, Lapicque, Leaky, RLeaky, RSynaptic, Synaptic
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from . import energy as energy
     from . import flow as flow
     from . import networks as networks
+    from . import nir as nir
     from . import plots as plots
     from . import training as training
 
 __all__ = ["Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic"]
 __all__ += ["ConvBlock", "DirectEncoding", "MultiStep", "NeuronDropout", "Voting"]
-__all__ += ["Conversion", "convert", "patched", "reset", "revert"]
+__all__ += ["Conversion", "convert", "detach", "patched", "reset", "revert"]
 __all__ += ["compress_spikes", "functional", "surrogate"]
 __all__ += [name for name in _snntorch.public_names(_snntorch.snntorch) if name not in __all__]
 
-_ON_FIRST_USE = ("data", "energy", "flow", "networks", "plots", "training")
+_ON_FIRST_USE = ("data", "energy", "flow", "networks", "nir", "plots", "training")
 
 _snntorch.install_finder()
 _from_host, __dir__ = _snntorch.fall_back_to(_snntorch.snntorch, __name__)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from numbers import Real
+from types import FunctionType
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import torch
@@ -17,11 +20,23 @@ FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REAL = (*FLOATING, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 NUMBER = (int, float)  # of a row, for check_rows
 _FLAGS = ("surrogate_disable", "init_hidden", "inhibition", "output", "reset_delay", "all_to_all", "state_quant")
+_TAKES = dict.fromkeys(("spatial_adjustment", "SpatialAdjustment"), "threshold") | {"custom_surrogate": "function"}
+_SURROGATES = ("snntorch.surrogate", f"{__package__}.surrogate")
 
 
 def _described(tensor):
     """What sets a tensor apart from the usual one, for a message."""
     return f"{tensor.dtype}" if tensor.layout is torch.strided else f"{tensor.dtype}, {tensor.layout}"
+
+
+def _check_dense(name, value):
+    """Refuse nested and sparse tensors, with what makes dense ones of them."""
+    if value.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor, got a nested one: use torch.nested.to_padded_tensor({name}, 0.0)"
+        )
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {_described(value)}: use {name}.to_dense()")
 
 
 def check_temporal_alpha(alpha: Any, reset_mechanism: str = "zero", reset_delay: bool = True) -> float:
@@ -89,10 +104,45 @@ def as_parameter(name: str, value: Any, device: torch.device | None = None) -> t
     return tensor
 
 
+def warn_not_finite(neuron: str, name: str, value: Any) -> None:
+    """Tell that a parameter of a `neuron` is, or holds, NaN or an infinity, which the host takes without a word."""
+    value = as_parameter(name, value)
+    if is_compiling() or is_transforming() or value.is_meta or not value.is_floating_point() or value.isfinite().all():
+        return
+    what = "NaN" if value.isnan().any() else "infinite"
+    todo = "; for one that never fires take threshold=1e9" if name == "threshold" and what != "NaN" else ""
+    warn(
+        f"{name} of {neuron} is {what}, expected finite numbers: such a neuron computes NaN, or never fires. Look where the "
+        f"value comes from{todo}",
+        stacklevel=4,
+    )
+
+
 def check_surrogate(name: str, spike_grad: Any) -> None:
-    """Refuse a surrogate that is neither None nor a function."""
+    """Refuse a surrogate that is neither None nor a function, and what makes surrogates in place of one."""
     if spike_grad is not None and not callable(spike_grad):
         raise TypeError(f"{name} must be a function of mem - threshold or None, got {type(spike_grad).__name__}")
+    maker = spike_grad.func if isinstance(spike_grad, partial) else spike_grad
+    if isinstance(maker, type) and issubclass(maker, torch.autograd.Function):
+        raise TypeError(f"{name} must be a function of mem - threshold, got the class {maker.__name__}: use its .apply")
+    if isinstance(maker, type) or (isinstance(maker, FunctionType) and _makes_surrogates(maker)):
+        given = _TAKES.get(maker.__name__, "") if maker is spike_grad else "..."
+        raise TypeError(
+            f"{name} must be a function of mem - threshold, got {maker.__name__}, which makes one: call it, "
+            f"{name}={maker.__name__}({given})"
+        )
+
+
+def _makes_surrogates(function):
+    """Whether it is one of the functions of a module `surrogate`, the host's or ours, that return a surrogate."""
+    return function.__module__ in _SURROGATES and "." not in function.__qualname__
+
+
+def check_fired(spk: Any) -> None:
+    """Refuse what a surrogate returned, if that is no tensor of spikes."""
+    if not isinstance(spk, torch.Tensor):
+        made = ": if that makes the surrogate, call it first, spike_grad=NAME()" if callable(spk) else ""
+        raise TypeError(f"spike_grad must return spikes, a tensor, for mem - threshold, got {type(spk).__name__}{made}")
 
 
 def check_host_options(given: Mapping[str, Any]) -> None:
@@ -168,7 +218,8 @@ def check_current(input_: Any, num_dims: int, expected: str) -> None:
     with autograd's anomaly detection on, also one that holds NaN."""
     if not isinstance(input_, torch.Tensor):
         raise TypeError(f"input_ must be a tensor of shape {expected}, got {type(input_).__name__}")
-    if input_.dtype not in FLOATING or input_.layout is not torch.strided:
+    if input_.dtype not in FLOATING or input_.layout is not torch.strided or input_.is_nested:
+        _check_dense("input_", input_)
         raise TypeError(
             f"input_ must be a dense floating-point tensor (a current), got {_described(input_)}; use input_.float()"
         )
@@ -179,6 +230,16 @@ def check_current(input_: Any, num_dims: int, expected: str) -> None:
             f"input_ holds {int(input_.isnan().sum())} NaN (checked because torch.autograd.set_detect_anomaly is on): "
             "look for a diverged weight or a division by zero in the layer before the neuron"
         )
+
+
+def check_sample(input_: torch.Tensor, shape: tuple[int, ...] | None, order: str) -> None:
+    """Refuse an input whose samples at a step are not of this `shape`."""
+    if shape is None or input_.shape[2:] == shape:
+        return
+    advice = ""
+    if input_.shape[1:] == shape:
+        advice = ": there is no dimension of time; stack the steps, or input_.unsqueeze(0) for one step"
+    raise ValueError(f"input_ must be {order} with * = {shape}, got shape {tuple(input_.shape)}{advice}")
 
 
 def check_some_steps(input_: torch.Tensor, time: int = 0, name: str = "input_") -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-def write_whole(path: Path, chunks: Iterable[bytes], previous: Path | None = None) -> None:
+def write_whole(path: Path, chunks: Iterable[bytes | memoryview], previous: Path | None = None) -> None:
     """Write `chunks` to `path`, which appears whole or not at all, whatever happens in between.
 
     They are written beside `path`, so that nothing is moved between file systems, brought to the disk, and then renamed. A
@@ -94,7 +94,8 @@ def _try_lock(file):
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Inside, no other process has the lock of `path`, which need not exist: a file ``.NAME.lock`` beside it stands for it.
 
-    The lock is the system's (flock), and goes with the process that holds it, however that ends.
+    The lock is the system's (flock), and goes with the process that holds it, however that ends. The file goes with the
+    lock, unless the process is killed.
 
     Args:
         path: what is locked; its folder is made.
@@ -103,11 +104,43 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     Yields:
         Whether it is locked; always with `wait`, and on systems that have no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield True
         return
-    with open(path.with_name(f".{path.name}.lock"), "ab") as file:
-        if wait:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield wait or _try_lock(file)
+    name = path.with_name(f".{path.name}.lock")
+    file = _open_locked(name, wait)
+    try:
+        yield file is not None
+    finally:
+        if file is not None:
+            name.unlink(missing_ok=True)
+            file.close()
+
+
+def _open_locked(name, wait):
+    """The file of a lock, locked, or None. Who has the lock removes the file: it may go before we lock what we opened."""
+    missed = 0
+    while True:
+        try:
+            name.parent.mkdir(parents=True, exist_ok=True)
+            file = open(name, "ab")
+        except (FileNotFoundError, FileExistsError):
+            missed += 1  # the folder has gone as well; or it cannot be made
+            if missed == 100:
+                raise
+            continue
+        try:
+            if wait:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            elif not _try_lock(file):
+                file.close()
+                return None
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(name)):
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef as StorageWeakRef
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._pytree import tree_leaves as tree_leaves
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -63,3 +64,14 @@ def constant_for_compiler(function: _Function) -> _Function:
 def version(x: torch.Tensor) -> int:
     """How often `x` was written to; 0 for an inference tensor, which does not count."""
     return 0 if x.is_inference() else x._version
+
+
+def new_library(name: str) -> torch.library.Library:
+    """A library of operators `name`. One that an earlier run of the calling module has made, before importlib.reload or
+    %autoreload, goes first: PyTorch defines no operator twice. It is held where no reload looks, in torch.ops."""
+    held = vars(getattr(torch.ops, name))
+    previous = held.get("_library")
+    if previous is not None:
+        previous._destroy()
+    held["_library"] = torch.library.Library(name, "FRAGMENT")
+    return held["_library"]

@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ._signals import Stop
 from ._version import __version__
 
 __all__ = ["main"]
@@ -24,9 +25,9 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(_fail(f"{message} (see {self.prog} --help)"))
 
 
-def _fail(message):
+def _fail(message, code=2):
     print(f"bpsta: error: {' '.join(str(message).split())}", file=sys.stderr)
-    return 2
+    return code
 
 
 # --- what options hold ----------------------------------------------------------------------------
@@ -126,8 +127,10 @@ def _train_options(parser):
     add = parser.add_argument
     add("--recipe", choices=tuple(paper_rows()), metavar="ROW", help="a row of the paper: see bpsta recipes")
     add("--seed", type=int, default=0, help="default: 0")
-    add("--out", type=Path, help="folder for checkpoint, logs and result (default: runs/DATASET)")
+    add("--out", type=Path, help="folder for checkpoint, logs and result (default: runs/DATASET-VARIANT-SEED)")
     add("--resume", action="store_true", help="go on from OUT/last.ckpt")
+    add("--extend", action="store_true", help="go on like that with more --epochs than the run was begun with")
+    add("--overwrite", action="store_true", help="begin anew in a folder that holds a run, which is lost")
     add("--devices", type=_positive, default=1, help="processes per machine, by DDP; the batch size is per process")
     add("--num-nodes", type=_positive, default=1, help="machines; start it on each by torchrun or SLURM")
     add("--precision", choices=("32-true", "bf16-mixed", "16-mixed"), default="32-true")
@@ -137,32 +140,22 @@ def _train_options(parser):
 
 
 def _train(arguments):
+    from .training._tables import print_result
     from .training.run import train
 
     recipe = _recipe(arguments)
-    out = arguments.out or Path("runs") / (arguments.recipe or recipe.dataset)
+    name = arguments.recipe or f"{recipe.dataset}-{recipe.variant_name()}"
+    out = arguments.out or Path("runs") / f"{name}-{arguments.seed}"
     row = train(
-        recipe, arguments.seed, out, resume=arguments.resume, devices=arguments.devices, num_nodes=arguments.num_nodes,
-        precision=arguments.precision, num_workers=arguments.num_workers,
-        **_given(arguments, "data_root", "download", "accelerator", "also_test"),
+        recipe, arguments.seed, out, resume=arguments.resume, extend=arguments.extend, overwrite=arguments.overwrite,
+        devices=arguments.devices, num_nodes=arguments.num_nodes, precision=arguments.precision,
+        num_workers=arguments.num_workers, **_given(arguments, "data_root", "download", "accelerator", "also_test"),
     )  # fmt: skip
     from lightning.pytorch.utilities import rank_zero_only
 
     if rank_zero_only.rank == 0:
-        _print_result(row)
+        print_result(row)
         print(f"checkpoint, logs and result.json: {out}")
-
-
-def _print_result(row):
-    for name, found in row.get("also_test", {}).items():
-        print(f"{name}: test accuracy {100 * found['accuracy']:.2f} % of {found['samples']}")
-    print(f"test accuracy {100 * row['accuracy']:.2f} %", end="")
-    if row["firing_rate"] is None:
-        print()
-        return
-    print(f", firing rate {row['firing_rate']:.4f} spikes per neuron and step")
-    for layer, rate in row["firing_rates"].items():
-        print(f"  layer {layer:8} {rate:.4f}")
 
 
 # --- evaluate -------------------------------------------------------------------------------------
@@ -182,6 +175,8 @@ def _evaluate_options(parser):
 
 
 def _evaluate(arguments):
+    from .training._tables import print_result
+
     if arguments.neurobench is None:
         from .training.run import evaluate
     else:
@@ -189,7 +184,7 @@ def _evaluate(arguments):
 
     options = _given(arguments, "data_root", "download", "accelerator")
     row = evaluate(arguments.checkpoint, test_limit=arguments.test_limit, dataset=arguments.dataset, **options)
-    _print_result(row)
+    print_result(row)
     if arguments.neurobench is not None:
         from .training.results import write_json
 
@@ -234,7 +229,7 @@ def _compare_options(parser):
 def _study(arguments):
     from .plots import study as draw
     from .training.recipes import Recipe
-    from .training.studies import STUDIES, format_study, quick, run_all, study, tabulate
+    from .training.studies import STUDIES, RunsFailed, format_study, quick, run_all, study, tabulate
     from .training.studies.claims import used
 
     name, chosen = arguments.name, STUDIES[arguments.name]
@@ -249,10 +244,16 @@ def _study(arguments):
     out = arguments.out or Path("runs") / (f"{name}-{recipe.dataset}" if recipe else name)
     out = out if out.suffix == ".json" else out / "runs.json"
     print(textwrap.fill(chosen.claim, 100) + "\n")
-    rows = study(
-        name, recipe, given.get("seeds", seeds), out, jobs=given.get("jobs", 1),
-        **_given(arguments, "data_root", "download", "accelerator", "also_test"),
-    )  # fmt: skip
+    failed = None
+    try:
+        rows = study(
+            name, recipe, given.get("seeds", seeds), out, jobs=given.get("jobs", 1),
+            **_given(arguments, "data_root", "download", "accelerator", "also_test"),
+        )  # fmt: skip
+    except RunsFailed as error:
+        failed, rows = error, error.rows
+    if failed and not rows:
+        return _fail(failed, 1)
     print()
     if recipe:
         print(
@@ -261,11 +262,12 @@ def _study(arguments):
     print(format_study(tabulate(rows)))
     draw(rows, title).savefig(run_all.figure_file(out), dpi=150)
     print(f"\nruns: {out}\ntable: {run_all.table_file(out)}\nfigure: {run_all.figure_file(out)}")
+    return _fail(failed, 1) if failed else 0
 
 
 def _compare(arguments):
     arguments.name = "compare"
-    _study(arguments)
+    return _study(arguments)
 
 
 # --- recipes --------------------------------------------------------------------------------------
@@ -273,23 +275,17 @@ def _compare(arguments):
 
 def _recipes_options(parser):
     parser.add_argument("--preset", choices=("paper", "official_code"), default="paper", help="default: paper")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of runs (default: results)")
+    parser.add_argument("--results", type=Path, help="folder of runs (default: results, if there is one)")
 
 
 def _recipes(arguments):
-    import json
+    from .training.paper import beside, paper_rows, runs_below
 
-    from .training.paper import beside, paper_rows
-
-    runs = []
-    for path in sorted(arguments.results.rglob("*.json")):
-        try:
-            content = json.loads(path.read_text())
-            runs += [row for row in content.get("runs", [content]) if "accuracy" in row]
-        except (ValueError, AttributeError, TypeError):
-            continue  # no results file
+    runs, others = runs_below(arguments.results or Path("results"), must_exist=arguments.results is not None)
     print(beside(paper_rows(arguments.preset), runs))
     print("\nbpsta train --recipe ROW runs a row; every option of it may be changed, and then it is another one.")
+    for path, why in others.items():
+        print(f"bpsta: left out {path}: {why}", file=sys.stderr)
 
 
 # --- bench ----------------------------------------------------------------------------------------
@@ -375,22 +371,26 @@ def _parser(asked):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``bpsta``. Returns the exit code: 0, or 2 for wrong values, missing files and missing libraries."""
+    """Entry point of ``bpsta``. Returns the exit code: 0; 1 where runs of a study have failed; 2 for wrong values, missing
+    files and missing libraries; 130 and 143 where SIGINT (Ctrl-C) and SIGTERM stopped it."""
     argv = [*(sys.argv[1:] if argv is None else argv)]
     command = COMMANDS.get(argv[0] if argv else "")
-    try:
-        if command is not None and command.options is None:
-            return command.run(argv[1:]) or 0
-        arguments = _parser(asked=argv[0] if argv else None).parse_args(argv)
-        return COMMANDS[arguments.command].run(arguments) or 0
-    except ModuleNotFoundError as error:
-        if error.name not in ("lightning", "matplotlib", "torchmetrics"):
-            raise
-        return _fail(f"{error.name} is not installed: pip install 'snntorch-bpsta[train,plots]'")
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("BPSTA_TRACEBACK"):
-            raise
-        return _fail(error)
-    except KeyboardInterrupt:
-        print("stopped; go on with --resume (train) or the same command (compare, study)", file=sys.stderr)
-        return 130
+    with Stop() as stop:
+        try:
+            if command is not None and command.options is None:
+                return command.run(argv[1:]) or 0
+            arguments = _parser(asked=argv[0] if argv else None).parse_args(argv)
+            return COMMANDS[arguments.command].run(arguments) or 0
+        except ModuleNotFoundError as error:
+            if error.name not in ("lightning", "matplotlib", "torchmetrics"):
+                raise
+            return _fail(f"{error.name} is not installed: pip install 'snntorch-bpsta[train,plots]'")
+        except (ValueError, OSError, ImportError) as error:
+            if os.environ.get("BPSTA_TRACEBACK"):
+                raise
+            return _fail(error)
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
+            if stop.number is None and isinstance(error, SystemExit):
+                raise
+            print("stopped; go on with --resume (train) or the same command (compare, study)", file=sys.stderr)
+            return 128 + (stop.number or 2)

@@ -5,24 +5,28 @@ from __future__ import annotations
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from warnings import warn
 
 import snntorch
+import torch
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ._checks import check_module, check_spatial_adj, check_temporal_alpha
+from ._checks import check_module, check_spatial_adj, check_surrogate, check_temporal_alpha
 from .neurons import FAMILY, Adjusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import nn
 
+__all__ = ["Conversion", "convert", "detach", "patched", "reset", "revert"]
 
-__all__ = ["Conversion", "convert", "patched", "reset", "revert"]
+_Net = TypeVar("_Net", bound=nn.Module)
 
 _OURS = {ours._host: ours for ours in FAMILY}
+# The states of all neurons of snnTorch, and what its reset of a step before leaves.
+_STATES = ("spk", "syn", "mem", "syn_exc", "syn_inh", "reset", "a", "b", "c", "h")
 # What a net may hold that spikes. (LeakyParallel takes all steps at once and is no SpikingNeuron.)
 _NEURONS = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
 
@@ -52,12 +56,13 @@ class Conversion(NamedTuple):
 
 
 def convert(
-    net: nn.Module,
+    net: _Net,
     *,
     spatial_adj: bool = False,
     temporal_alpha: float = 0.0,
     match: Callable[[str, nn.Module], bool] | None = None,
-) -> Conversion:
+    report: Callable[[Conversion], object] | None = None,
+) -> _Net:
     """Turn snnTorch's neurons inside `net` into ours, in place: the same objects with another class.
 
     Parameters, buffers, hidden states, hooks, the references that an optimiser holds, and snnTorch's list of neurons stay
@@ -70,9 +75,10 @@ def convert(
         net: any module, a neuron itself too; also one that ``snntorch.import_nir`` built or a checkpoint was loaded into.
         spatial_adj, temporal_alpha: the options of every neuron, see :class:`Leaky`.
         match: function ``(name, neuron) -> bool`` that selects neurons; None takes all.
+        report: called with the :class:`Conversion`, that is with what was changed and what could not be: ``print``, say.
 
     Returns:
-        Conversion: what was changed, and what could not be. The net is changed in place and not returned.
+        torch.nn.Module: `net` itself.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or out of range. (A neuron that cannot take the options does not
@@ -82,38 +88,48 @@ def convert(
         >>> import snntorch, snntorch_bpsta as snn
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(4, 3), snntorch.Leaky(beta=0.9, init_hidden=True))
-        >>> print(snn.convert(net, spatial_adj=True, temporal_alpha=0.8))
+        >>> net = snn.convert(net, spatial_adj=True, temporal_alpha=0.8, report=print)
         changed: '1'
         >>> net[1]
         Leaky(spatial_adj=True, temporal_alpha=0.8)
     """
     check_spatial_adj(spatial_adj)
     temporal_alpha = check_temporal_alpha(temporal_alpha)
-    return _each_neuron(net, match, lambda neuron: _convert(neuron, spatial_adj, temporal_alpha))
+    return _each_neuron(net, match, report, lambda neuron: _convert(neuron, spatial_adj, temporal_alpha))
 
 
-def revert(net: nn.Module, *, match: Callable[[str, nn.Module], bool] | None = None) -> Conversion:
+def revert(
+    net: _Net,
+    *,
+    match: Callable[[str, nn.Module], bool] | None = None,
+    report: Callable[[Conversion], object] | None = None,
+) -> _Net:
     """Turn our neurons inside `net` back into snnTorch's, in place; the opposite of :func:`convert`.
 
     Args:
         net: any module, a neuron itself too.
         match: function ``(name, neuron) -> bool`` that selects neurons; None takes all.
+        report: called with the :class:`Conversion`.
 
     Returns:
-        Conversion: what was changed, and what could not be.
+        torch.nn.Module: `net` itself.
 
     Raises:
         TypeError: an argument of the wrong type.
     """
-    return _each_neuron(net, match, _revert)
+    return _each_neuron(net, match, report, _revert)
 
 
-def _each_neuron(net, match, change):
+def _each_neuron(net, match, report, change):
     """Call `change` on each neuron; it returns whether the neuron is different now, None for a refusal, and what is not as
     asked, if anything."""
     check_module("net", net)
     if match is not None and not callable(match):
         raise TypeError(f"match must be a function (name, neuron) -> bool or None, got {type(match).__name__}")
+    if report is not None and not callable(report):
+        raise TypeError(
+            f"report must be a function of a Conversion, such as print, or None, got {type(report).__name__}"
+        )
     changed, unchanged, refused, partly = [], [], {}, {}
     neurons = [(name, module) for name, module in net.named_modules() if isinstance(module, _NEURONS)]
     for name, neuron in [pair for pair in neurons if match is None or match(*pair)]:
@@ -126,7 +142,9 @@ def _each_neuron(net, match, change):
         if reasons:
             text = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
             warn(f"{what}: {text}", stacklevel=3)
-    return Conversion(tuple(changed), tuple(unchanged), refused, partly)
+    if report is not None:
+        report(Conversion(tuple(changed), tuple(unchanged), refused, partly))
+    return net
 
 
 def _convert(neuron, spatial_adj, temporal_alpha):
@@ -136,8 +154,9 @@ def _convert(neuron, spatial_adj, temporal_alpha):
         return None, _why_not_ours(neuron)
     reason = None
     try:
+        check_surrogate("spike_grad", neuron.spike_grad)
         ours._check_surrogate(spatial_adj, temporal_alpha, neuron.threshold, neuron.surrogate_disable)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         return None, str(error)
     try:
         ours._check_residual(temporal_alpha, neuron.reset_mechanism, getattr(neuron, "reset_delay", True))
@@ -156,7 +175,11 @@ def _convert(neuron, spatial_adj, temporal_alpha):
 def _why_not_ours(neuron):
     name, host = type(neuron).__name__, next((host for host in _OURS if isinstance(neuron, host)), None)
     if host is not None and is_parametrized(neuron):
-        return f"{name} has parametrizations: take them off, convert, and put them on again"
+        names = ", ".join(neuron.parametrizations)
+        return (
+            f"{name} has a parametrization of {names}: take it off first, by "
+            "torch.nn.utils.parametrize.remove_parametrizations, convert, and put it on again"
+        )
     if host is not None and not type(neuron).__module__.startswith("snntorch."):
         return f"{name} is a class of its own: derive it from snntorch_bpsta.{host.__name__}"
     return f"{name} has no counterpart here"
@@ -237,7 +260,7 @@ def _converting(host, original):
     return __init__
 
 
-def reset(net: nn.Module) -> None:
+def reset(net: _Net) -> _Net:
     """Set the hidden states of every spiking neuron inside `net` to zero and cut them from their graph.
 
     At any depth, ours and snnTorch's, in copies too, and of this net only. (``snntorch.utils.reset`` looks one level deep,
@@ -246,6 +269,9 @@ def reset(net: nn.Module) -> None:
     Args:
         net: any module.
 
+    Returns:
+        torch.nn.Module: `net` itself.
+
     Raises:
         TypeError: `net` is no module.
     """
@@ -253,3 +279,39 @@ def reset(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, snntorch.SpikingNeuron) and hasattr(module, "reset_mem"):
             module.reset_mem()
+    return net
+
+
+def detach(net: _Net) -> _Net:
+    """Cut the hidden states of every spiking neuron inside `net` from their graph, and keep their values: for truncated
+    backpropagation through time, between two windows of a long sequence.
+
+    At any depth, ours and snnTorch's, the fed-back spikes of recurrent neurons too. (``detach_hidden()`` of snnTorch is for
+    all neurons of a class, and leaves those spikes, so that the next ``backward`` fails.) States that your own code hands
+    on are not in the net: detach them as well.
+
+    Args:
+        net: any module.
+
+    Returns:
+        torch.nn.Module: `net` itself.
+
+    Raises:
+        TypeError: `net` is no module.
+
+    Example:
+        >>> import torch, snntorch_bpsta as snn
+        >>> lif = snn.RLeaky(beta=0.9, linear_features=3, init_hidden=True)
+        >>> for window in torch.rand(4, 5, 2, 3):  # four windows of five steps
+        ...     loss = sum(lif(cur).sum() for cur in window)
+        ...     loss.backward()
+        ...     _ = snn.detach(lif)
+    """
+    check_module("net", net)
+    for module in net.modules():
+        if isinstance(module, snntorch.SpikingNeuron):
+            for name in _STATES:
+                state = getattr(module, name, None)
+                if isinstance(state, torch.Tensor) and not isinstance(state, nn.Parameter) and state.requires_grad:
+                    setattr(module, name, state.detach())
+    return net

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import snntorch
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ._checks import check_module, check_number
 
@@ -102,7 +105,7 @@ class Operations(dict[str, dict[str, float]]):
 
     - ``dense``: multiply-accumulates of one pass over one sample, what the artificial network of the same structure does;
     - ``ac``: accumulates, one for each spike and each weight it meets, all samples and steps;
-    - ``mac``: the same for numbers that come before the first spiking neuron (pixels, event counts), zeros left out.
+    - ``mac``: the same for numbers that are no spikes (pixels, event counts, what average pooling gives), zeros left out.
     """
 
     def energy_ratio(self, samples: int, e_ac_pj: float = E_AC_PJ, e_mac_pj: float = E_MAC_PJ) -> float:
@@ -125,11 +128,19 @@ class Operations(dict[str, dict[str, float]]):
 
 @contextmanager
 def count_operations(net: nn.Module) -> Iterator[Operations]:
-    """Count what the convolutions and linear layers of `net` do while the context lasts, from the spikes themselves.
+    """Count what the weighted layers of `net` do while the context lasts, from the numbers that go into them.
 
-    A spike costs one accumulate for each weight it meets: all outputs of a linear layer; of a convolution those whose
-    window it lies in, fewer at the edge. Spikes that were pooled count once for each pooled value that is not zero. Batch
-    norm, pooling, voting and the neurons themselves are not counted, in either network.
+    A number that is not zero costs one operation for each weight it meets: all outputs of a linear layer; of a convolution
+    those whose window it lies in, fewer at the edge. **An accumulate**, if all that goes into the layer and is not zero is
+    one and the same number (spikes, also graded by one factor, scaled by dropout, or pooled by their maximum), for the
+    weights can hold that factor; else **a multiply-accumulate**. The tensors decide, in a loop over time and in ``sequence``
+    alike. A spike of a recurrent neuron also costs one accumulate for each weight of its recurrence.
+
+    Linear layers, convolutions and transposed convolutions of one to three dimensions, and recurrences are counted. Batch
+    norm, pooling, voting, embeddings and the neurons themselves are not, in either network. A module that calculates any
+    other product (attention, an LSTM, ``F.linear`` or ``@`` in a forward of your own) is named in a warning at the end: what
+    it does is missing. ``dense`` takes a layer to be one, and to see a sample once at a step: a layer that is used twice, or
+    on every token of a sample, does as much more.
 
     Yields:
         Operations: filled as the network runs.
@@ -146,43 +157,111 @@ def count_operations(net: nn.Module) -> Iterator[Operations]:
         True
     """
     check_module("net", net)
-    operations, fired = Operations(), [False]
+    names = {module: name for name, module in net.named_modules()}
+    operations, factors = Operations(), dict[str, set[float]]()
+
+    def add(name, layer, x, spikes=False):
+        met, fan_out, dense = _meetings(layer, x.detach())
+        count = operations.setdefault(name, {"dense": dense, "ac": 0.0, "mac": 0.0})
+        factors.setdefault(name, set())
+        if not spikes and len(factors[name]) < 2:
+            factors[name] |= _factors(x.detach())
+        count["ac" if len(factors[name]) < 2 else "mac"] += float(met) * fan_out
+        if len(factors[name]) > 1:  # then what came before were no spikes either
+            count["mac"], count["ac"] = count["mac"] + count["ac"], 0.0
 
     def begin(module, args):
-        fired[0] = False
+        if module in names:
+            products.running.append(module)
 
-    def spiked(module, args, output):
-        fired[0] = True
+    def end(module, args, *rest):  # PyTorch leaves the keywords out where the module has failed
+        kwargs, output = rest if len(rest) == 2 else ({}, None)
+        if module not in names:
+            return
+        counted_within = any(isinstance(outer, _COUNTED) or _recurs(outer) for outer in products.running[:-1])
+        if output is None or counted_within:  # it failed; or its neuron is counted, in a loop as by the kernels
+            pass
+        elif _recurs(module):
+            spk = output[0] if isinstance(output, tuple) else output
+            if module.all_to_all and isinstance(module.recurrent, nn.Conv2d):
+                spk = spk.reshape(-1, *spk.shape[-3:])
+            add(names[module.recurrent], module.recurrent, spk, spikes=True)
+        elif isinstance(module, _COUNTED):
+            add(names[module], module, args[0] if args else kwargs["input"])
+        products.running.pop()
 
-    def count(name):
-        def hook(module, args, output):
-            x = args[0].detach()
-            if isinstance(module, nn.Linear):
-                done, dense = (x != 0).sum().double() * module.out_features, module.in_features * module.out_features
-            else:
-                met = _windows(module, (x != 0).sum(1, keepdim=True))
-                done = met.double() * (module.out_channels // module.groups)
-                one = torch.full_like(x[:1, :1], module.in_channels)
-                dense = int(_windows(module, one)) * (module.out_channels // module.groups)
-            layer = operations.setdefault(name, {"dense": dense, "ac": 0, "mac": 0})
-            layer["ac" if fired[0] else "mac"] += float(done)
-
-        return hook
-
-    handles = [net.register_forward_pre_hook(begin)]
-    for name, module in net.named_modules():
-        if isinstance(module, snntorch.SpikingNeuron):
-            handles.append(module.register_forward_hook(spiked))
-        elif isinstance(module, (nn.Linear, nn.Conv2d)):
-            handles.append(module.register_forward_hook(count(name)))
+    products = _Products()
+    handles = [
+        nn.modules.module.register_module_forward_pre_hook(begin),
+        nn.modules.module.register_module_forward_hook(end, with_kwargs=True, always_call=True),
+    ]
     try:
-        yield operations
+        with products:
+            yield operations
     finally:
         for handle in handles:
             handle.remove()
+    if products.missed:
+        missed = [f"{names[module] or 'the net itself'} ({type(module).__name__})" for module in products.missed]
+        warnings.warn(f"the products of these modules are not counted: {', '.join(missed)}", stacklevel=3)
+
+
+class _Products(TorchFunctionMode):
+    """Notes in which modules, of those `running`, a product is calculated that is not counted."""
+
+    def __init__(self):
+        super().__init__()
+        self.running: list[nn.Module] = []
+        self.missed: dict[nn.Module, None] = {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if self.running and _PRODUCT.fullmatch(getattr(func, "__name__", "")):
+            if not any(isinstance(module, _COUNTED) or _recurs(module) for module in self.running):
+                self.missed[self.running[-1]] = None
+        return func(*args, **(kwargs or {}))
+
+
+# What PyTorch's functions are called that multiply matrices, convolve, recur or attend.
+_PRODUCT = re.compile(
+    r"(bi)?linear|.*matmul.*|.*mm|(add)?mv|.*dot|inner|einsum|conv.*|(rnn|lstm|gru).*|.*attention.*|_transformer.*fwd"
+)
+
+
+def _recurs(module):
+    return isinstance(module, snntorch.SpikingNeuron) and isinstance(getattr(module, "recurrent", None), nn.Module)
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_COUNTED = (nn.Linear, *_CONVOLUTIONS)
+
+
+def _factors(x):
+    """The numbers in `x` that are not zero: the one or, of several, the ends of their range."""
+    found = x[x != 0]
+    return {found.amin().item(), found.amax().item()} if found.numel() else set()
+
+
+def _meetings(layer, x):
+    """How many numbers of `x` that are not zero meet a weight, on how many outputs each does, and the
+    multiply-accumulates of one dense pass."""
+    if isinstance(layer, nn.Linear):
+        return (x != 0).sum(), layer.out_features, layer.in_features * layer.out_features
+    if not isinstance(layer, _CONVOLUTIONS):  # a recurrence one to one
+        return (x != 0).sum(), 1, x[0, 0].numel() if x.dim() > 2 else x[0].numel()
+    if x.dim() == len(layer.kernel_size) + 1:  # without a batch
+        x = x.unsqueeze(0)
+    fan_out = layer.out_channels // layer.groups
+    one = torch.full_like(x[:1, :1], layer.in_channels)
+    return _windows(layer, (x != 0).sum(1, keepdim=True)), fan_out, int(_windows(layer, one)) * fan_out
 
 
 def _windows(conv, counts):
-    """How often the values of `counts` ``[B, 1, H, W]`` lie in a window of `conv`, summed up."""
+    """How often the values of `counts` ``[B, 1, *]`` meet a tap of the kernel of `conv`, summed up."""
     ones = torch.ones(1, 1, *conv.kernel_size, dtype=torch.float32, device=counts.device)
-    return nn.functional.conv2d(counts.float(), ones, None, conv.stride, conv.padding, conv.dilation).double().sum()
+    dims = len(conv.kernel_size)
+    if isinstance(conv, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        transposed = (nn.functional.conv_transpose1d, nn.functional.conv_transpose2d, nn.functional.conv_transpose3d)
+        options = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
+        return transposed[dims - 1](counts.float(), ones, output_padding=conv.output_padding, **options).double().sum()
+    plain = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[dims - 1]
+    return plain(counts.float(), ones, None, conv.stride, conv.padding, conv.dilation).double().sum()

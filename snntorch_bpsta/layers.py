@@ -15,11 +15,16 @@ from ._checks import (
     check_flags,
     check_module,
     check_positive_int,
+    check_sample,
     check_some_steps,
     check_tensor,
 )
+from ._folded import folded, one_tensor
+from ._torch import is_compiling
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from ._typing import StepOutput, WarmUp
@@ -32,6 +37,9 @@ _WHOLE_SEQUENCE = tuple(
     for name in ("AssociativeLeaky", "LeakyParallel", "LinearLeaky", "StateLeaky")
     if hasattr(snntorch, name)
 )
+
+
+_NAMED = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError)
 
 
 def _holds_neurons(layer):
@@ -55,14 +63,17 @@ class MultiStep(nn.Sequential):
         *layers: modules, or one ordered dict of them, as ``nn.Sequential`` takes them (and with its state_dict keys).
         batch_first: take and return ``[B, T, *]`` in place of ``[T, B, *]``.
         fold: False runs the stateless layers step by step.
+        sample_shape: what * has to be, such as ``(2, 34, 34)``: an input without time, or of another size, is refused.
 
     Shape:
         ``[T, B, *]`` -> ``[T, B, *]``: the output of the last layer at every step (of a neuron, its spikes). Where the last
         layer is a neuron built with ``output=True``, a tuple of its spikes and its states at every step.
 
     Raises:
-        TypeError: a module of your own, or a PyTorch RNN, that cannot be folded; the message says what to do.
+        TypeError: a module of your own, or a PyTorch RNN, that cannot be folded: one that goes on from something that it
+            keeps, or that does not return one tensor. The message says what to do.
         ValueError: an input without time and batch dimensions.
+        Whatever a layer raises names the layer, T and B.
 
     Example:
         >>> import torch, snntorch_bpsta as snn
@@ -75,8 +86,9 @@ class MultiStep(nn.Sequential):
     time_major = True
 
     def __init__(
-        self, *layers: nn.Module | OrderedDict[str, nn.Module], batch_first: bool = False, fold: bool = True
-    ) -> None:
+        self, *layers: nn.Module | OrderedDict[str, nn.Module], batch_first: bool = False, fold: bool = True,
+        sample_shape: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         check_flags(batch_first=batch_first, fold=fold)
         single = layers[0] if len(layers) == 1 else None
         for layer in single.values() if isinstance(single, OrderedDict) else layers:
@@ -84,6 +96,11 @@ class MultiStep(nn.Sequential):
         super().__init__(*layers)  # type: ignore[arg-type]  # either of its two forms
         self.batch_first = batch_first
         self.fold = fold
+        if sample_shape is not None:
+            sample_shape = tuple(sample_shape)
+            for size in sample_shape:
+                check_positive_int("each of sample_shape", size)
+        self.sample_shape = sample_shape
 
     @overload
     def __getitem__(self, index: slice) -> MultiStep: ...
@@ -95,10 +112,16 @@ class MultiStep(nn.Sequential):
         if not isinstance(index, slice):
             return super().__getitem__(index)
         layers = OrderedDict(list(self._modules.items())[index])
-        return MultiStep(layers, batch_first=self.batch_first, fold=self.fold)
+        shape = self.sample_shape if index.start in (None, 0) and index.step in (None, 1) else None
+        return MultiStep(layers, batch_first=self.batch_first, fold=self.fold, sample_shape=shape)
 
     def forward(self, input_: Tensor) -> StepOutput:
-        check_current(input_, 2, "[B, T, *]" if self.batch_first else "[T, B, *]")
+        order = "[B, T, *]" if self.batch_first else "[T, B, *]"
+        if isinstance(_first(self), nn.Embedding):
+            check_tensor("input_", input_, 2, order)
+        else:
+            check_current(input_, 2, order)
+        check_sample(input_, self.sample_shape, order)
         x = input_.transpose(0, 1) if self.batch_first else input_
         check_some_steps(input_, time=1 if self.batch_first else 0)
         x = self._run(self, x)
@@ -115,9 +138,25 @@ class MultiStep(nn.Sequential):
             if spare and options:
                 options["inplace"] = True
             layer, layers = layers[fused], layers[fused + 1 :]
-            out = self._run_layer(layer, x, without, last and not layers, options)
+            try:
+                out = self._run_layer(layer, x, without, last and not layers, options)
+            except _NAMED as error:
+                if is_compiling() or type(error) not in _NAMED or getattr(error, "_named", False):
+                    raise
+                raise self._named(error, layer, x) from error
             x = out if last and not layers else _spikes(out)
         return x
+
+    def _named(self, error, layer, x):
+        """The same error, with the layer."""
+        name = next((name for name, module in self.named_modules() if module is layer), "?")
+        order = "[B, T, *]" if self.batch_first else "[T, B, *]"
+        named = type(error)(
+            f"{error} (layer {name!r}, {type(layer).__name__}, of a MultiStep, which takes {order}: the layer was given "
+            f"T = {x.shape[0]}, B = {x.shape[1] if x.dim() > 1 else None}, * = {tuple(x.shape[2:])})"
+        )
+        named._named = True
+        return named
 
     def _run_layer(self, layer, x, without, last, options):
         if isinstance(layer, MultiStep) and layer.batch_first:
@@ -135,6 +174,10 @@ class MultiStep(nn.Sequential):
             rows = _step_host_neuron(layer, x)
             return rows if last and layer.output else rows[0]
         if isinstance(layer, nn.ModuleList):
+            if _holds_neurons(layer):
+                raise TypeError(
+                    "a ModuleList is a stateless module for each step, this holds neurons: MultiStep(*layers)"
+                )
             if len(layer) < len(x):
                 raise ValueError(f"a list of {len(layer)} modules, one for each step, got {len(x)} steps")
             return torch.stack([layer[t](x_t) for t, x_t in enumerate(x.unbind(0))])
@@ -151,12 +194,19 @@ class MultiStep(nn.Sequential):
                 "or MultiStep, or give it `time_major = True` and let its forward take [T, B, *]"
             )
         if self.fold:
-            return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return torch.stack([layer(x_t) for x_t in x.unbind(0)])
+            return folded(layer, x)
+        return torch.stack([one_tensor(layer(x_t), len(x_t)) for x_t in x.unbind(0)])
 
     def extra_repr(self) -> str:
-        options = {"batch_first": False, "fold": True}
+        options = {"batch_first": False, "fold": True, "sample_shape": None}
         return ", ".join(f"{name}={getattr(self, name)}" for name, off in options.items() if getattr(self, name) != off)
+
+
+def _first(layer):
+    """The first module that computes something."""
+    while isinstance(layer, nn.Sequential) and len(layer):
+        layer = layer[0]
+    return layer
 
 
 def _into_neuron(layers, x):

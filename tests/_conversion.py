@@ -27,17 +27,25 @@ each_served = pytest.mark.parametrize(
 # --- tools ----------------------------------------------------------------------------------------
 
 
+def reported(change, net, **options):
+    """What snn.convert or snn.revert reports; it returns the net."""
+    reports = []
+    assert change(net, report=reports.append, **options) is net
+    (report,) = reports
+    return report
+
+
 def convert_quietly(net, **options):
-    """Convert where nothing is refused: no warning may come."""
+    """Convert where nothing is refused: no warning may come. The report."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return snn.convert(net, **options)
+        return reported(snn.convert, net, **options)
 
 
 def revert_quietly(net, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return snn.revert(net, **options)
+        return reported(snn.revert, net, **options)
 
 
 def innards(module):

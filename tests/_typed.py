@@ -28,7 +28,8 @@ snn.functional.ce_rate_loss()  # the host's
 
 net = snn.MultiStep(nn.Linear(3, 3), lif)
 assert_type(net[:1], snn.MultiStep)
-assert_type(snn.convert(net, match=lambda name, neuron: name == "1").refused, dict[str, str])
+assert_type(snn.convert(net, match=lambda name, neuron: name == "1", report=print), snn.MultiStep)
+assert_type(snn.detach(snn.reset(net)), snn.MultiStep)
 with snn.energy.record_firing_rates(net) as firing, snn.flow.record_gradient_flow(net) as flow:
     assert_type(firing.rates(), dict[str, float])
     assert_type(flow.mean(), dict[str, Tensor])

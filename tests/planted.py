@@ -132,6 +132,10 @@ FAULTS = {
         "neurons/states", "alive(value).detach() for name", "alive(value) for name",
         "a copy of a neuron fails with its graph", "neurons_copies",
     ),
+    "older": Fault(
+        "neurons/states", "del state_dict[prefix + name]", "pass", "hidden states of an older snnTorch are foreign keys",
+        "neurons_older",
+    ),
     "circuit": Fault(
         "neurons/engine", "return 1 - self.time_step / (self.R * self.C)", "return self.beta", "the decay is a number",
         "neurons_gradients",
@@ -153,9 +157,16 @@ FAULTS = {
         "conversion", "module.reset_mem()", "module.detach_hidden()", "a missing reset", "conversion_reset",
     ),
     # --- layers, networks ---
+    "products": Fault(
+        "energy", "self.missed[self.running[-1]] = None", "pass", "a product that is not counted is not named", "energy",
+    ),
     "fold": Fault(
-        "layers", "unflatten(0, x.shape[:2])", "unflatten(0, x.shape[1::-1]).transpose(0, 1)",
+        "_folded", "unflatten(0, x.shape[:2])", "unflatten(0, x.shape[1::-1]).transpose(0, 1)",
         "time and batch swapped", "layers_multistep",
+    ),
+    "foreign": Fault(
+        "_folded", "if names and not _same_by_step(layer, x, out):", "if False:",
+        "a module with a state of its own is folded", "layers_multistep",
     ),
     "dropout": Fault(
         "layers", "dropout(torch.ones_like(x[0]), self.p)", "dropout(torch.ones_like(x), self.p)",
@@ -169,13 +180,28 @@ FAULTS = {
         "networks", "**{**NEURONS[preset], **options}", "**{**options, **NEURONS[preset]}",
         "what the user asks for is overwritten", "networks",
     ),
+    # --- nir ---
+    "nir-factor": Fault(
+        "nir/_load", "one(threshold / factor)", "one(threshold * factor)", "the factor of the input the wrong way round",
+        "nir_networks",
+    ),
+    "nir-syn": Fault(
+        "nir/_export", "w_in=tau_syn / dt", "w_in=tau / dt", "the wrong time constant beside the input", "nir_networks",
+    ),
+    "nir-edges": Fault(
+        "nir/_load", "if extra or name in seen:", "if name in seen:", "two paths into one node are read as one",
+        "nir_networks",
+    ),
+    "nir-twice": Fault(
+        "nir/_export", "seen.add(layer)", "pass", "one neuron in two places becomes two", "nir_networks",
+    ),
     # --- energy, flow ---
     "energy": Fault(
         "energy", "return E_MAC_PJ / energy if energy", "return E_AC_PJ / energy if energy",
         "the wrong constant of Eq. 11", "energy",
     ),
     "operations": Fault(
-        "energy", "module.in_features * module.out_features", "module.in_features",
+        "energy", "layer.in_features * layer.out_features", "layer.in_features",
         "a factor missing", "energy",
     ),
     "flow": Fault(
@@ -236,13 +262,22 @@ FAULTS = {
         "a learning rate that rises from elsewhere", "training",
     ),
     "variant": Fault(
-        "training/recipes", '"temporal_alpha": self.temporal_alpha}', '"temporal_alpha": 0.0}',
+        "training/recipes", 'Any] = {"spatial_adj": self.spatial_adj, "temporal_alpha": self.temporal_alpha}',
+        'Any] = {"spatial_adj": self.spatial_adj, "temporal_alpha": 0.0}',
         "BPTA is never on", "training_recipes",
     ),
     "checkpoints": Fault(
         "training", 'torch.load(path, map_location="cpu", weights_only=True)',
         'torch.load(path, map_location="cpu", weights_only=False)', "a checkpoint may run code", "training_checkpoints",
     ),
+    "folder": Fault("training/folder", "    if held:\n", "    if False:\n", "a run is written over", "training_runs"),
+    "stopped": Fault(
+        "training/datamodule", "islice(super().__iter__(), self.done, None)", "super().__iter__()",
+        "a run that was stopped in an epoch goes on with the batches that it had", "training_stopped",
+    ),
+    "another": Fault("training/module", "if changed:", "if False:", "another run goes on with this one", "training_runs"),
+    "crc": Fault("training/checkpoints", "if broken is not None:", "if False:", "a flipped bit is taken", "training_runs"),
+    "diverged": Fault("training/module", "value.isfinite().all()", "True", "a NaN over a good run", "training_runs"),
     "results": Fault(
         "training", '"accuracy": last["test_accuracy"]', '"accuracy": 100 * last["test_accuracy"]',
         "per cent in place of a share", "training",
@@ -251,18 +286,44 @@ FAULTS = {
         "_files", "os.replace(part, path)", "path.write_bytes(part.read_bytes())", "written in place", "files",
     ),
     "swept": Fault("_files", "if _try_lock(file):", "if True:", "what is being written is swept away", "files"),
+    "residual-type": Fault(
+        "functional/reference", "neuron.residual).to(u.dtype)", "neuron.residual)", "half precision becomes float32",
+        "functional_door",
+    ),
+    "no-number": Fault(
+        "functional/kernels/rows", "return zero if x <= p1 else one / (y * y)", "return one / (y * y) if x > p1 else zero",
+        "a NaN that a gradient hides", "functional_options",
+    ),
+    "outlives": Fault(
+        "functional/kernels/cpu", "except RuntimeError:  # no more threads", "except MemoryError:  # no more threads",
+        "a thread that outlives the main one fails", "functional_threads",
+    ),
+    "reloaded": Fault("_torch", "previous._destroy()", "pass", "an operator that is defined twice", "torch"),
+    "decay": Fault(
+        "neurons/build", "((value < 0) | (value > 1)).any()", "(value > 1).all() and (value < 0).all()",
+        "a decay that has left its range goes unnoticed", "neurons_build",
+    ),
+    "freed": Fault(
+        "neurons/states", "weakref.proxy(self, _freed)", "self", "the list keeps every neuron alive", "neurons_copies",
+    ),
+    "kernel-cache": Fault("_numba", "self.flush()", "pass", "an index that was cut is never mended", "numba"),
     # --- plots, the command line, the doors ---
     "plots": Fault(
         "plots", "_picture(frames[t], largest)", "_picture(frames[0], largest)",
         "a film of one frame", "plots_data",
     ),
     "cli": Fault(
-        "cli", "print(f\"test accuracy {100 * row['accuracy']:.2f} %\"", "print(f\"test accuracy {row['accuracy']:.2f} %\"",
+        "training/_tables", "print(f\"test accuracy {100 * row['accuracy']:.2f} %\"",
+        "print(f\"test accuracy {row['accuracy']:.2f} %\"",
         "a share called per cent", "cli",
     ),
     "checks": Fault(
         "_checks", "<= highest and number > above)", "<= highest and number >= above)",
         "an end of the range that is none", "checks data_simulation surrogate",
+    ),
+    "maker": Fault(
+        "_checks", "function.__module__ in _SURROGATES and", "not function.__module__ and",
+        "a maker is taken for a surrogate", "surrogate",
     ),
     "reset-delay": Fault(
         "_checks", "if alpha and not reset_delay:", "if alpha and reset_delay is None:",

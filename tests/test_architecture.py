@@ -20,6 +20,9 @@ ORDER = [
     "_snntorch",
     "_checks",
     "_files",
+    "_folded",
+    "_signals",
+    "_numba",
     "surrogate",
     "memory",
     "functional",
@@ -32,10 +35,11 @@ ORDER = [
     "__main__",
 ]
 # Beside the line: what each may import of ours. `BASE` is open to all.
-BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files"}
+BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files", "_folded", "_numba"}
 BESIDE = {
     "energy": {"neurons"},
     "flow": {"neurons"},
+    "nir": {"neurons", "layers"},
     "plots": set(),
     "data": set(),
 }
@@ -53,10 +57,10 @@ LONGEST = 400  # lines of a file
 HEAVY = {
     "triton": {"functional.kernels.triton", "functional.kernels.triton_template"},
     "numba": {
+        "_numba",
         "functional.kernels.rows",
         "functional.kernels.cpu_forward",
         "functional.kernels.cpu_backward",
-        "data._film",
     },
     "tonic": set(),
     "torchvision": set(),

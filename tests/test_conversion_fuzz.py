@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 SELECT = optional(None, lambda name, neuron: "0" in name, lambda name, neuron: False)
 
 
-@fuzz("convert", "revert", "Conversion", "reset", examples=250, arguments=calls(
+@fuzz("convert", "revert", "Conversion", "reset", "detach", examples=250, arguments=calls(
     net=NETS, match=SELECT, **OPTIONS, odd=ANYTHING.filter(lambda value: not callable(value)),
 ))  # fmt: skip
 def test_convert_and_revert(arguments):
@@ -44,12 +44,16 @@ def test_convert_and_revert(arguments):
             if isinstance(module, (snntorch.SpikingNeuron, snntorch.LeakyParallel))
             and (not callable(match) or match(name, module))
         }  # fmt: skip
-    done = attempt(snn.convert, **arguments)
+    reports = []
+    done = attempt(snn.convert, **arguments, report=reports.append)
     attempt(snn.reset, net)
-    back = attempt(snn.revert, net, **({"match": match} if "match" in arguments else {}))
+    attempt(snn.detach, net)
+    back = attempt(snn.revert, net, **({"match": match} if "match" in arguments else {}), report=reports.append)
     if done is REFUSED:
         assert not isinstance(net, nn.Module) or "match" in arguments or set(arguments) & set(OPTIONS)
         return
+    assert done is back is net
+    done, back = reports
     assert type(done) is snn.Conversion and str(done)
     assert {*done.changed, *done.unchanged, *done.refused} == wanted
     assert len(done.changed) + len(done.unchanged) + len(done.refused) == len(wanted)

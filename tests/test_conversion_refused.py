@@ -17,6 +17,7 @@ from _conversion import (
     innards,
     make,
     neuron,
+    reported,
     revert_quietly,
     spiking,
     surrogate_disabled,
@@ -99,7 +100,7 @@ def test_what_has_a_meaning_is_honoured_and_the_rest_reported(case, options):
     net = nn.Sequential(neuron(snntorch, "Leaky"), Block(lif))
     for again in (False, True):
         with pytest.warns(UserWarning) as caught:
-            report = snn.convert(net, **options)
+            report = reported(snn.convert, net, **options)
         assert (report.unchanged if again else report.changed) == ("0", "1.layers.0") and not report.refused
         assert list(report.partly) == ["1.layers.0"] and word in report.partly["1.layers.0"]
         (said,) = [str(w.message) for w in caught if w.category is UserWarning]
@@ -124,7 +125,7 @@ def test_refused_and_left_as_it_was(case):
     net = nn.Sequential(nn.Linear(N, N), Block(module), good)
     before = [innards(m) for m in module.modules()]
     with pytest.warns(UserWarning) as caught:
-        report = snn.convert(net, **options)
+        report = reported(snn.convert, net, **options)
     assert report.changed == ("2",), "the others are converted all the same"
     assert type(good) is snn.Leaky
     assert list(report.refused) == ["1.layers.0"]
@@ -143,7 +144,7 @@ def test_what_is_ours_already_is_refused_by_the_same_rules(case):
     convert_quietly(lif)
     before = innards(lif)
     with pytest.warns(UserWarning):
-        report = snn.convert(lif, **options)
+        report = reported(snn.convert, lif, **options)
     assert list(report.refused) == [""] and all(word in report.refused[""] for word in words)
     assert_untouched(lif, before)
     assert report.changed == report.unchanged == ()
@@ -187,7 +188,7 @@ def test_a_subclass_of_ours_takes_options_but_is_not_reverted():
     assert convert_quietly(lif, **BOTH).unchanged == ("",)
     before = innards(lif)
     with pytest.warns(UserWarning, match="MyOurs"):
-        report = snn.revert(lif)
+        report = reported(snn.revert, lif)
     assert list(report.refused) == [""] and "MyOurs" in report.refused[""]
     assert report.changed == () and report.unchanged == ()
     assert_untouched(lif, before)
@@ -205,7 +206,7 @@ def test_revert_leaves_the_hosts_neurons_alone():
 def test_the_report_can_be_read():
     net = nn.Sequential(neuron(snntorch, "Leaky"), neuron(snn, "Leaky", **BOTH), Block(MyHost(0.9)))
     with pytest.warns(UserWarning):
-        report = snn.convert(net, **BOTH)
+        report = reported(snn.convert, net, **BOTH)
     changed, unchanged, refused, partly = report
     assert (changed, unchanged, list(refused), partly) == (("0",), ("1",), ["2.layers.0"], {})
     assert (report.changed, report.unchanged, report.refused) == (changed, unchanged, refused)
@@ -326,7 +327,7 @@ def test_a_net_from_nir(kind):
         return out.detach(), cur.grad
 
     with pytest.warns(UserWarning, match="reset_delay"):
-        report = snn.convert(net, **BOTH)  # the importer always sets reset_delay=False
+        report = reported(snn.convert, net, **BOTH)  # the importer always sets reset_delay=False
     assert tuple(report.partly) == report.changed == names and not report.refused
     report = convert_quietly(net, **SPATIAL)
     assert report.unchanged == names

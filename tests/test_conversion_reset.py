@@ -64,7 +64,7 @@ def test_reset_of_every_class(kind, init_hidden, lib):
         assert all(s.count_nonzero() and s.grad_fn is not None for s in states_of(lif).values()), "nothing to reset"
     before = states_of(lif)
     held = {k: v.detach().clone() for k, v in before.items()}
-    assert snn.reset(lif) is None
+    assert snn.reset(lif) is lif
     assert_zero_and_detached(lif)
     if init_hidden:
         assert all(s.shape == (B, N) for s in states_of(lif).values())
@@ -204,3 +204,22 @@ def test_a_match_that_raises_leaves_the_net_alone():
     with pytest.raises(KeyError):
         snn.convert(net, match=lambda name, neuron: {"0": True}[name])
     assert [type(neuron) for neuron in net] == [snntorch.Leaky] * 2
+
+
+@pytest.mark.parametrize("lib", [snn, snntorch], ids=["ours", "snntorch"])
+@pytest.mark.parametrize("kind", FAMILY)
+def test_detach_cuts_the_graph_and_keeps_the_values(lib, kind):
+    """Three windows of a long sequence, with backward in each; snnTorch's detach_hidden fails for RSynaptic."""
+    lif = build(lib, kind, init_hidden=True)
+    net = nn.Sequential(nn.Linear(N, N), nn.Sequential(lif))
+    for seed in range(3):
+        for cur in 3 * currents(4, B, N, seed=seed):
+            out = net(cur)
+        out.sum().backward()
+        before = {name: getattr(lif, name).clone() for name in FAMILY[kind].states}
+        assert any(getattr(lif, name).requires_grad for name in before)
+        assert snn.detach(net) is net
+        for name, value in before.items():
+            assert torch.equal(getattr(lif, name), value) and not getattr(lif, name).requires_grad
+    with pytest.raises(TypeError, match="net must be"):
+        snn.detach([net])

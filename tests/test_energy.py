@@ -1,11 +1,13 @@
 """Eq. 11 against Table 6, and the spikes that the recorder counts."""
 
 import math
+import warnings
 
 import pytest
 import snntorch
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import snntorch_bpsta as snn
 from snntorch_bpsta import energy
@@ -254,9 +256,11 @@ def test_operations_before_and_behind_the_first_neuron():
     with torch.no_grad():
         first.weight.copy_(torch.eye(2))
     net = snn.MultiStep(first, snn.Leaky(**LEAKY), last)
+    picture = CURRENT.clone()
+    picture[0, 0, 0] = 0.75
     with torch.no_grad(), energy.count_operations(net) as found:
-        net(CURRENT)
-        net(CURRENT)
+        net(picture)
+        net(picture)
     assert found == {"0": {"dense": 4, "mac": 2 * 5 * 2, "ac": 0}, "2": {"dense": 14, "mac": 0, "ac": 2 * 5 * 7}}
     samples = 4
     spent = (20 * energy.E_MAC_PJ + 70 * energy.E_AC_PJ) / samples
@@ -269,6 +273,156 @@ def test_operations_before_and_behind_the_first_neuron():
         pass
     net(CURRENT)
     assert empty == {}, "nothing is counted outside"
+
+
+class Tutorial(nn.Module):
+    """The loop inside, as tutorial 5 writes it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(12, 8), snntorch.Leaky(beta=0.9)
+        self.fc2, self.lif2 = nn.Linear(8, 3), snntorch.Leaky(beta=0.9)
+
+    def forward(self, x):
+        mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
+        rows = []
+        for x_t in x:
+            spk1, mem1 = self.lif1(self.fc1(x_t), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            rows.append(spk2)
+        return torch.stack(rows)
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["analog", "binary"])
+def test_a_loop_and_a_sequence_count_alike(binary):
+    torch.manual_seed(1)
+    loop = Tutorial()
+    fused = snn.MultiStep(loop.fc1, snn.Leaky(beta=0.9), loop.fc2, snn.Leaky(beta=0.9))
+    x = 4 * torch.rand(6, 5, 12)
+    x = (x > 2).float() if binary else x
+    counts = []
+    for net in (loop, fused):
+        with torch.no_grad(), energy.count_operations(net) as found:
+            net(x)
+        counts.append(list(found.values()))
+    assert counts[0] == counts[1]
+    first, second = counts[0]
+    assert first == {"dense": 96, "ac": x.count_nonzero() * 8 * binary, "mac": x.count_nonzero() * 8 * (not binary)}
+    assert second["ac"] > 0 == second["mac"]
+
+
+@pytest.mark.parametrize("kind", ["RLeaky", "RSynaptic"])
+@pytest.mark.parametrize("lib", [snn, snntorch], ids=["ours", "snntorch"])
+def test_a_spike_that_is_fed_back_costs_its_recurrent_weights(kind, lib):
+    options = {"beta": 0.9, "threshold": 0.5} | ({"alpha": 0.5} if kind == "RSynaptic" else {})
+    nets = [
+        (nn.Sequential(nn.Linear(4, 6), getattr(lib, kind)(**options, linear_features=6)), "1.recurrent", 6, 36),
+        (nn.Sequential(nn.Linear(4, 6), getattr(lib, kind)(**options, all_to_all=False, V=0.3)), "1.recurrent", 1, 6),
+    ]
+    for layers, name, fan_out, dense in nets:
+        net = snn.MultiStep(*layers)
+        with torch.no_grad(), energy.count_operations(net) as found:
+            spikes = net(4 * torch.rand(7, 3, 4)).count_nonzero()
+        assert spikes and found[name] == {"dense": dense, "ac": float(spikes * fan_out), "mac": 0.0}
+        assert found["0"]["mac"] > 0 == found["0"]["ac"] and len(found) == 2
+
+
+def test_spikes_are_told_by_their_values():
+    """Scaled by one factor they are spikes, averaged they are not: so it is, whenever the first such number comes."""
+    spikes = (torch.rand(4, 2, 6) < 0.5).float()
+    inputs = {
+        "spikes": spikes,
+        "graded": 0.25 * spikes,
+        "negative": -spikes,
+        "two": spikes * torch.tensor([1.0, 2] * 3),
+    }
+    for name, x in inputs.items():
+        with torch.no_grad(), energy.count_operations(layer := nn.Linear(6, 3)) as found:
+            layer(x)
+        assert (found[""]["ac"] > 0) == (name != "two") != (found[""]["mac"] > 0), name
+        assert sum(found[""].values()) == 18 + 3 * x.count_nonzero()
+    with torch.no_grad(), energy.count_operations(layer) as late:
+        layer(spikes)
+        layer(0.5 * spikes)
+    assert late[""] == {"dense": 18, "ac": 0.0, "mac": float(2 * 3 * spikes.count_nonzero())}
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv1d(3, 4, 3, padding=1), nn.Conv3d(2, 3, 2, stride=2), nn.ConvTranspose1d(3, 2, 3, stride=2),
+        nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2), nn.ConvTranspose3d(2, 2, 2),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)  # fmt: skip
+def test_operations_of_other_convolutions(layer):
+    x = (torch.rand(2, layer.in_channels, *[5] * len(layer.kernel_size)) < 0.3).float()
+    with torch.no_grad(), energy.count_operations(layer) as found:
+        layer(x)
+        for weight in layer.parameters():
+            weight.zero_() if weight.dim() == 1 else weight.fill_(1)
+        assert found[""]["ac"] == layer(x).sum() > 0
+        assert found[""]["dense"] == layer(torch.ones_like(x[:1])).sum()
+
+
+class Functional(nn.Module):
+    """A product of its own, with the weight of a layer that is not called, or of an embedding."""
+
+    def __init__(self, tied=False):
+        super().__init__()
+        self.layer = nn.Embedding(5, 4) if tied else nn.Linear(4, 5)
+        self.position = nn.Parameter(torch.rand(3, 4))
+
+    def forward(self, x):
+        return (x + self.position) @ self.layer.weight.T
+
+
+def encoder():
+    return nn.TransformerEncoderLayer(4, 2, dim_feedforward=6, batch_first=True)
+
+
+@pytest.mark.parametrize(
+    "layer, names",
+    [
+        (lambda: nn.MultiheadAttention(4, 2), "1 .MultiheadAttention."), (lambda: nn.LSTM(4, 3), "1 .LSTM."),
+        (lambda: nn.Bilinear(4, 4, 3), "1 .Bilinear."), (Functional, "1 .Functional."),
+        (lambda: Functional(tied=True), "1 .Functional."), (encoder, "1.*Encoder.*|1.self_attn .*"),
+        (lambda: snntorch.SLSTM(4, 3, init_hidden=True), "1.lstm_cell .LSTMCell."),
+        (lambda: snntorch.LeakyParallel(4, 3), "1.rnn .RNN."),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_what_is_not_counted_is_named(layer, names, mode):
+    net = nn.Sequential(nn.Linear(4, 4), layer()).eval()
+    arguments = {"MultiheadAttention": 3, "Bilinear": 2}.get(type(net[1]).__name__, 1)
+    x = torch.rand(2, 4) if isinstance(net[1], snntorch.SLSTM) else torch.rand(2, 3, 4)
+    with pytest.warns(UserWarning, match=f"products of these modules are not counted: ({names})$"):
+        with mode(), energy.count_operations(net) as found:
+            net[1](*[net[0](x)] * arguments)
+    assert found["0"] == {"dense": 16, "ac": 0.0, "mac": x.numel() * 4.0}
+
+
+def test_what_multiplies_no_matrices_is_not_named():
+    """Norms with weights of several dimensions, a parametrised weight, a weight that is added, a loss outside."""
+    layers = (parametrizations.weight_norm(nn.Linear(4, 4)), nn.LayerNorm([3, 4]), nn.Embedding(3, 4), snn.Leaky(0.9))
+    net = nn.Sequential(*layers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with energy.count_operations(net) as found:
+            out = net[3](net[1](net[0](input=torch.ones(2, 3, 4))) + net[2](torch.arange(3)))[0]
+            (out @ out.mT).sum().backward()
+    assert found == {"0": {"dense": 16, "ac": 96.0, "mac": 0.0}}
+
+
+def test_a_failure_inside_leaves_nothing_behind():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 4))
+    with energy.count_operations(net) as found:
+        with pytest.raises(RuntimeError, match="shapes"):
+            net(torch.ones(2, 4))
+        net[0](torch.ones(2, 4))
+    assert found == {"0": {"dense": 16, "ac": 64.0, "mac": 0.0}}
+    net[0](torch.ones(2, 4))
+    assert found["0"]["ac"] == 64
 
 
 def test_operations_agree_with_eq_11_where_it_is_exact():

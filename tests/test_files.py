@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from contextlib import suppress
 
 import pytest
 
@@ -111,3 +113,33 @@ def test_a_lock_goes_with_its_process(tmp_path):
     with locked(path, wait=False) as mine:
         assert mine
     kill(process)
+
+
+def test_a_lock_leaves_nothing_and_is_one_lock_even_so(tmp_path):
+    """The file of a lock goes with it: who waits for one that is gone must not share the next one."""
+    path, inside, most, turns = tmp_path / "new" / "a", [], [], []
+
+    def take():
+        for _ in range(200):
+            with locked(path):
+                inside.append(1)
+                most.append(len(inside))
+                turns.append(1)
+                inside.pop()
+            with suppress(OSError):
+                path.parent.rmdir()
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1} and len(turns) == 800 and names(tmp_path) == []
+
+
+def test_a_lock_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for folder in ("file", "link/deep"):
+        with pytest.raises(OSError, match=r"file|link"), locked(tmp_path / folder / "a"):
+            pass

@@ -412,6 +412,19 @@ def test_half_precision_with_plain_numbers(option, dtype):
     assert cur.grad.isfinite().all() and 0 < out.spk.count_nonzero() < out.spk.numel()
 
 
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, F64], ids=str)
+def test_the_hosts_surrogates_which_give_float32_change_no_type(dtype, impl):
+    both = {"reset_mechanism": "zero", "temporal_alpha": 0.5, "record_mem": True}
+    hosts = host_surrogate.atan(), host_surrogate.fast_sigmoid(), host_surrogate.SFS(), host_surrogate.sigmoid(5)
+    for spike_grad in hosts:  # the sigmoid of a larger slope overflows in half precision
+        for option in ({}, {"temporal_alpha": 0.5}, both):
+            cur = leaf(currents(4, B, N, dtype=dtype))
+            out = lif_multistep(cur, beta=0.9, threshold=0.5, spike_grad=spike_grad, impl=impl, **option)
+            (out.spk.sum() + out.mem.sum()).backward()
+            assert out.spk.dtype == out.mem.dtype == cur.grad.dtype == dtype and cur.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("option", OWN)
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), 6e4, -6e4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

@@ -6,6 +6,7 @@ kernels too; in Triton's interpreter: test_triton_kernels.py.
 
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -329,6 +330,29 @@ def test_not_a_number_and_infinity(impl, reset, surrogate, relu):
         torch.testing.assert_close(seen[0][2], seen[1][2], rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
+HOSTS = {
+    name: getattr(snn.surrogate, name)()
+    for name in snn.surrogate.KERNELS
+    if name not in ("spatial_adjustment", "triangular")  # snnTorch's triangle asks x < 0, which NaN is not
+}
+
+
+@pytest.mark.parametrize("name", HOSTS)
+@each_impl
+def test_no_surrogate_hides_what_is_no_number(impl, name):
+    """A membrane of NaN has a derivative of NaN where the host's has; the rectangle's and the step's have none."""
+    seen = []
+    for how in (impl, "reference"):
+        x = torch.full((3, 1, 4), 2.5, device=DEVICE[impl])
+        x[1, 0, 2] = torch.nan
+        out = lif_multistep(x.requires_grad_(), beta=0.9, spike_grad=HOSTS[name], impl=how)
+        out.spk[1:].sum().backward()
+        seen.append(x.grad)
+    torch.testing.assert_close(*seen, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert seen[0][..., [0, 1, 3]].isfinite().all()
+    assert seen[0][1, 0, 2].isnan() or name in ("rectangle", "heaviside", "straight_through_estimator")
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (5,)], ids=str)
 @pytest.mark.parametrize(("dtype", "factor"), [(BF16, F32), (F16, F32), (F32, F64)], ids=str)
 @each_impl
@@ -506,3 +530,31 @@ def test_numba_is_imported_by_the_first_call_only():
         "snn.Leaky(beta=0.9).sequence(torch.rand(2, 3, 4)); assert 'numba' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_module_of_the_operator_may_be_reloaded():
+    """As %autoreload does, which holds on to what the module had, and clears it."""
+    code = """
+        import importlib, sys, torch, snntorch_bpsta as snn
+
+        def train(run):
+            cur = torch.linspace(0, 1, 24).view(4, 2, 3).requires_grad_()
+            spk = run(cur)[0]
+            spk.sum().backward()
+            return spk.detach(), cur.grad
+
+        neuron = snn.Leaky(0.9, threshold=0.5, spatial_adj=True)
+        expected = train(neuron.sequence)
+        assert expected[0].any() and expected[1].any()
+        module = sys.modules["snntorch_bpsta.functional.operator"]
+        for clear in (False, True, True):
+            before = dict(vars(module))
+            if clear:
+                vars(module).clear()
+                vars(module).update({name: before[name] for name in ("__name__", "__loader__", "__spec__")})
+            importlib.reload(module)
+            for lif in (neuron, snn.Leaky(0.9, threshold=0.5, spatial_adj=True)):
+                for run in (lif.sequence, torch.compile(lif.sequence, backend="eager")):
+                    assert all(map(torch.equal, train(run), expected))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=300)

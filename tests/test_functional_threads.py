@@ -3,6 +3,9 @@
 import contextlib
 import os
 import select
+import subprocess
+import sys
+import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -163,3 +166,27 @@ def test_the_kernels_run_in_a_forked_process():
     os.waitpid(child, 0)
     os.close(reading)
     assert answer == str(expected)
+
+
+def test_a_thread_goes_on_when_the_main_one_has_ended():
+    """As in a script that starts its training in a thread, and ends. The kernels get no more threads of their own then."""
+    code = """
+        import threading, torch, snntorch_bpsta as snn
+        torch.set_num_threads(2)
+        neuron, x = snn.Leaky(beta=0.9, spatial_adj=True), torch.rand(20, 64, 256)
+
+        def train():
+            cur = x.clone().requires_grad_()
+            neuron.sequence(cur)[0].sum().backward()
+            return cur.grad
+
+        expected, main = train(), threading.main_thread()
+
+        def go_on():
+            main.join()
+            print(torch.equal(train(), expected))
+
+        threading.Thread(target=go_on).start()
+    """
+    out = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300)
+    assert (out.stdout, out.returncode) == ("True\n", 0), out.stderr

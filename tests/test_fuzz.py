@@ -5,6 +5,7 @@ import test_data_fuzz  # noqa: F401
 import test_functional_fuzz  # noqa: F401
 import test_layers_fuzz  # noqa: F401
 import test_neurons_fuzz  # noqa: F401
+import test_nir_fuzz  # noqa: F401
 import test_training_fuzz  # noqa: F401
 from _fuzz import cases, public_names, targets
 

@@ -553,3 +553,161 @@ def test_forward_hooks_of_nested_neurons_fire():
     net[0][1].register_forward_hook(lambda module, args, output: seen.append(output[0]))
     out = net(strong())
     assert len(seen) == 1 and torch.equal(seen[0], out)
+
+
+# --- errors that name the layer -------------------------------------------------------------------
+
+
+class NeedsMem(nn.Module):
+    def forward(self, x, mem):
+        return x, mem
+
+
+WRONG = {
+    "indices": (
+        nn.MaxPool2d(2, return_indices=True),
+        TypeError,
+        "must return one tensor, got tuple .layer '1', MaxPool2d",
+    ),
+    "over the batch": (nn.Flatten(0, 1), ValueError, r"12 samples .* must return as many, got \(24, 8, 8\)"),
+    "a list of neurons": (nn.ModuleList([snn.Leaky(0.9)]), TypeError, "this holds neurons"),
+    "a neuron of one's own": (NeedsMem(), TypeError, "'mem' .layer '1', NeedsMem"),
+    "other features": (nn.Linear(7, 3), RuntimeError, "cannot be multiplied .*layer '1', Linear"),
+    "deeper": (nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(7, 3))), RuntimeError, "layer '1.1.0', Linear"),
+    "a scalar": (nn.Sequential(nn.Flatten(), nn.Linear(128, 1), nn.Flatten(0)), None, None),
+}
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("name", WRONG)
+def test_an_error_names_the_layer(name, batch_first):
+    layer, error, message = WRONG[name]
+    net = snn.MultiStep(nn.Identity(), layer, batch_first=batch_first)
+    x = torch.rand(3, 4, 2, 8, 8) if batch_first else torch.rand(4, 3, 2, 8, 8)
+    if error is None:
+        assert net(x).shape == x.shape[:2]
+        return
+    with pytest.raises(error, match=message) as caught:
+        net(x)
+    order = r"[B, T, *]" if batch_first else r"[T, B, *]"
+    assert f"which takes {order}" in str(caught.value) and "T = 4, B = 3" in str(caught.value)
+    assert str(caught.value).count("of a MultiStep") == 1, "named once, also in a MultiStep in another"
+
+
+def test_an_error_of_a_class_of_its_own_stays():
+    class Mine(RuntimeError):
+        def __init__(self, number, text):
+            super().__init__(number, text)
+
+    class Raises(nn.Module):
+        def forward(self, x):
+            raise Mine(3, "mine")
+
+    with pytest.raises(Mine, match="mine"):
+        snn.MultiStep(Raises())(torch.rand(2, 3, 4))
+
+
+def test_the_shape_of_a_sample_can_be_said():
+    net = snn.MultiStep(nn.Flatten(), nn.Linear(784, 10), snn.Leaky(0.9), sample_shape=(1, 28, 28))
+    assert net(torch.rand(2, 3, 1, 28, 28)).shape == (2, 3, 10)
+    assert snn.MultiStep(*net, batch_first=True, sample_shape=[1, 28, 28])(torch.rand(3, 2, 1, 28, 28)).shape == (
+        3,
+        2,
+        10,
+    )
+    with pytest.raises(
+        ValueError, match=r"\[T, B, \*\] with \* = \(1, 28, 28\), got .*: there is no dimension of time"
+    ):
+        net(torch.rand(8, 1, 28, 28))
+    with pytest.raises(ValueError, match=r"got shape \(2, 3, 28, 28\)$"):
+        net(torch.rand(2, 3, 28, 28))
+    assert "sample_shape=(1, 28, 28)" in repr(net)
+    assert net[:2].sample_shape == (1, 28, 28) and net[1:].sample_shape is None
+    with pytest.raises(TypeError, match="each of sample_shape"):
+        snn.MultiStep(nn.Flatten(), sample_shape=(1.5,))
+
+
+def test_integers_go_into_an_embedding():
+    net = snn.MultiStep(nn.Sequential(nn.Embedding(7, 4)), snn.Leaky(0.9))
+    index = torch.randint(7, (5, 3))
+    assert torch.equal(net(index), snn.MultiStep(snn.Leaky(0.9))(net[0](index)))
+    with pytest.raises(TypeError, match="use input_.float"):
+        snn.MultiStep(nn.Linear(3, 3), snn.Leaky(0.9))(torch.randint(7, (5, 2, 3)))
+
+
+def test_sparse_and_nested_inputs_are_told_how_to_become_dense():
+    net = snn.MultiStep(nn.Linear(5, 2), snn.Leaky(0.9))
+    with pytest.raises(TypeError, match=r"use input_.to_dense\(\)"):
+        net(torch.rand(4, 3, 5).to_sparse())
+    with pytest.raises(TypeError, match=r"torch.nested.to_padded_tensor"):
+        net(torch.nested.nested_tensor([torch.rand(3, 5), torch.rand(2, 5)], layout=torch.jagged))
+
+
+# --- modules that are not stateless ---------------------------------------------------------------
+
+
+class RunningAverage(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.zeros(()))
+
+    def forward(self, x):
+        self.average = 0.9 * self.average + 0.1 * x.detach().mean()
+        return x - self.average
+
+
+class InPlace(RunningAverage):
+    def forward(self, x):
+        return x - self.average.mul_(0.9).add_(0.1 * x.detach().mean())
+
+
+class ForeignNeuron(nn.Module):
+    """As other libraries keep their states: a number at first, in a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.memories = {"v": 0.0}
+
+    def forward(self, x):
+        v = self.memories["v"] * 0.9 + x
+        self.memories["v"] = v * (v < 1)
+        return (v >= 1).to(x.dtype)
+
+
+class Counts(nn.Module):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+class NotesDown(nn.Module):
+    """Keeps what it saw, and does not go on from it."""
+
+    def forward(self, x):
+        self.seen, self.calls = x.detach(), getattr(self, "calls", 0) + 1
+        return 2 * x
+
+
+@pytest.mark.parametrize("module", [RunningAverage, InPlace, ForeignNeuron, Counts])
+def test_a_module_with_a_state_of_its_own_is_not_folded(module):
+    x = grid(T, B, 4, seed=5)
+    for layer, name in ((module(), "1"), (nn.Sequential(nn.Linear(4, 4), module()), "1.1")):
+        net = snn.MultiStep(nn.Identity(), layer, snn.Leaky(0.9))
+        with pytest.raises(TypeError, match=f"{module.__name__} goes on from .*fold=False.*layer '{name}'"):
+            net(x)
+    assert torch.equal(snn.MultiStep(module(), fold=False)(x), torch.stack([*map(module(), x)]))
+
+
+def test_a_module_that_notes_something_down_is_folded():
+    x, net = (
+        grid(T, B, 4, seed=5),
+        snn.MultiStep(NotesDown(), nn.Sequential(nn.BatchNorm1d(4), nn.Dropout()), snn.Leaky(0.9)),
+    )
+    net(x)
+    calls = net[0].calls
+    net(x)
+    assert net[0].calls == calls + 1, "looked at in the first call only"
+    net.eval()
+    assert torch.equal(snn.MultiStep(net[0])(x), 2 * x)

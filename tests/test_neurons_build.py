@@ -1,9 +1,11 @@
 """Six neurons as members of snnTorch's family: names, signatures, state_dict, repr, copies, snnTorch's own tools."""
 
 import inspect
+import warnings
 
 import pytest
 import snntorch
+import torch
 from _family import (
     COPY,
     FAMILY,
@@ -74,7 +76,7 @@ def test_state_dict_loads_strictly_both_ways(kind, name):
 def test_it_is_a_neuron_of_snntorch(kind):
     neuron = build(snn, kind)
     assert isinstance(neuron, getattr(snntorch, kind)) and type(neuron).__name__ == kind
-    assert any(neuron is other for other in snntorch.SpikingNeuron.instances)
+    assert neuron in snntorch.SpikingNeuron.instances
 
 
 @each_kind
@@ -135,3 +137,93 @@ def test_init_leaky_and_reset_mem():
     assert lif.init_leaky().shape == host.init_leaky().shape == (0,)
     lif(currents(B, N))
     assert lif.reset_mem().shape == (B, N) and lif.mem.count_nonzero() == 0
+
+
+# --- values that lead nowhere ---------------------------------------------------------------------
+
+VALUES = {
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "-inf": float("-inf"),
+    "one-nan": torch.tensor([0.5] * (N - 1) + [float("nan")]),
+}
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("name", ["beta", "threshold", "graded_spikes_factor"])
+def test_what_is_not_finite_is_told_and_computed_as_in_snntorch(name, value):
+    numbers = {"beta": 0.9, name: VALUES[value]}
+    with pytest.warns(
+        UserWarning, match=rf"^{name} of Leaky is {'NaN' if 'nan' in value else 'infinite'}.*comes from"
+    ) as said:
+        ours = snn.Leaky(**numbers)
+    assert len(said) == 1 and said[0].filename == __file__
+    assert ("1e9" in str(said[0].message)) == (name == "threshold" and "inf" in value)
+    cur = currents(T, B, N)
+    for actual, expected in zip(step_loop(ours, cur), step_loop(snntorch.Leaky(**numbers), cur), strict=True):
+        assert torch.equal(actual.nan_to_num(7), expected.nan_to_num(7))
+
+
+def step_loop(lif, cur):
+    mem, rows = torch.zeros(B, N), []
+    for step in cur:
+        spk, mem = lif(step, mem)
+        rows += [spk.detach(), mem.detach()]
+    return rows
+
+
+DECAYS = [("Leaky", "beta"), ("RLeaky", "beta"), ("Synaptic", "alpha"), ("RSynaptic", "alpha")]
+
+
+def use(lif, kind, how):
+    cur = currents(T, B, N)
+    if how == "sequence":
+        lif.sequence(cur)
+    else:
+        lif(cur[0], *begin(kind, (B, N)).values())
+
+
+@pytest.mark.parametrize("how", ["step", "sequence"])
+@pytest.mark.parametrize("option", ["off", "spatial"])
+@pytest.mark.parametrize("kind, name", DECAYS)
+def test_a_decay_that_learns_and_leaves_its_range_is_told_once(kind, name, option, how):
+    lif = build(snn, kind, **OPTIONS[option], **{f"learn_{name}": True})
+    decay = getattr(lif, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        use(lif, kind, how)
+        for edge in (0.0, 1.0, 0.5):  # has a gradient still
+            with torch.no_grad():
+                decay.fill_(edge)
+            use(lif, kind, how)
+    with torch.no_grad():
+        decay.fill_(1.5)
+    with pytest.warns(
+        UserWarning, match=rf"^{name} of {kind}, which learns, has left \[0, 1\] \(1.5 to 1.5\).*{name}.clamp_"
+    ):
+        use(lif, kind, how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.no_grad():
+            decay.fill_(-0.5)
+        use(lif, kind, how)
+        build(snn, kind, **{name: 1.5})  # does not learn: clipped, as in snnTorch
+
+
+def test_an_optimizer_that_drives_a_decay_out_is_seen():
+    lif = snn.Leaky(0.95, learn_beta=True, spatial_adj=True)
+    optimizer = torch.optim.SGD(lif.parameters(), lr=1.0)
+    with pytest.warns(UserWarning, match="beta of Leaky, which learns, has left"):
+        for _ in range(3):
+            optimizer.zero_grad()
+            (-lif.sequence(torch.full((T, B, N), 0.8))[1].sum()).backward()
+            optimizer.step()
+
+
+def test_no_look_at_a_decay_that_nothing_wrote_to(monkeypatch):
+    """A comparison of two numbers for a decay that learns; nothing for one that does not, on the GPU, or in a graph."""
+    lif = snn.Leaky(torch.full((N,), 0.9), learn_beta=True)
+    lif(currents(B, N), torch.zeros(B, N))
+    monkeypatch.setattr(torch.Tensor, "any", lambda *_: pytest.fail("looked"))
+    for _ in range(3):
+        lif(currents(B, N), torch.zeros(B, N))

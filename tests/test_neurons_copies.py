@@ -5,6 +5,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import weakref
 
 import pytest
 import snntorch
@@ -59,10 +60,64 @@ def test_copies_register_themselves(kind, how):
     lif(currents(B, N))
     lif(currents(B, N))
     twin = COPY[how](lif)
-    assert [id(entry) for entry in snntorch.SpikingNeuron.instances] == [id(lif), id(twin)]
+    assert snntorch.SpikingNeuron.instances == [lif, twin]
     assert twin.mem.count_nonzero()
     getattr(snntorch, kind).reset_hidden()
     assert not twin.mem.count_nonzero() and not lif.mem.count_nonzero()
+
+
+@pytest.mark.parametrize("how", COPY)
+@each_kind
+def test_what_is_dropped_is_freed(kind, how):
+    """A neuron, its copies, and their hidden states; snnTorch keeps every neuron that was ever built."""
+    lif = make_neuron(snn, kind, init_hidden=True)
+    lif(currents(B, N))
+    copies = [COPY[how](lif) for _ in range(3)]
+    watched = [weakref.ref(part) for part in (lif, *copies)]
+    states = [weakref.ref(state) for part in (lif, *copies) for state in states_of(part).values()]
+    del copies
+    assert [part() is None for part in watched] == [False, True, True, True], "freed at once, without a collector"
+    getattr(snntorch, kind).reset_hidden()  # counts through the list
+    getattr(snntorch, kind).detach_hidden()
+    host_utils.reset(nn.Sequential(lif))
+    assert not states_of(lif)["mem"].count_nonzero()
+    del lif
+    assert not any(entry() is not None for entry in (*watched, *states))
+    other = make_neuron(snn, kind)
+    assert snntorch.SpikingNeuron.instances == [other], "what was freed is taken off"
+
+
+def test_nets_that_are_dropped_leave_the_list():
+    net = nested(snn)
+    for _ in range(40):
+        nested(snn)
+    assert len(snntorch.SpikingNeuron.instances) <= 4  # those of the last one may be there, freed
+    assert [entry for entry in snntorch.SpikingNeuron.instances if entry is not None] == [net[0][0], net[1]]
+
+
+def test_the_list_has_the_order_of_construction_beside_the_hosts():
+    made = [lib.Leaky(0.9, init_hidden=True) for lib in (snn, snntorch, snn, snntorch, snn)]
+    assert snntorch.SpikingNeuron.instances == made
+    assert [entry is neuron for entry, neuron in zip(snntorch.SpikingNeuron.instances, made, strict=True)][1::2] == [
+        True,
+        True,
+    ]
+    for neuron in made:
+        neuron(torch.full((1, 2), 0.3))
+    snntorch.Leaky.reset_hidden()
+    assert not any(neuron.mem.count_nonzero() for neuron in made)
+
+
+def test_neurons_freed_while_the_host_counts_through_them():
+    """By the collector, say, for a net in a cycle: the places of the others stay."""
+    made = [snn.Leaky(0.9, init_hidden=True) for _ in range(4)]
+    last = made[-1]
+    last(torch.full((1, 2), 0.3))
+    seen = []
+    for k in range(len(snntorch.SpikingNeuron.instances)):
+        seen.append(snntorch.SpikingNeuron.instances[k])
+        made.clear()
+    assert seen[1:3] == [None, None] and seen[3] == last
 
 
 # --- copies after a forward pass with gradients ---------------------------------------------------

@@ -229,6 +229,22 @@ def test_a_beta_that_grows_the_neurons_is_let_through():
         mem = step_both(ours, host, torch.ones(B, 1), *mem)[1:]
 
 
+def test_the_host_rounds_a_double_threshold_in_its_reset():
+    """To float32, the type of its spikes, where it has no dimensions; ours does not, nor does the host with dimensions."""
+    cur, number = currents(T, B, N, dtype=torch.float64, seed=8), torch.tensor(0.3, dtype=torch.float64)
+    mems = {}
+    for lib in (snntorch, snn):
+        for form in (number, number.reshape(1)):
+            lif, mem = lib.Leaky(0.9, threshold=form), torch.zeros(B, N, dtype=torch.float64)
+            for step in cur:
+                _, mem = lif(step, mem)
+            mems[lib, form.dim()] = mem
+            if lib is snn:
+                assert torch.equal(lif.sequence(cur)[1], mem)
+    assert torch.equal(mems[snn, 0], mems[snn, 1]) and torch.equal(mems[snn, 1], mems[snntorch, 1])
+    assert 1e-9 < (mems[snntorch, 0] - mems[snn, 0]).abs().max() < 1e-6
+
+
 @each_kind
 def test_in_double_the_values_are_snntorchs(kind):
     """Spikes have the membrane's dtype; snnTorch's, and the gradients through them, are float32."""

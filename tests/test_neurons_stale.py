@@ -127,10 +127,12 @@ def detach_hidden(lif):
     lif.detach_hidden()
 
 
-DETACH = {"detach": assign_detached, "detach_": detach_in_place, "detach_hidden": detach_hidden}
+DETACH = {"detach": assign_detached, "detach_": detach_in_place, "detach_hidden": detach_hidden, "snn": snn.detach}
 
 
-@served(way=("step detach", "both detach", "both detach_", "sequence detach_hidden"))
+@served(
+    way=("step detach", "both detach", "both detach_", "sequence detach_hidden", "step snn", "both snn", "sequence snn")
+)
 def test_truncated_bptt(kind, option, way):
     how, detach = way.split()
     if detach == "detach_hidden" and kind == "RSynaptic":

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from _conversion import reported
 from torch import nn
 
 nir = pytest.importorskip("nir", reason="nir is missing")
@@ -113,7 +114,7 @@ def test_the_graph_is_the_hosts(kind, options, tmp_path):
     """Built as ours, or converted, options on or off: NIR holds no surrogate."""
     expected = export_to_nir(net_of(snntorch, kind), torch.rand(IN))
     ours, converted = net_of(snn, kind, **options), net_of(snntorch, kind)
-    assert snn.convert(converted, **options).changed == ("1",)
+    assert reported(snn.convert, converted, **options).changed == ("1",)
     for net in (ours, converted):
         assert isinstance(neurons(net)[0], getattr(snn, kind.split()[0]))
         graph = export_to_nir(net, torch.rand(IN))
@@ -155,7 +156,7 @@ def test_same_spikes(kind, options, tmp_path):
     assert type(neuron) is getattr(snntorch, kind.split()[0])
     if kind != "RSynaptic":  # see test_rsynaptic
         assert torch.equal(run(imported, x), expected)
-    assert len(snn.convert(imported, **options).changed) == 1
+    assert len(reported(snn.convert, imported, **options).changed) == 1
     assert type(neuron) is getattr(snn, kind.split()[0])
     assert torch.equal(run(imported, x), expected)
 
@@ -195,11 +196,11 @@ def test_temporal_alpha(kind, tmp_path):
     imported = round_trip(net, tmp_path, load)
     (neuron,) = neurons(imported)
     with pytest.warns(UserWarning, match="reset_delay"):
-        report = snn.convert(imported, **PAPER)
+        report = reported(snn.convert, imported, **PAPER)
     assert len(report.changed) == 1 and "reset_delay" in str(report.partly)
     assert (neuron.spatial_adj, neuron.temporal_alpha) == (PAPER["spatial_adj"], 0)
     neuron.reset_delay = True
-    assert len(snn.convert(imported, **PAPER).changed) == 1
+    assert len(reported(snn.convert, imported, **PAPER).changed) == 1
     assert torch.equal(run(imported, x), delayed)
     out = run(imported, x)
     out.sum().backward()
@@ -245,7 +246,7 @@ def test_convolutions(tmp_path):
     imported = import_from_nir(graph)
     for neuron in neurons(imported):
         neuron.reset_delay = True
-    assert len(snn.convert(imported, **PAPER).changed) == 2
+    assert len(reported(snn.convert, imported, **PAPER).changed) == 2
     expected = run(net, x)
     assert 0 < expected.mean() < 1 and torch.equal(run(imported, x), expected)
     graph = export_to_nir(net, torch.rand(1, 2, 8, 8), ignore_dims=[0])  # the other way to have no batch in the graph

@@ -1,7 +1,9 @@
 """The wheel and the sdist: what is in them, and that the wheel works where only the core's dependencies are. And that the
 version, the workflows and CONTRIBUTING.md agree with what is there."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -143,6 +145,55 @@ def test_workflows_call_targets_of_the_makefile():
                     called |= {found[1]} if found[1] else set(job["strategy"]["matrix"][found[2]])
     everything = set(re.findall(r"^make ([\w-]+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE))
     assert everything and everything <= called <= phony
+
+
+@here
+def test_workflows_name_actions_by_commit():
+    """A tag can be moved to other code; a commit cannot. The release that it is stands behind it."""
+    used = []
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        used += re.findall(r"uses: *(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert used
+    for line in used:
+        assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+
+
+@here
+def test_no_second_index_beside_the_first():
+    """pip takes a package of the same name from either. An index of torch's own takes the place of the usual one where torch
+    is installed."""
+    tracked = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], check=True, capture_output=True).stdout.decode()
+    for name in tracked.rstrip("\0").split("\0"):
+        path = ROOT / name
+        if (
+            path.is_file()
+            and path.suffix in (".md", ".yml", ".py", ".sh", ".cfg", ".toml", "")
+            and path != Path(__file__)
+        ):
+            text = path.read_text(encoding="utf-8", errors="replace").lower()
+            assert not re.search(r"extra[-_]index[-_]url", text), name
+
+
+@here
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
+@pytest.mark.parametrize("index", ["", "https://example.org/cpu"])
+def test_torch_alone_comes_from_its_index(index, tmp_path):
+    """What make would run on a fresh machine."""
+    for name in ("Makefile", "setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = subprocess.run(
+        ["make", "-n", "release-check"],
+        cwd=tmp_path,
+        env=os.environ | {"TORCH_INDEX": index, "TORCH": "torch", "CORE": "torch"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    asked = f"--index-url {index} torch" if index else "torch"
+    assert f".venv/bin/pip install --quiet {asked}" in lines
+    assert f".venv/bin/python .ci/release_check.py {asked}" in lines
+    assert sum("--index-url" in line for line in lines) == (2 if index else 0)
 
 
 @here

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import threading
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,14 +10,13 @@ import pytest
 import torch
 
 pytest.importorskip("lightning", reason="lightning (extra: train) is missing")
-from concurrent.futures import ThreadPoolExecutor  # noqa: E402
-
 from snntorch_bpsta.cli import main  # noqa: E402
 from snntorch_bpsta.training import RECIPES, VARIANTS, Recipe, rate_cross_entropy_loss  # noqa: E402
 from snntorch_bpsta.training.paper import beside, full_size, paper_rows  # noqa: E402
-from snntorch_bpsta.training.studies import STUDIES, format_study, grid, quick, run_all, study, tabulate  # noqa: E402
+from snntorch_bpsta.training.studies import STUDIES, RunsFailed, format_study, grid, quick, run_all, study, tabulate  # noqa: E402
 from snntorch_bpsta.training.studies.claims import used  # noqa: E402
 from snntorch_bpsta.training.studies.table import paired_p  # noqa: E402
+from snntorch_bpsta.training.studies.workers import Failure  # noqa: E402
 
 RECIPE = quick(RECIPES["digits"])
 TRAINED = [name for name, each in STUDIES.items() if not each.together]
@@ -227,12 +225,38 @@ def test_an_option_of_no_use_is_refused_in_python(calls, tmp_path):
 # --- runs ----------------------------------------------------------------------------------------------------
 
 
+class Here:
+    """Stands in for the processes: does a task where it is."""
+
+    def __init__(self, jobs, threads):
+        self.jobs, self.tasks = jobs, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    busy = property(lambda self: bool(self.tasks))
+    free = property(lambda self: len(self.tasks) < self.jobs)
+
+    def begin(self, task, function, *args):
+        self.tasks.append((task, function, args))
+
+    def wait(self):
+        task, function, args = self.tasks.pop(0)
+        try:
+            return task, function(*args)
+        except Exception as error:
+            return task, Failure(f"{type(error).__name__}: {error}", "where it was")
+
+
 @pytest.fixture
 def calls(monkeypatch):
-    """Stands in for the training, in threads; gives the (recipe, seed, options) of every run."""
+    """Stands in for the training; gives the (recipe, seed, options) of every run."""
     calls = []
 
-    def run(measure, runs, seed, threads, options):
+    def measure(runs, seed, folder, **options):
         found = {}
         for key, recipe in runs.items():
             calls.append((recipe, seed, options))
@@ -243,8 +267,9 @@ def calls(monkeypatch):
             } | {"train_seconds": 1.0, "energy_ratio_fp32_ac": 1.0}  # fmt: skip
         return found
 
-    monkeypatch.setattr(run_all, "_measure", run)
-    monkeypatch.setattr(run_all, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
+    for name in ("compare", "warm_up", "ablation", "gradients"):
+        monkeypatch.setitem(STUDIES, name, replace(STUDIES[name], measure=measure))
+    monkeypatch.setattr(run_all, "Workers", Here)
     return calls
 
 
@@ -295,7 +320,8 @@ def test_the_file_is_valid_after_every_run(calls, tmp_path):
 
     def say(line):
         seen.append(len(read(out)))  # fails on half a file
-        assert [path.name for path in tmp_path.iterdir()] == ["runs.json"], "nothing unfinished lies about"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["runs.json", "runs.unfinished"]
+        assert not any((tmp_path / "runs.unfinished").iterdir()), "nothing of what is finished"
 
     study("compare", RECIPE, [0, 1], out, say=say)
     assert seen == [1, 2, 3, 4, 5, 6]
@@ -308,32 +334,54 @@ def test_every_finished_run_is_said_in_one_line(calls, tmp_path):
     assert all("seed 7" in line and "57.00 %" in line and "\n" not in line for line in said)
 
 
-def test_a_study_that_broke_goes_on_where_it_stopped(calls, monkeypatch, tmp_path):
-    out, two_written = tmp_path / "runs.json", threading.Event()
-    run, written = run_all._measure, []
+def test_what_fails_is_on_record_and_the_others_go_on(calls, monkeypatch, tmp_path):
+    out, said, measure = tmp_path / "runs.json", [], STUDIES["compare"].measure
 
-    def third_fails(*args):
+    def third_fails(runs, seed, folder, **options):
         if len(calls) == 2:
-            assert two_written.wait(20)
+            calls.append(None)
             raise RuntimeError("out of memory")
-        return run(*args)
+        return measure(runs, seed, folder, **options)
 
-    def say(line):
-        written.append(line)
-        if len(written) == 2:
-            two_written.set()
+    monkeypatch.setitem(STUDIES, "compare", replace(STUDIES["compare"], measure=third_fails))
+    with pytest.raises(
+        RunsFailed, match=r"^1 run has failed: RuntimeError: out of memory\. Start the same again"
+    ) as found:
+        study("compare", RECIPE, [0, 1], out, say=said.append)
+    assert found.value.rows == read(out) and len(read(out)) == 5 and len(calls) == 6
+    failed = json.loads(out.read_text())["failed"]
+    assert found.value.failed == failed and failed[0]["error"] == "RuntimeError: out of memory"
+    assert failed[0]["traceback"] == "where it was" and failed[0]["versions"]["torch"]
+    assert [line for line in said if "failed" in line] == [
+        "bpsa       seed 0: failed: RuntimeError: out of memory (3 to go)"
+    ]
+    assert len(tabulate(read(out))) == 3 == len((tmp_path / "table.csv").read_text().splitlines()) - 1
+    assert len(study("compare", RECIPE, [0, 1], out, say=silent)) == 6 and len(read(out)) == 6
+    assert calls[-1][:2] == (RECIPE.variant("bpsa"), 0) and len(calls) == 7, "it alone is tried again"
+    assert json.loads(out.read_text())["failed"] == failed  # it stays on record
 
-    monkeypatch.setattr(run_all, "_measure", third_fails)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        study("compare", RECIPE, [0, 1], out, say=say)
-    assert len(calls) == 2 and len(read(out)) == 2
-    (failed,) = json.loads(out.read_text())["failed"]
-    assert failed["error"] == "RuntimeError: out of memory" and failed["commit"] and failed["versions"]["torch"]
-    assert (failed["variant"], failed["seed"]) not in [(row["variant"], row["seed"]) for row in read(out)]
-    monkeypatch.setattr(run_all, "_measure", run)
-    assert len(study("compare", RECIPE, [0, 1], out, say=silent)) == 6
-    assert len(calls) == 6 and len(read(out)) == 6
-    assert json.loads(out.read_text())["failed"] == [failed]  # it stays on record
+
+def test_the_command_line_tells_that_runs_have_failed(calls, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib (extra: plots) is missing")
+    measure = STUDIES["compare"].measure
+
+    def fails(runs, seed, folder, **options):
+        if seed in bad:
+            raise OSError(f"no data\nfor seed {seed}")
+        return measure(runs, seed, folder, **options)
+
+    monkeypatch.setitem(STUDIES, "compare", replace(STUDIES["compare"], measure=fails))
+    for bad, printed in (((0, 1), False), ((1,), True)):
+        assert main(["compare", "--seeds", "2", "--out", str(tmp_path)]) == 1
+        out, err = capsys.readouterr()
+        assert err.count("\n") == 1 and f"{3 * len(bad)} runs have failed: OSError: no data for seed {bad[0]}" in err
+        assert ("| baseline  |" in out) == printed == (tmp_path / "figure.png").exists()
+
+
+def test_how_many_are_to_go(calls, tmp_path):
+    said = []
+    study("compare", RECIPE, [0, 1], tmp_path / "runs.json", say=said.append)
+    assert [line.rpartition("(")[2] for line in said] == [f"{left} to go)" for left in range(5, -1, -1)]
 
 
 DAMAGED = {
@@ -399,13 +447,18 @@ def test_a_file_of_compare_of_0_1_0_goes_on(calls, tmp_path):
 
 
 def test_one_call_measures_all_of_a_seed_where_they_belong_together(calls, tmp_path, monkeypatch):
-    measured, stand_in = [], run_all._measure
-    monkeypatch.setattr(run_all, "_measure", lambda *args: measured.append(args[1:3]) or stand_in(*args))
+    measured, measure = [], STUDIES["gradients"].measure
+
+    def noted(*args, **options):
+        measured.append(args)
+        return measure(*args, **options)
+
+    monkeypatch.setitem(STUDIES, "gradients", replace(STUDIES["gradients"], measure=noted))
     said = []
     rows = study("gradients", RECIPE, [4, 7], tmp_path / "runs.json", say=said.append)
-    assert sorted(seed for _, seed in measured) == [4, 7] and len(rows) == 2 * 12
-    assert all(list(runs) == [key[:2] for key in grid("gradients", RECIPE, [0])] for runs, _ in measured)
-    assert said[0].startswith("gradients: 12 rows, seed")
+    assert [seed for _, seed, _ in measured] == [4, 7] and len(rows) == 2 * 12
+    assert all(list(runs) == [key[:2] for key in grid("gradients", RECIPE, [0])] for runs, *_ in measured)
+    assert said == ["gradients: 12 rows, seed 4 (1 to go)", "gradients: 12 rows, seed 7 (0 to go)"]
 
 
 @pytest.mark.parametrize("where", ["folder", "file.json"])
@@ -541,7 +594,7 @@ def test_train_takes_a_row(capsys, monkeypatch):
 
     monkeypatch.setattr(run, "train", train)
     assert main(["train", "--recipe", "table9-T4-bpsa", "--epochs", "2"]) == 2
-    assert seen == [(replace(paper_rows()["table9-T4-bpsa"].recipe, epochs=2), "runs/table9-T4-bpsa")]
+    assert seen == [(replace(paper_rows()["table9-T4-bpsa"].recipe, epochs=2), "runs/table9-T4-bpsa-0")]
     assert main(["train", "--recipe", "table3", "--preset", "official_code"]) == 2
     assert seen[1][0] == paper_rows("official_code")["table3"].recipe
     assert main(["train", "--recipe", "table3", "--dataset", "mnist"]) == 2

@@ -1,6 +1,8 @@
 """The two surrogates: values, slopes, dtypes, and no NaN in any corner of half precision."""
 
 import copy
+import functools
+import inspect
 import pickle
 
 import pytest
@@ -8,6 +10,7 @@ import snntorch
 import torch
 from _tolerance import assert_close
 
+import snntorch_bpsta as snn
 from snntorch_bpsta import surrogate
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -230,3 +233,53 @@ def test_arguments_are_numbers(value):
         surrogate.spatial_adjustment(value)
     with pytest.raises(TypeError, match="width"):
         surrogate.rectangle(value)
+
+
+# --- what makes surrogates, in place of one -------------------------------------------------------
+
+MAKERS = [name for name in surrogate.__all__ if inspect.isfunction(getattr(surrogate, name))]
+MAKERS += ["Rectangle", "SpatialAdjustment"]
+TAKE_ONE = {
+    "neuron": lambda spike_grad: snn.Synaptic(0.9, 0.8, spike_grad=spike_grad),
+    "attribute": lambda spike_grad: setattr(snn.Leaky(0.9), "spike_grad", spike_grad),
+    "engine": lambda spike_grad: snn.functional.lif_multistep(torch.rand(2, 1, 3), beta=0.9, spike_grad=spike_grad),
+}
+
+
+@pytest.mark.parametrize("door", TAKE_ONE)
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_maker_of_surrogates_is_to_be_called(name, door):
+    for maker in (getattr(surrogate, name), functools.partial(getattr(surrogate, name))):
+        with pytest.raises(TypeError, match=rf"call it, spike_grad={name}\("):
+            TAKE_ONE[door](maker)
+
+
+def test_makers_are_those_that_we_know():
+    assert {"fast_sigmoid", "atan", "SFS", "spatial_adjustment", "rectangle"} <= set(MAKERS)
+
+
+@pytest.mark.parametrize("door", TAKE_ONE)
+def test_a_class_of_autograd_is_to_be_applied(door):
+    with pytest.raises(TypeError, match=r"the class ATan: use its \.apply"):
+        TAKE_ONE[door](snntorch.surrogate.ATan)
+
+
+def test_convert_leaves_a_neuron_with_a_maker():
+    lif = snntorch.Leaky(0.9, spike_grad=surrogate.fast_sigmoid)
+    with pytest.warns(UserWarning, match=r"call it, spike_grad=fast_sigmoid\(\)"):
+        snn.convert(torch.nn.Sequential(lif))
+    assert type(lif) is snntorch.Leaky and lif.spike_grad is surrogate.fast_sigmoid
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_a_maker_of_ones_own_is_told_where_it_is_called(impl):
+    def mine(slope=10):
+        return surrogate.fast_sigmoid(slope)
+
+    with pytest.raises(TypeError, match=r"got function: if that makes the surrogate, call it"):
+        snn.functional.lif_multistep(torch.rand(2, 1, 3), beta=0.9, spike_grad=mine, impl=impl)
+    for options in ({}, {"temporal_alpha": 0.5}):
+        with pytest.raises(TypeError, match="call it"):
+            snn.Leaky(0.9, spike_grad=mine, **options)(torch.rand(1, 3))
+    with pytest.raises(TypeError, match="tensor, for mem - threshold, got float$"):
+        snn.functional.lif_multistep(torch.rand(2, 1, 3), beta=0.9, spike_grad=lambda x: 1.0, impl=impl)

@@ -1,5 +1,6 @@
 """Every private or version-bound thing of PyTorch that we use: it is there, and does what its name says."""
 
+import gc
 import inspect
 import re
 from pathlib import Path
@@ -111,6 +112,11 @@ def test_a_constant_of_the_compiler_is_called_while_it_traces():
     assert len(calls) == 1
 
 
+def test_leaves_of_what_a_module_keeps():
+    x = torch.zeros(2)
+    assert _torch.tree_leaves({"v": x, "list": [1, (2.0, None)]}) == [x, 1, 2.0, None]
+
+
 def test_every_name_has_its_test():
     public = [name for name, value in vars(_torch).items() if callable(value) and not name.startswith("_")]
     source = Path(__file__).read_text(encoding="utf-8")
@@ -128,3 +134,17 @@ def test_nothing_private_of_torch_is_used_elsewhere(path):
     source = path.read_text(encoding="utf-8")
     private = r"torch\._[a-zA-Z]|from torch\.[\w.]*\._|torch\.compiler\.is_compiling|\._dynamo_|\._is_zerotensor"
     assert re.findall(private, source.replace("torch.__", "")) == []
+
+
+def test_a_library_may_be_made_again():
+    """As when its module is run again, with the last one still held by someone, and let go of later."""
+    held = []
+    for times in (2, 3):
+        held.append(_torch.new_library("snntorch_bpsta_test"))
+        held[-1].define("scale(Tensor x) -> Tensor")
+        held[-1].impl("scale", lambda x, times=times: times * x, "CompositeExplicitAutograd")
+        assert torch.ops.snntorch_bpsta_test.scale(torch.ones(())).item() == times
+    del held
+    gc.collect()
+    assert torch.ops.snntorch_bpsta_test.scale(torch.ones(())).item() == 3
+    vars(torch.ops.snntorch_bpsta_test)["_library"]._destroy()

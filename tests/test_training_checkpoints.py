@@ -20,6 +20,7 @@ pytest.importorskip("lightning", reason="lightning (extra: train) is missing")
 pytest.importorskip("sklearn", reason="scikit-learn (extra: data) is missing")
 from snntorch_bpsta.data import load  # noqa: E402
 from snntorch_bpsta.training import Recipe, checkpoints, module, run  # noqa: E402
+from snntorch_bpsta.training.folder import Last  # noqa: E402
 from snntorch_bpsta.training.studies import run_all, study  # noqa: E402
 
 RECIPE = Recipe(
@@ -278,10 +279,10 @@ def test_a_checkpoint_cannot_have_files_deleted(way, trained, path, tmp_path):
     victim = tmp_path / "victim"
     victim.mkdir()
     saved = content(trained)
-    states = [state for state in saved["callbacks"].values() if "best_model_path" in state]
-    assert len(states) == 1
-    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-        states[0][key] = way.format(victim=victim, out=path.parent)
+    assert "callbacks" not in saved, "ours names no files"
+    names = "best_model_path", "kth_best_model_path", "last_model_path"
+    state = dict.fromkeys(names, way.format(victim=victim, out=path.parent)) | {"dirpath": str(path.parent)}
+    saved["callbacks"] = {Last(path.parent, False).state_key: state}
     torch.save(saved, path)
     row = DOORS["resume"](path)
     assert len(row["history"]) == 2 and victim.is_dir()

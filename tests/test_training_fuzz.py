@@ -47,15 +47,15 @@ RECIPE = calls(**{
 TINY = dict(width=1 / 64, num_steps=2, epochs=1, limit=8, test_limit=8)
 
 
-@fuzz("Recipe", "Recipe.variant", "Recipe.as_dict", "Recipe.build_network", "Recipe.loss_function", examples=150,
-      arguments=RECIPE, variant=mostly(st.sampled_from(["baseline", "bpsa+bpta"])))  # fmt: skip
+@fuzz("Recipe", "Recipe.variant", "Recipe.variant_name", "Recipe.as_dict", "Recipe.build_network", "Recipe.loss_function",
+      examples=150, arguments=RECIPE, variant=mostly(st.sampled_from(["baseline", "bpsa+bpta"])))  # fmt: skip
 def test_recipe(arguments, variant):
     recipe = attempt(Recipe, **arguments)
     if recipe is REFUSED:
         return
     assert Recipe(**recipe.as_dict()) == recipe
     other = attempt(recipe.variant, variant, naming=["variant"])
-    assert other is REFUSED or other.as_dict().keys() == recipe.as_dict().keys()
+    assert other is REFUSED or (other.as_dict().keys() == recipe.as_dict().keys() and other.variant_name() == variant)
     assert callable(recipe.loss_function())
     small = dataclasses.replace(recipe, width=1 / 64)
     assert attempt(small.build_network, naming=[*FIELDS, "input_shape"]) is not None
@@ -77,7 +77,7 @@ def run():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run.L, "Trainer", reached)
-        patch.setattr(run_all, "ProcessPoolExecutor", reached)
+        patch.setattr(run_all, "Workers", reached)
         yield run
 
 
@@ -183,7 +183,7 @@ def rows(draw):
     return rows
 
 
-@fuzz("study", "grid", "quick", "tabulate", "format_study", "Study", examples=160, draws=st.data())
+@fuzz("study", "grid", "quick", "tabulate", "format_study", "Study", "RunsFailed", examples=160, draws=st.data())
 def test_studies(run, empty, draws):
     from snntorch_bpsta.training import studies
 
@@ -201,6 +201,10 @@ def test_studies(run, empty, draws):
         assert all(0 <= row["accuracy"] <= 100 for row in table)
     text = attempt(studies.format_study, draws.draw(ANYTHING) if table is REFUSED else table)
     assert text is REFUSED or text.startswith(("| setting", "| variant"))
+    failed = attempt(
+        studies.RunsFailed, draws.draw(mostly(st.just([]))), draws.draw(mostly(st.just([{"error": "E: why"}])))
+    )
+    assert failed is REFUSED or "failed" in str(failed)
     alpha = studies.STUDIES["alpha"]
     assert studies.Study(alpha.claim, alpha.settings, alpha.variants, "setting") == alpha
 

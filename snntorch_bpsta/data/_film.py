@@ -1,10 +1,11 @@
 """The pixels of the simulated event camera."""
 
-import numba
 import numpy as np
 
+from .._numba import njit
 
-@numba.njit(nogil=True, cache=True)
+
+@njit()
 def mix(weights, values):
     """``weights @ values`` for a few weights other than 0. On this thread: a BLAS would bring threads of its own, which get
     in the way of those that film beside it."""
@@ -17,7 +18,7 @@ def mix(weights, values):
     return out
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def film(scene, samples, top, left, path, height, width, threshold, refractory, offset, x, y, t, p):
     """Events pixel by pixel into x, y, t, p, as many as there is room for; returns how many there are. `offset` is what a
     pixel has memorised at first, over what it sees; of one pixel for all, or of each."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._checks import check_fired
 from . import operator, passes
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def run(neuron: Neuron, t: passes.Tensors, c: passes.Constants, lay: passes.Layo
         steps = membrane.unsqueeze(0) if c.single else membrane
         before = torch.zeros_like(steps[0]) if t.mem is None else t.mem.to(steps.dtype)
         x = torch.cat([before.unsqueeze(0), steps]) - neuron.threshold.detach().to(steps.device, steps.dtype)
-    learns = neuron.spike_grad(x[-1]).requires_grad
+    probe = neuron.spike_grad(x[-1])
+    check_fired(probe)
+    learns = probe.requires_grad
     with torch.enable_grad():
         fire, slopes = _slopes(neuron.spike_grad, x, learns)
         last = _slopes(neuron.spike_grad, x[-1], False)[1]

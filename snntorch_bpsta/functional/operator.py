@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .._torch import is_compiling, is_watched, keeps_graph
+from .._torch import is_compiling, is_watched, keeps_graph, new_library
 from .cells import CELLS
 from .kernels import bits
 from .passes import Constants, Layout, Tensors, backward, forward, layout
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 STALE = (
     "Trying to backward through the graph a second time: a neuron's state goes on from steps whose graph an earlier "
     "backward() has freed. Between two sequences start anew with snn.reset(net), or with mem = neuron.reset_mem() where you "
-    "hold the states yourself; or keep the values and cut the graph with mem = mem.detach() (neuron.detach_hidden() where "
-    "init_hidden=True). If you mean to go through one graph twice, give the first backward() retain_graph=True"
+    "hold the states yourself; or keep the values and cut the graph with snn.detach(net), and mem = mem.detach() where you "
+    "hold them. If you mean to go through one graph twice, give the first backward() retain_graph=True"
 )
 
 
@@ -41,7 +41,7 @@ _ARGUMENTS = [
     for record in (Tensors, Constants)
     for name, kind in record.__annotations__.items()
 ]
-_LIB = torch.library.Library("snntorch_bpsta", "FRAGMENT")
+_LIB = new_library("snntorch_bpsta")
 _LIB.define(f"neuron({', '.join(_ARGUMENTS)}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
 _LIB.define(
     "neuron_backward(Tensor?[] grads, Tensor?[] kept, Tensor values, Tensor(a!) dinput, bool[] need, "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._checks import check_fired
 from .cells import CELLS, advance, flags, prompt
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def reference(neuron: Neuron, input_: Tensor, states: dict[str, Any]) -> tuple[T
     u, i, j, z = (states.get(name) for name in ("mem", "syn", "inh", "fed"))
     spk_rec: list[Tensor] = []
     rec: dict[str, list[Any]] = {"mem": [], "syn": [], "inh": []}
-    reset = spike_grad(u - threshold).detach().to(u.dtype)
+    reset = spike_grad(u - threshold)
+    check_fired(reset)
+    reset = reset.detach().to(u.dtype)
     for x in input_.unbind(0):
         beta, alpha, tau, _, v = neuron.parameters()
         fed = None
@@ -44,7 +47,7 @@ def reference(neuron: Neuron, input_: Tensor, states: dict[str, Any]) -> tuple[T
         before = u
         u, i, j = advance(u, i, j, x, fed, reset, 1 - reset, beta, alpha, tau, threshold, *constants)
         if neuron.residual:  # behind the reset, which may wipe all that comes before it
-            u = u + temporal_residual(before, beta, threshold, spike_grad, neuron.residual)
+            u = u + temporal_residual(before, beta, threshold, spike_grad, neuron.residual).to(u.dtype)
         spk = spike_grad(u - threshold).to(u.dtype)  # Eq. 3
         if neuron.reset_delay or neuron.reset_mechanism == "none":
             reset = spk.detach()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 import snntorch
 import torch
 
 from .._checks import (
-    as_parameter,
     check_broadcast,
     check_choice,
     check_device,
@@ -18,9 +18,11 @@ from .._checks import (
     check_spatial_adj,
     check_temporal_alpha,
     check_threshold_positive,
+    warn_not_finite,
 )
 from .._snntorch import EQUATIONS, step_names
-from .._torch import is_compiling, is_transforming
+from .._torch import is_compiling, is_transforming, is_watched, version
+from ..functional.cells import CELLS
 from ..functional.record import DEFAULT_SPIKE_GRAD, SAVES
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class Built(Mixin):
         if given["spike_grad"] is None and not self.surrogate_disable:
             self._spike_grad = DEFAULT_SPIKE_GRAD
         self._take_over(**options)
+        self._enlist()
 
     @classmethod
     def _check_residual(cls, temporal_alpha, reset_mechanism, reset_delay):
@@ -99,8 +102,8 @@ class Built(Mixin):
                 "drop it, or the two options"
             )
 
-    @staticmethod
-    def _check_host_arguments(given):
+    @classmethod
+    def _check_host_arguments(cls, given):
         check_host_options(given)
         optional = ("beta", "R", "C") if "R" in given else ("V",)
         for name in _NUMBERS:
@@ -111,7 +114,7 @@ class Built(Mixin):
             learn = given.get(flag) and (name != "V" or not given["all_to_all"])
             check_learnable(name, value, learn, flag)
             if not (name in optional and (value is None or value is False)):
-                as_parameter(name, value)
+                warn_not_finite(cls.__name__, name, value)
 
     def _take_over(self, **options):
         """Set up, in place, what snnTorch's neuron has in another form."""
@@ -204,6 +207,28 @@ class Built(Mixin):
             check_threshold_positive(threshold)
             if watch:
                 self.__dict__["_checked_threshold"] = threshold, threshold._version
+
+    def _check_decays(self):
+        """Tell once that a decay that learns has left [0, 1], where it is clipped, and has no gradient any more. Looked at
+        on the CPU alone, after something wrote to it, which its version counter tells: elsewhere it would wait for it."""
+        if is_compiling():
+            return
+        for name in ("beta", "alpha"):
+            value = self._parameters.get(name)
+            if value is None or not value.is_cpu or self._seen_decays.get(name) in (version(value), "told"):
+                continue
+            if is_watched() or is_transforming() or not CELLS[self._cell].clipped:
+                continue
+            self._seen_decays[name] = version(value)
+            if value.requires_grad and ((value < 0) | (value > 1)).any():
+                self._seen_decays[name] = "told"
+                lowest, highest = value.min().item(), value.max().item()
+                warn(
+                    f"{name} of {type(self).__name__}, which learns, has left [0, 1] ({lowest:.4g} to {highest:.4g}): it is "
+                    "clipped there and has no gradient any more where it is out, so it stays. Lower its learning rate, or "
+                    f"after each optimizer.step(): with torch.no_grad(): neuron.{name}.clamp_(0, 1)",
+                    stacklevel=2,
+                )
 
 
 def _takes_all_steps(forward):

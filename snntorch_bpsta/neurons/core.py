@@ -11,10 +11,12 @@ from .._checks import (
     FLOATING,
     check_choice,
     check_current,
+    check_fired,
     check_flags,
     check_positive_int,
     check_some_steps,
     check_state,
+    check_surrogate,
     check_temporal_alpha,
 )
 from .._snntorch import EQUATIONS, set_reset
@@ -66,6 +68,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
 
     @spike_grad.setter
     def spike_grad(self, spike_grad: SpikeGrad) -> None:
+        check_surrogate("spike_grad", spike_grad)
         self._spike_grad = spike_grad
 
     @property
@@ -100,7 +103,11 @@ class Adjusted(Built, Stateful, Watched, Engine):
             kind = mem.dtype if mem.is_floating_point() else torch.float32
             spk = (mem.detach() - self.threshold.detach() > 0).to(kind)
         else:
-            spk = super().mem_reset(mem)
+            try:
+                spk = super().mem_reset(mem)
+            except AttributeError:
+                check_fired(self.spike_grad(mem - self.threshold))
+                raise
         dtype = self._dtype(mem)
         return spk if dtype is None else spk.to(dtype)
 
@@ -203,6 +210,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         """The states that a step begins with, and whether they begin a new graph to watch: those given, else the hidden
         ones; zeros where the shape is not that of the step, as in snnTorch."""
         compiling = is_compiling()
+        self._check_decays()
         started = []
         for name, state in zip(self._states, states, strict=True):
             if state is None:
@@ -243,6 +251,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         options = {"num_steps": num_steps, "relu": relu, "record": record}
         if reason is None:
             self._check_threshold()
+            self._check_decays()
             spk_rec, *after = self._run(input_, states, inplace=inplace, impl=impl, **options)
         else:
             check_choice("impl", impl, IMPLS)

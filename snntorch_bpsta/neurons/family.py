@@ -135,9 +135,9 @@ class Lapicque(Circuit, Adjusted, snntorch.Lapicque):
 
         def __init__(self, *args: Any, **kwargs: Unpack[_typing.LapicqueArguments]) -> None: ...
 
-    @staticmethod
-    def _check_host_arguments(given):
-        Adjusted._check_host_arguments(given)
+    @classmethod
+    def _check_host_arguments(cls, given):
+        super()._check_host_arguments(given)
         if all(isinstance(given[name], torch.Tensor) or given[name] for name in ("beta", "R", "C")):
             raise ValueError("beta follows from R and C: give at most two of beta, R and C, got all three")
         if given["learn_beta"] and (given["R"] or given["C"]):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
+from warnings import warn
 
 import snntorch
 import torch
@@ -13,6 +15,9 @@ from .._torch import backward_pass, is_compiling, is_of_a_transform
 from ..surrogate import as_portable, from_portable
 from .build import Mixin
 
+# What a state_dict of an older snnTorch may lack.
+_NEWER = ("reset_mechanism_val", "graded_spikes_factor")
+
 
 class Stateful(Mixin):
     """A neuron's states, plain attributes of the neuron, and what it remembers of calls before."""
@@ -21,10 +26,10 @@ class Stateful(Mixin):
     _states: tuple[str, ...] = ("mem",)
     # Of calls before: the types for which a step goes to the kernels at once (None: not decided yet); the backward pass in
     # which each state was written, where it was in one; the graph that they begin; what a sequence handed out; values seen.
-    _private = ("_direct", "_known", "_written_in", "_graph", "_ended", "_checked_threshold")
+    _private = ("_direct", "_known", "_written_in", "_graph", "_ended", "_checked_threshold", "_seen_decays")
 
     def _forget(self):
-        self.__dict__.update(dict.fromkeys(self._private), _written_in={})
+        self.__dict__.update(dict.fromkeys(self._private), _written_in={}, _seen_decays={})
         self.__dict__["__getattr__"] = _Seen(self)
         self._note_written(self._states)
 
@@ -98,6 +103,7 @@ class Stateful(Mixin):
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
     ):
+        self._from_older(state_dict, prefix)
         rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._share_v()
@@ -108,6 +114,25 @@ class Stateful(Mixin):
                 set_reset(self, resets[value.item()])
             else:
                 error_msgs.append(f"{prefix}reset_mechanism_val must be one of {sorted(resets)}, got {value.item()}")
+
+    def _from_older(self, state_dict, prefix):
+        """What an older snnTorch saved, as if it were saved today: 0.4 had no name of the reset, 0.4 and 0.5 no factor of
+        spikes and V once only, 0.8 saved the hidden states too. `state_dict` is the loader's own."""
+        if not {prefix + name for name in self._per_neuron} & state_dict.keys():
+            return  # nothing of this neuron
+        states = [name for name in self._states if prefix + name in state_dict and name not in self._buffers]
+        for name in states:
+            del state_dict[prefix + name]
+        kept = [name for name in _NEWER if name in self._buffers and prefix + name not in state_dict]
+        state_dict.update({prefix + name: self._buffers[name] for name in kept})
+        again = prefix + "V" in state_dict and "V" in self._parameters and prefix + "recurrent.V" not in state_dict
+        if again:
+            state_dict[prefix + "recurrent.V"] = state_dict[prefix + "V"]
+        what = [f"{', '.join(states)} not loaded, for hidden states are not saved any more"] if states else []
+        what += [f"{', '.join(kept)} not there, left as the neuron was built"] if kept else []
+        what += ["recurrent.V not there, taken from V"] if again else []
+        if what:
+            warn(f"the state_dict of a {type(self).__name__} is of an older snnTorch: {'; '.join(what)}", stacklevel=2)
 
     def __getstate__(self):
         """For copies and pickle: hidden states without their graph, which autograd does not copy."""
@@ -126,7 +151,30 @@ class Stateful(Mixin):
         if "_spike_grad" in self.__dict__:
             self._spike_grad = from_portable(self._spike_grad)
         self._forget()
-        snntorch.SpikingNeuron.instances.append(self)
+        self._enlist()
+
+    def _enlist(self):
+        """Onto snnTorch's list of all neurons, where its ``utils.reset`` and class methods find this one; without being kept
+        alive by it, as snnTorch's are. Those that were freed since are taken off."""
+        instances = snntorch.SpikingNeuron.instances
+        with _enlisting:
+            for k in reversed(range(len(instances))):
+                if instances[k] is None or instances[k] is self:
+                    del instances[k]
+            instances.append(weakref.proxy(self, _freed))
+
+
+_enlisting = threading.RLock()  # a neuron may be freed at any moment, also while one is put on the list
+
+
+def _freed(proxy):
+    """None in its place, until the next neuron comes: snnTorch may be counting through the list."""
+    with _enlisting:
+        instances = snntorch.SpikingNeuron.instances
+        for k in range(len(instances)):
+            if instances[k] is proxy:
+                instances[k] = None
+                break
 
 
 class _Seen:

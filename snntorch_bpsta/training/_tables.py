@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,3 +21,16 @@ def markdown(head: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 def number(value: float | None, spec: str) -> str:
     """`value` in the format `spec`, or "-" for None."""
     return "-" if value is None else format(value, spec)
+
+
+def print_result(row: Any) -> None:
+    """A run, as the command line shows it."""
+    for name, found in row.get("also_test", {}).items():
+        print(f"{name}: test accuracy {100 * found['accuracy']:.2f} % of {found['samples']}")
+    print(f"test accuracy {100 * row['accuracy']:.2f} %", end="")
+    if row["firing_rate"] is None:
+        print()
+        return
+    print(f", firing rate {row['firing_rate']:.4f} spikes per neuron and step")
+    for layer, rate in row["firing_rates"].items():
+        print(f"  layer {layer:8} {rate:.4f}")

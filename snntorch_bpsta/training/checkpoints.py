@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from packaging.version import Version
 from torch.overrides import TorchFunctionMode
 
 from .._checks import FLOATING, check_int, check_number, check_tensor
+from .._files import write_whole
 from .recipes import Recipe
 
 if TYPE_CHECKING:
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["CHECKPOINT"]
 
 CHECKPOINT = "last.ckpt"
-_MOST_PARTS = 1_000_000  # dicts, lists and what is in them; those of a run of 1,000 epochs are some 30,000
+PREVIOUS = "last.previous.ckpt"
 TO_RESUME = ("epoch", "global_step", "loops", "optimizer_states", "lr_schedulers", "pytorch-lightning_version")
 
 
@@ -34,10 +38,16 @@ def load_checkpoint(path: AnyPath, needed: Sequence[str] = ()) -> tuple[dict[str
         if zipfile.is_zipfile(path):  # torch.save does not compress; what unpacks to more is no work of its
             with zipfile.ZipFile(path) as archive:
                 sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-            if sum(sizes.values()) > path.stat().st_size:
-                raise ValueError(f"it unpacks to {sum(sizes.values()):,} bytes")
+                if sum(sizes.values()) > path.stat().st_size:
+                    raise ValueError(f"it unpacks to {sum(sizes.values()):,} bytes")
+                broken = archive.testzip()  # against the sums that the file carries: a flipped bit is another weight
+                if broken is not None:
+                    raise ValueError(f"{broken} in it is not what was written")
             stored = sum(size for name, size in sizes.items() if "/data/" in name)
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError("it holds objects, or is none of torch.save's; objects are not unpickled") from error
         claimed = sum({each.data_ptr(): each.nbytes() for each in _storages(saved)}.values())
         if stored is not None and claimed > stored:  # PyTorch 2.6 takes the rest from whatever lies in memory
             raise ValueError(f"it has {stored:,} bytes of numbers, and its index speaks of {claimed:,}")
@@ -52,8 +62,15 @@ def load_checkpoint(path: AnyPath, needed: Sequence[str] = ()) -> tuple[dict[str
         check_int("seed", own["seed"], 0, 2**32)
         for epoch in own["history"]:
             epoch["epoch"], epoch["warm_up"], epoch["test_accuracy"], epoch["firing_rate"], epoch["firing_rates"]
-        if needed and saved["epoch"] != len(own["history"]) - 1:
-            raise ValueError(f"it is of epoch {saved['epoch']} and has the history of {len(own['history'])}")
+        if needed:
+            done = own.get("batches_done", 0)  # of an epoch that was stopped in its midst
+            check_int("batches_done", done, 0)
+            for loss in own["losses"] if done else ():
+                check_tensor("losses", loss, 0, "numbers", FLOATING)
+            if done and len(own["losses"]) != done:
+                raise ValueError(f"it has {len(own['losses'])} losses of {done} batches")
+            if saved["epoch"] != len(own["history"]) - (not done):
+                raise ValueError(f"it is of epoch {saved['epoch']} and has the history of {len(own['history'])}")
         with _WithoutMemory():
             shapes = {f"net.{name}": value.shape for name, value in recipe.build_network().state_dict().items()}
         for name in sorted(shapes.keys() ^ saved["state_dict"].keys()):
@@ -67,6 +84,18 @@ def load_checkpoint(path: AnyPath, needed: Sequence[str] = ()) -> tuple[dict[str
         return saved, recipe
     except Exception as error:  # torch.load raises whatever a damaged file leads to
         raise damaged(path, error) from error
+
+
+class Files(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all, beside the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: AnyPath, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(Path(path), [content.getbuffer()], Path(path).with_name(PREVIOUS))
+
+
+_MOST_PARTS = 1_000_000  # dicts, lists and what is in them; those of a run of 1,000 epochs are some 30,000
 
 
 def _storages(value):

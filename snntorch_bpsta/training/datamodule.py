@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -60,6 +63,8 @@ class Frames(L.LightningDataModule):
         self.recipe = recipe
         self.seed = seed
         self.num_workers = num_workers
+        self._digest: str | None = None
+        self.batches_done = (0, 0)  # (epoch, how many of its batches a run that goes on has behind it)
         self._load_options: dict[str, Any] = {"root": data_root, "num_steps": recipe.num_steps, "download": download}
 
     def prepare_data(self) -> None:
@@ -76,6 +81,21 @@ class Frames(L.LightningDataModule):
             self.train = data.load(recipe.dataset, train=True, limit=recipe.limit or None, **self._load_options)
         self.test = data.load(recipe.dataset, train=False, limit=recipe.test_limit or None, **self._load_options)
 
+    def _fingerprint(self):
+        """What tells these data from others: a digest of all labels, and of at most 256 samples of each part."""
+        if self._digest is not None:
+            return self._digest
+        digest = hashlib.blake2b(digest_size=16)
+        chosen: Any
+        for samples in (self.train, self.test):
+            chosen = np.unique(np.linspace(0, len(samples) - 1, 256).astype(int)) if len(samples) else []
+            digest.update(repr((samples.data.shape, samples.data.dtype.str, samples.scale)).encode())
+            digest.update(samples.targets.numpy().tobytes())
+            for i in chosen:
+                digest.update(np.ascontiguousarray(samples.data[i]).tobytes())
+        self._digest = digest.hexdigest()
+        return self._digest
+
     def train_dataloader(self) -> DataLoader:
         # Built anew every epoch: the order is a function of (seed, epoch) and nothing else.
         assert self.trainer is not None  # Lightning sets it first
@@ -84,21 +104,33 @@ class Frames(L.LightningDataModule):
             self.train, num_replicas=world, rank=rank, shuffle=True, seed=self.seed
         )
         sampler.set_epoch(self.trainer.current_epoch)
-        return self._loader(self.train, sampler)
+        epoch, done = self.batches_done
+        return self._loader(self.train, sampler, done if epoch == self.trainer.current_epoch else 0)
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(self.test)
 
-    def _loader(self, samples, sampler=None):
+    def _loader(self, samples, sampler=None, done=0):
         # Whole batches are taken out of the array at once, and on a GPU it lies there already if it is small.
         fits = self.trainer is not None and self.num_workers == 0 and samples.data.nbytes < _ON_DEVICE
         batches = _Batches(samples, self.trainer.strategy.root_device if fits else torch.device("cpu"))
-        order = BatchSampler(sampler or SequentialSampler(samples), self.recipe.batch_size, drop_last=False)
+        order = _From(sampler or SequentialSampler(samples), self.recipe.batch_size, done)
         return DataLoader(batches, batch_size=None, sampler=order, num_workers=self.num_workers)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         x, targets = batch
         return (x.transpose(0, 1) if x.dim() == 5 else x), targets
+
+
+class _From(BatchSampler):
+    """The batches of an epoch but for the first `done`, which count."""
+
+    def __init__(self, sampler, batch_size, done):
+        super().__init__(sampler, batch_size, drop_last=False)
+        self.done = done
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return islice(super().__iter__(), self.done, None)
 
 
 class _Batches(Dataset):

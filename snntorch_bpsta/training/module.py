@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -12,10 +14,11 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from .. import energy
 from .._checks import check_instance, check_module
+from .._signals import Stop
 from ..data import DATASETS
 from ..networks import set_warm_up
-from .checkpoints import check_restored
-from .datamodule import AUGMENTATIONS, augment, check_run
+from .checkpoints import CHECKPOINT, check_restored
+from .datamodule import AUGMENTATIONS, Frames, augment, check_run
 from .recipes import Recipe
 
 if TYPE_CHECKING:
@@ -55,10 +58,14 @@ class Classifier(L.LightningModule):
         self.accuracy = MulticlassAccuracy(DATASETS[recipe.dataset].num_classes, average="micro")
         self.history: list[Result] = []
         self._losses: list[Tensor] = []
+        self._batches_done = 0  # of an epoch in whose midst the run is written
         self._firing: energy.FiringRates | None = None
         self._operations: energy.Operations | None = None
         self._samples = 0
         self._restoring = False  # in the middle of taking over a checkpoint
+        self._extend = False  # it may be of fewer epochs
+        self._seconds, self._started = 0.0, time.perf_counter()  # of the runs before, and since when this one goes
+        self._stop: Stop | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -72,6 +79,20 @@ class Classifier(L.LightningModule):
         warm_ups = [module.warm_up for module in self.net.modules() if hasattr(module, "warm_up")]
         return None if "identity" in warm_ups else self._firing
 
+    def _identity(self):
+        """What makes a run another one, besides the code and the kind of device."""
+        own: dict[str, Any] = {"recipe": self.recipe.as_dict(), "seed": self.seed}
+        if self._trainer is not None:
+            own |= {"precision": str(self.trainer.precision), "processes": self.trainer.world_size}
+            frames = getattr(self.trainer, "datamodule", None)
+            if isinstance(frames, Frames):
+                own["data"] = frames._fingerprint()
+        return own
+
+    def _duration(self):
+        """How long the run has taken, with what went before it was resumed."""
+        return self._seconds + time.perf_counter() - self._started
+
     def on_train_start(self) -> None:
         if self._restoring:
             for optimizer in self.trainer.optimizers:
@@ -79,13 +100,32 @@ class Classifier(L.LightningModule):
         self._restoring = False
 
     def on_train_epoch_start(self) -> None:
+        if self._stops():  # since the last step; the epoch is written
+            raise KeyboardInterrupt
         set_warm_up(self.net, self._warm_up_of(self.current_epoch))
         self._losses = []
+
+    def _stops(self):
+        """Whether a signal came: to one of the processes, and all of them stop."""
+        told = self._stop is not None and self._stop.number is not None
+        return self.trainer.strategy.reduce_boolean_decision(told, all=False) if self.trainer.world_size > 1 else told
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Not once an epoch: Lightning makes the data loader's iterator, which draws a number, before or after that hook,
         # depending on whether the run was resumed.
         torch.manual_seed(hash((self.seed, self.current_epoch, batch_idx, self.global_rank)) % 2**63)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if not self._stops():
+            return
+        if self.trainer.is_last_batch:  # the epoch is measured and written first
+            return
+        callback: Any = self.trainer.checkpoint_callback
+        if callback is not None and callback.dirpath is not None:
+            self._check_finite()
+            self._batches_done = batch_idx + 1
+            self.trainer.save_checkpoint(Path(callback.dirpath) / CHECKPOINT)
+        raise KeyboardInterrupt
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, targets = batch
@@ -118,7 +158,19 @@ class Classifier(L.LightningModule):
         if firing is not None:
             self.log("firing_rate", firing.mean())
 
+    def _check_finite(self):
+        """In front of a checkpoint: the one before is worth more than one that is not finite."""
+        losses = {"the loss": torch.stack(self._losses)} if self._losses else {}
+        for name, value in (self.net.state_dict() | losses).items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"the run has diverged: {name} is no longer finite in epoch {self.current_epoch}. The last checkpoint, "
+                    "if there is one, is of before; lower lr, or train in another precision"
+                )
+
     def on_train_epoch_end(self) -> None:
+        self._check_finite()
+        self._batches_done = 0
         metrics = self.trainer.callback_metrics
         warm_up = self._warm_up_of(self.current_epoch)
         firing = self._fired()
@@ -138,20 +190,43 @@ class Classifier(L.LightningModule):
         set_warm_up(self.net, None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["bpsta"] = {"recipe": self.recipe.as_dict(), "seed": self.seed, "history": self.history}
+        checkpoint.pop("callbacks", None)  # which name files, see on_load_checkpoint
+        checkpoint["bpsta"] = {**self._identity(), "history": self.history, "seconds": self._duration()}
+        if self._batches_done:
+            checkpoint["bpsta"] |= {"batches_done": self._batches_done, "losses": self._losses}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["bpsta"]
-        if (saved["recipe"], saved["seed"]) != (self.recipe.as_dict(), self.seed):
-            ours = {**self.recipe.as_dict(), "seed": self.seed}
-            theirs = {**saved["recipe"], "seed": saved["seed"]}
-            changed = ", ".join(f"{k}: {theirs.get(k)!r} -> {v!r}" for k, v in ours.items() if theirs.get(k) != v)
-            raise ValueError(f"the checkpoint is of another run ({changed}); resume with its settings or train anew")
-        self.history = saved["history"]
+        ours, theirs = self._identity(), {name: saved[name] for name in self._identity() if name in saved}
+        ours, theirs = ({**each.pop("recipe"), **each} for each in (ours, theirs))
+        changed = {name: value for name, value in theirs.items() if value != ours.get(name)}
+        if self._extend and changed.get("epochs", ours["epochs"]) < ours["epochs"]:
+            del changed["epochs"]
+            self._lengthen(checkpoint)
+        if changed:
+            what = ", ".join(f"{name}: {value!r} -> {ours.get(name)!r}" for name, value in changed.items())
+            hint = "; more epochs are trained by extend=True (--extend)" if [*changed] == ["epochs"] else ""
+            raise ValueError(f"the checkpoint is of another run ({what}); resume with its settings or train anew{hint}")
+        self.history, self._seconds = saved["history"], saved.get("seconds", 0.0)
+        self._losses = [loss.to(self.device) for loss in saved.get("losses", [])]
+        frames = getattr(self._trainer, "datamodule", None)
+        if isinstance(frames, Frames):
+            frames.batches_done = (len(self.history), saved.get("batches_done", 0))
         # Lightning's state of ModelCheckpoint names files, which it deletes when it saves the next checkpoint: wherever they
         # are, if a hostile one says so. Ours selects nothing, and has no use for it.
         checkpoint.pop("callbacks", None)
         self._restoring = True
+
+    def _lengthen(self, checkpoint):
+        """The learning rate of a checkpoint of fewer epochs as it is at this point of more of them."""
+        longer: Any = self.configure_optimizers()
+        (state,), (optimizer,) = checkpoint["lr_schedulers"], checkpoint["optimizer_states"]
+        longer["optimizer"].step()  # nothing, and PyTorch wants it first
+        for _ in range(state["last_epoch"]):
+            longer["lr_scheduler"].step()
+        checkpoint["lr_schedulers"] = [longer["lr_scheduler"].state_dict()]
+        for group, other in zip(optimizer["param_groups"], longer["optimizer"].param_groups, strict=True):
+            group["lr"] = other["lr"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         recipe = self.recipe

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "beside", "full_size", "paper_rows", "variant"]
 
+_MEASURED = {"seed": (int,), "recipe": (dict,), "accuracy": NUMBER, "firing_rate": (*NUMBER, type(None))}
 DATASETS = ("mnist", "cifar10", "nmnist", "dvs_gesture", "cifar10_dvs")
 
 
@@ -134,8 +137,7 @@ def beside(rows: dict[str, Row], runs: Sequence[Result]) -> str:
     check_instance("rows", rows, dict, "what paper_rows returns")
     for name, row in rows.items():
         check_instance(f"rows[{name!r}]", row, Row, "a Row of paper_rows")
-    measured = {"accuracy": NUMBER, "firing_rate": (*NUMBER, type(None))}
-    check_rows("runs", runs, {"seed": (int,), "recipe": (dict,), **measured})
+    check_rows("runs", runs, _MEASURED)
     default = Recipe().as_dict()
     head = ["row", "data set", "variant", "T", "epochs", "paper, %", "paper, rate", "ours, % (seeds)", "ours, rate"]
     cells = []
@@ -166,3 +168,37 @@ def variant(recipe: Recipe) -> str:
     return {(0, 0): "baseline", (1, 0): "bpsa", (0, 1): "bpta", (1, 1): "bpsa+bpta"}[
         recipe.spatial_adj, recipe.temporal_alpha > 0
     ]
+
+
+def runs_below(folder: Path, must_exist: bool = True) -> tuple[list[Result], dict[Path, str]]:
+    """The rows of all results files below a folder, of ``bpsta train`` and of studies; and the JSON files that cannot be
+    read, with the reason. JSON that holds something else is passed over.
+
+    Raises:
+        ValueError: there is no such folder, or, with `must_exist`, no run in it.
+    """
+    runs: list[Result] = []
+    others: dict[Path, str] = {}
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--results must be a folder of runs, got the file {folder}")
+    if must_exist and not folder.exists():
+        raise ValueError(f"--results must be a folder of runs: there is no {folder}")
+    for path in sorted(folder.rglob("*.json")):
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            others[path] = f"{type(error).__name__}: {error}"
+            continue
+        rows = content.get("runs", [content]) if isinstance(content, dict) else None
+        rows = [row for row in rows if isinstance(row, dict) and "accuracy" in row] if isinstance(rows, list) else []
+        try:
+            check_rows("runs", rows, _MEASURED)
+        except (TypeError, ValueError) as error:
+            others[path] = str(error)
+        else:
+            runs += rows
+    if must_exist and not runs:
+        raise ValueError(f"--results must be a folder of runs: none lies in {folder} or below it")
+    return runs, others

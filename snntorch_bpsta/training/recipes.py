@@ -97,6 +97,12 @@ class Recipe:
         check_choice("variant", name, tuple(VARIANTS))
         return replace(self, **VARIANTS[name])
 
+    def variant_name(self) -> str:
+        """The row of ``VARIANTS`` that this recipe is; its alpha where it is none of them."""
+        own = {"spatial_adj": self.spatial_adj, "temporal_alpha": self.temporal_alpha}
+        named = (name for name, values in VARIANTS.items() if values == own)
+        return next(named, f"{'bpsa+' if self.spatial_adj else ''}bpta{self.temporal_alpha:g}")
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and checkpoints."""
         return asdict(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -15,6 +16,7 @@ import snntorch
 import torch
 
 from .. import energy
+from .._files import write_whole
 from .._version import __version__
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 
-def result_row(model: Classifier, seconds: float, trainer: L.Trainer) -> Result:
+def result_row(model: Classifier, trainer: L.Trainer) -> Result:
     """What is written down of a run: its recipe and seed, its curve, its last epoch, and where it ran."""
     last = model.history[-1]
     rate = last["firing_rate"]
@@ -38,7 +40,7 @@ def result_row(model: Classifier, seconds: float, trainer: L.Trainer) -> Result:
         "energy_ratio": None if rate is None else energy.energy_ratio(rate, steps),
         "energy_ratio_fp32_ac": None if rate is None else energy.energy_ratio(rate, steps, energy.E_AC_FP32_PJ),
         **counted(model),
-        "train_seconds": round(seconds, 2),
+        "train_seconds": round(model._duration(), 2),
         "history": model.history,
         "precision": str(trainer.precision),
         "processes": trainer.world_size,
@@ -63,10 +65,6 @@ def counted(model: Classifier) -> Result:
 
 def environment() -> Result:
     """Versions, device, commit and command, for a results file."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True, text=True, cwd=Path(__file__).parent, check=False,
-    )  # fmt: skip
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "versions": {
@@ -77,14 +75,32 @@ def environment() -> Result:
             "python": platform.python_version(),
         },
         "device": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores",
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "command": " ".join(["bpsta", *sys.argv[1:]]),
     }
 
 
+def _commit():
+    """The commit of the clone that this package lies in; None where there is none, or git does not answer. A repository
+    around it is another project's, and none of its programs is started."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-c", "core.fsmonitor=", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(part, path)
+    """Write `value` whole or not at all. JSON has no infinity and no NaN: they become null."""
+    write_whole(path, [(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n").encode()])
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import logging
-import time
+import signal
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from .._checks import check_choice, check_flags, check_instance, check_int, check_path, check_positive_int
+from .._signals import Stop
 from ..data import DATASETS
-from .checkpoints import CHECKPOINT, TO_RESUME, damaged, load_checkpoint
+from .checkpoints import CHECKPOINT, Files, damaged, load_checkpoint
 from .datamodule import Frames, check_run
+from .folder import RESULT, Last, check_empty, claimed, finished, is_first, newest
 from .module import Classifier
 from .results import counted, result_row, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from lightning.pytorch.loggers.logger import Logger
 
     from .._typing import AnyPath, Result
     from .recipes import Recipe
@@ -38,6 +43,8 @@ def train(
     out_dir: AnyPath | None = None,
     *,
     resume: bool = False,
+    extend: bool = False,
+    overwrite: bool = False,
     data_root: AnyPath | None = None,
     download: bool = False,
     devices: int = 1,
@@ -57,7 +64,12 @@ def train(
         seed: of initialisation, order and dropout.
         out_dir: folder for the checkpoint ``last.ckpt`` (written whole, every epoch), CSV and TensorBoard logs and
             ``result.json``; None keeps nothing.
-        resume: go on from ``out_dir/last.ckpt``; the weights end as if the run had never stopped.
+        resume: go on from ``out_dir/last.ckpt`` or, where that is damaged, from the checkpoint before it; the weights end as
+            if the run had never stopped. A run that is finished is not touched, and its row is returned. A run is the same
+            where recipe, seed, precision, number of processes and data are: another is refused.
+        extend: go on like that with more epochs in `recipe` than the run was begun with. The learning rate goes on as it
+            would be at this epoch of the longer run; weights and moments are those of the shorter one.
+        overwrite: begin anew in a folder that holds a run, which is lost as soon as the new one stands.
         data_root, download: see :func:`snntorch_bpsta.data.load`.
         devices: processes per machine, by DDP; the batch size is per process.
         num_nodes: machines; start one process per device on each, by torchrun or SLURM.
@@ -74,71 +86,108 @@ def train(
 
     Raises:
         FileNotFoundError: `resume` without a checkpoint.
-        ValueError: the checkpoint is of another recipe or seed; an argument out of range.
+        FileExistsError: `out_dir` holds a run, and neither `resume`, `extend` nor `overwrite` is given.
+        BlockingIOError: another process trains into `out_dir`.
+        ValueError: the checkpoint is of another run; the weights are no longer finite; an argument out of range.
         TypeError: an argument of the wrong type.
+        KeyboardInterrupt: SIGINT (Ctrl-C) came. The first one, or SIGTERM, lets the step end and writes ``last.ckpt``, from
+            which `resume` goes on with the next step; the second stops at once.
     """
     check_run(recipe, seed, data_root, download, num_workers)
     _check_accelerator(accelerator)
-    check_flags(resume=resume, progress=progress)
+    check_flags(resume=resume, extend=extend, overwrite=overwrite, progress=progress)
+    if (resume or extend) and overwrite:
+        raise ValueError("resume and extend go on with the run that overwrite would lose: give one or the other")
     check_positive_int("devices", devices)
     check_positive_int("num_nodes", num_nodes)
-    several = devices * num_nodes != 1
     check_choice("precision", precision, PRECISIONS)
     check_instance("also_test", also_test, (list, tuple), "names of data sets")
     for name in also_test:
         _check_alike("also_test", name, recipe.dataset)
-    if also_test and several:
+    if also_test and devices * num_nodes != 1:
         raise ValueError(
             f"also_test needs one process, got devices={devices}, num_nodes={num_nodes}: "
             "measure the checkpoint with evaluate(..., dataset=)"
         )
     if out_dir is not None:
         check_path("out_dir", out_dir)
-    checkpoint = None
-    if resume:
-        checkpoint = Path(out_dir or ".") / CHECKPOINT
-        if not checkpoint.is_file():
-            raise FileNotFoundError(f"nothing to resume: there is no {checkpoint}; start without resume")
-        load_checkpoint(checkpoint, TO_RESUME)  # a damaged one is refused before anything is built
-    _quieten()
-    L.seed_everything(seed, verbose=False)
-    model = Classifier(recipe.build_network(), recipe, seed)
-    frames = Frames(recipe, seed, data_root, download, num_workers)
-    callbacks: list[L.Callback] = [TQDMProgressBar()] if progress else []
-    loggers = []
-    if out_dir is not None:
-        out_dir = Path(out_dir)
-        callbacks.append(
-            ModelCheckpoint(out_dir, Path(CHECKPOINT).stem, save_on_train_epoch_end=True, enable_version_counter=False)
-        )
-        callbacks.append(LearningRateMonitor("epoch"))
-        loggers = [
-            CSVLogger(out_dir, name="csv"),
-            TensorBoardLogger(out_dir, "tensorboard"),
-        ]  # a resumed run adds a version
-    gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    trainer = L.Trainer(
-        accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy="ddp" if several else "auto",
-        precision=precision,  # type: ignore[arg-type]
-        max_epochs=recipe.epochs, callbacks=callbacks, logger=loggers or False, enable_checkpointing=out_dir is not None,
-        enable_progress_bar=progress, enable_model_summary=False, num_sanity_val_steps=0, log_every_n_steps=10,
-        use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1, sync_batchnorm=gpu and several,
-    )  # fmt: skip
-    started = time.perf_counter()
-    try:
-        trainer.fit(model, frames, ckpt_path=checkpoint, weights_only=True)
-    except Exception as error:
-        if model._restoring:
-            raise damaged(checkpoint, error) from error
-        raise
-    row = result_row(model, time.perf_counter() - started, trainer)
-    for name in also_test:
-        other = replace(recipe, dataset=name, test_limit=0)
-        found = _measure(model, Frames(other, seed, data_root, download, num_workers), accelerator, precision)
-        row.setdefault("also_test", {})[name] = {**found, "samples": model._samples}
-    if out_dir is not None and trainer.is_global_zero:
-        write_json(out_dir / "result.json", row)
+    folder = Path(out_dir) if out_dir is not None else Path() if resume or extend else None
+    on = {"accelerator": accelerator, "precision": precision}
+
+    def frames(recipe):
+        return Frames(recipe, seed, data_root, download, num_workers)
+
+    with claimed(folder):
+        row = checkpoint = None
+        if folder is not None and (resume or extend):
+            row = finished(folder, recipe, seed, precision, devices * num_nodes)
+            if row is not None and {*also_test} <= row.get("also_test", {}).keys():
+                return row
+            checkpoint = newest(folder)  # a damaged one is refused before anything is built
+        elif folder is not None and not overwrite:
+            check_empty(folder)
+        _quieten()
+        L.seed_everything(seed, verbose=False)
+        model = Classifier(recipe.build_network(), recipe, seed)
+        if row is None:
+            model._extend = extend
+            trainer = _trainer(folder, recipe.epochs, devices, num_nodes, progress, overwrite, **on)
+            _fit(trainer, model, frames(recipe), checkpoint)
+            if model._operations is None and trainer.world_size == 1:  # it was stopped between last epoch and result
+                _measure(model, frames(recipe), **on)
+            row = result_row(model, trainer)
+        elif checkpoint is not None:
+            model.load_state_dict(load_checkpoint(checkpoint)[0]["state_dict"])
+        for name in also_test:
+            if name not in row.setdefault("also_test", {}):
+                other = replace(recipe, dataset=name, test_limit=0)
+                found = _measure(model, frames(other), **on)
+                row["also_test"][name] = {**found, "samples": model._samples}
+        if folder is not None and is_first():
+            write_json(folder / RESULT, row)
+    if model._stop is not None and model._stop.number is not None:
+        signal.raise_signal(model._stop.number)
     return row
+
+
+def _trainer(folder, epochs, devices, num_nodes, progress, overwrite, accelerator, precision):
+    """Lightning's, which keeps what it writes in `folder`."""
+    several = devices * num_nodes != 1
+    callbacks: list[L.Callback] = [TQDMProgressBar()] if progress else []
+    loggers: list[Logger] = []
+    if folder is not None:
+        callbacks += [Last(folder, overwrite), LearningRateMonitor("epoch")]
+        # Of both a resumed run adds a version.
+        loggers = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, "tensorboard")]
+    gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    plugins: list[Any] = [Files()]
+    if SLURMEnvironment.detect():  # its requeue would write another checkpoint, past all checks
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return L.Trainer(
+        accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy="ddp" if several else "auto",
+        precision=precision, max_epochs=epochs, callbacks=callbacks, logger=loggers or False,
+        enable_checkpointing=folder is not None, enable_progress_bar=progress, enable_model_summary=False,
+        num_sanity_val_steps=0, log_every_n_steps=10, use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1,
+        sync_batchnorm=gpu and several, plugins=plugins, default_root_dir=folder,
+    )  # fmt: skip
+
+
+def _fit(trainer, model, frames, checkpoint):
+    """Train, until it is done or a signal came: the run is written then, and the signal goes on to whose it is."""
+    with Stop(gently=True) as stop:
+        model._stop = stop
+        try:
+            trainer.fit(model, frames, ckpt_path=checkpoint, weights_only=True)
+            return
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+            if stop.number is None:
+                raise
+        except Exception as error:
+            if model._restoring:
+                raise damaged(checkpoint, error) from error
+            raise
+    signal.raise_signal(stop.number)
+    raise KeyboardInterrupt  # whoever has the signal does nothing with it
 
 
 def _check_alike(argument, name, dataset):
@@ -236,6 +285,9 @@ def _quieten():
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings(
+        "ignore", message=".*checkpoint that ended before the epoch ended.*"
+    )  # Frames knows how far
     warnings.filterwarnings("ignore", message=".*epoch parameter in `scheduler.step.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*GPU available but not used.*")

@@ -64,7 +64,12 @@ def _run(kernel, steps, num_neurons, before, behind):
         return
     size = -(-num_neurons // threads // BLOCK) * BLOCK
     ranges = [(begin, min(begin + size, num_neurons)) for begin in range(0, num_neurons, size)]
-    rest = [_pool().submit(kernel, *before, *part, *behind) for part in ranges[1:]]
+    rest = []
+    for part in ranges[1:]:
+        try:
+            rest.append(_pool().submit(kernel, *before, *part, *behind))
+        except RuntimeError:  # no more threads: the main one has ended, and this one goes on
+            kernel(*before, *part, *behind)
     kernel(*before, *ranges[0], *behind)
     for future in rest:
         future.result()

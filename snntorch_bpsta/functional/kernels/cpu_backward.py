@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from functools import cache
 
-import numba
 import numpy as np
 from numba.core import types
 
+from ..._numba import njit
 from .cpu_forward import BLOCK
 from .rows import SOURCES, WORDS, add_row, array, decode, decode_bfloat16, derivative_row, fill_row, is_above, retreat
 
@@ -25,7 +25,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
     number, word = dtype, WORDS[dtype]
     one, zero = number(1), number(0)
 
-    @numba.njit(_BACKWARD, nogil=True, cache=True, error_model="numpy")
+    @njit(_BACKWARD, error_model="numpy")
     def backward(
         dspk, dmem, dsyn, dinh, saved, mem_rec, syn_rec, inh_rec, mem, syn, inh, fed, slopes, first, beta, beta_size,
         beta_inner, alpha, alpha_size, alpha_inner, tau, tau_size, tau_inner, threshold, threshold_size, threshold_inner, v,

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from functools import cache
 
-import numba
 import numpy as np
 from numba.core import types
 
+from ..._numba import njit
 from .rows import (
     SOURCES,
     WORDS,
@@ -44,7 +44,7 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
     number, word = dtype, WORDS[dtype]
     one, zero, lowest = number(1), number(0), number(-np.inf)
 
-    @numba.njit(_FORWARD, nogil=True, cache=True, error_model="numpy")
+    @njit(_FORWARD, error_model="numpy")
     def forward(
         input_, spk, mem, syn, inh, fed, mem_rec, syn_rec, inh_rec, saved, values, beta, beta_size, beta_inner,
         alpha, alpha_size, alpha_inner, tau, tau_size, tau_inner, threshold, threshold_size, threshold_inner, v,

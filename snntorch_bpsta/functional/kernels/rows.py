@@ -16,10 +16,11 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
+from ..._numba import njit
 from .. import cells
 
 WORDS = {np.float32: np.int32, np.float64: np.int64}  # of a number's size
-jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+jit = njit(error_model="numpy")
 advance, prompt, retreat = (
     numba.njit(inline="always")(function) for function in (cells.advance, cells.prompt, cells.retreat)
 )
@@ -72,7 +73,7 @@ def derivative(SURROGATE, u, threshold, p0, p1, one, zero, number):
         return p1 * number(math.exp(-p0 * abs(x - one)))
     else:  # sparse fast sigmoid
         y = p0 * abs(x) + one
-        return one / (y * y) if x > p1 else zero
+        return zero if x <= p1 else one / (y * y)  # NaN where x is
 
 
 @jit

@@ -97,7 +97,7 @@ def _derivative(u, threshold, above, p0, p1, SURROGATE: tl.constexpr):
         return p1 * tl.exp(-p0 * tl.abs(x - 1))
     else:  # sparse fast sigmoid
         y = p0 * tl.abs(x) + 1
-        return tl.where(x > p1, 1 / (y * y), 0.0)
+        return tl.where(x <= p1, 0.0, 1 / (y * y))  # NaN where x is
 
 
 @triton.jit

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..._checks import check_choice, check_instance, check_int
 from ..recipes import COMPARED, VARIANTS, Recipe
-from .gradients import measure_gradients
+from .gradients import measure_gradients, train_on
 from .simulator import measure_simulator
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..._typing import Result
 
     Setting = tuple[str, str]  # (setting, variant)
@@ -21,11 +23,10 @@ __all__ = ["STUDIES", "Study", "grid", "quick"]
 _OF_TRAINING = frozenset(("recipe", "seeds", "jobs", "quick", "data_root", "download", "accelerator"))
 
 
-def measure_training(runs: Mapping[Setting, Recipe], seed: int, **options: Any) -> dict[Setting, Result]:
-    """Train the recipes of `runs`: (setting, variant) -> the row of a run."""
-    from ..run import train  # Lightning, which takes its time to import
-
-    return {key: train(recipe, seed, progress=False, **options) for key, recipe in runs.items()}
+def measure_training(runs: Mapping[Setting, Recipe], seed: int, folder: Path, **options: Any) -> dict[Setting, Result]:
+    """Train the recipe of `runs`, of which there is one, in `folder`: (setting, variant) -> the row of the run."""
+    ((key, recipe),) = runs.items()
+    return {key: train_on(recipe, seed, folder, **options)}
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class Study:
         variants: rows of ``VARIANTS``, each run in every setting.
         against: what a difference is to: the first "variant" of the same setting, or the first "setting" of a variant.
         seeds: how many, unless it is said.
-        measure: ``measure(runs, seed, **options)`` gives (setting, variant) -> what goes into the row of a run; `runs` is
-            (setting, variant) -> recipe.
+        measure: ``measure(runs, seed, folder, **options)`` gives (setting, variant) -> what goes into the row of a run;
+            `runs` is (setting, variant) -> recipe. What it leaves in `folder`, a Path, is there when a measurement that was
+            killed is begun again, and is removed when its rows are in the file.
         together: one call of `measure` gives all settings and variants of a seed; otherwise each has a call of its own.
         uses: the options that change something; without "recipe" the study trains nothing.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ from ..recipes import VARIANTS, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from ..._typing import Result
 
@@ -43,8 +42,15 @@ def one_neuron(current: float = 0.2, num_steps: int = 16, beta: float = 0.9, thr
     return rows
 
 
+def train_on(recipe: Recipe, seed: int, folder: Path, **options: Any) -> Result:
+    """Train in `folder`, from its last checkpoint if there is one."""
+    from ..run import train  # Lightning, which takes its time to import
+
+    return train(recipe, seed, folder, resume=any(folder.glob("last*.ckpt")), progress=False, **options)
+
+
 def measure_gradients(
-    runs: Mapping[tuple[str, str], Recipe], seed: int, **options: Any
+    runs: Mapping[tuple[str, str], Recipe], seed: int, folder: Path, **options: Any
 ) -> dict[tuple[str, str], Result]:
     """Train the baseline of the recipe of `runs`; then, with its first and its last weights, send the error of one test
     batch through the network as each variant would. One neuron beside it.
@@ -60,7 +66,7 @@ def measure_gradients(
         ("one neuron", row["variant"]): {"u": row["u"], "o": row["o"], "flow": {"neuron": row["flow"]}}
         for row in one_neuron()
     }
-    for key, flow in _through_network(next(iter(runs.values())).variant("baseline"), seed, **options).items():
+    for key, flow in _through_network(next(iter(runs.values())).variant("baseline"), seed, folder, **options).items():
         found[key] = {"flow": flow}
     return {
         key: {"recipe": recipe.as_dict(), "seed": seed, **summary(found[key]["flow"]), **found[key], **environment()}
@@ -80,14 +86,12 @@ def summary(flow: Mapping[str, list[float]]) -> dict[str, float | None]:
     }
 
 
-def _through_network(baseline, seed, **options):
+def _through_network(baseline, seed, folder, **options):
     """(weights, variant) -> layer -> the size of the error by step."""
     from ..checkpoints import CHECKPOINT
-    from ..run import train
 
-    with tempfile.TemporaryDirectory() as folder:
-        train(baseline, seed, folder, progress=False, **options)
-        saved = torch.load(Path(folder) / CHECKPOINT, weights_only=True)["state_dict"]
+    train_on(baseline, seed, folder, **options)
+    saved = torch.load(folder / CHECKPOINT, weights_only=True)["state_dict"]
     last = {name.removeprefix("net."): value for name, value in saved.items() if name.startswith("net.")}
     torch.manual_seed(seed)
     first = baseline.build_network().state_dict()

@@ -81,7 +81,7 @@ def _correlation(these, those):
 
 
 def measure_simulator(
-    runs: Mapping[tuple[str, str], None], seed: int, data_root: AnyPath | None = None
+    runs: Mapping[tuple[str, str], None], seed: int, folder: Path, data_root: AnyPath | None = None
 ) -> dict[tuple[str, str], Result]:
     """The rows of the recordings that the camera was fitted to, and of those that it was not; of a part without recordings
     there is none."""

@@ -48,6 +48,7 @@ COLUMNS = {
     },
     "correlation_control": ("with another image's recording", ".3f"),
 }
+_OF_RATE = ("energy_ratio", "energy_ratio_fp32_ac")  # infinite in a silent network, which JSON writes as null
 _LABELS = {"study": (str,), "setting": (str,), "variant": (str,), "seed": (int,)}
 _MAYBE = (*NUMBER, type(None))
 
@@ -131,6 +132,8 @@ def _spread(name, values):
 
 def _mean(runs, key):
     values = [row[key] for row in runs.values() if row.get(key) is not None]
+    if key in _OF_RATE and any(row.get(key, 0) is None and row["firing_rate"] == 0 for row in runs.values()):
+        return float("inf")
     return mean(values) if values else None
 
 

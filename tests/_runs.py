@@ -1,0 +1,46 @@
+"""Runs small enough for tests, and processes that run them."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import torch
+
+from snntorch_bpsta.training import Recipe
+
+TINY = Recipe(
+    dataset="digits", width=1 / 16, num_steps=2, epochs=4, batch_size=32, lr_warm_up_epochs=1, warm_up="none", limit=96,
+    test_limit=32,
+)  # fmt: skip
+ELSEWHERE = "/dev/shm"  # another file system than that of the tests' folders
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_same_weights(folder, expected):
+    found = weights(folder / "last.ckpt")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+
+
+def script(folder, text, **environment):
+    """Run `text` in a process of its own, behind a preamble, with TMPDIR on another file system."""
+    path = folder / "script.py"
+    preamble = f"""
+        import os, random, resource, signal, sys
+        from dataclasses import replace
+        from pathlib import Path
+        import torch
+        from snntorch_bpsta import cli
+        from snntorch_bpsta.training import Recipe, module, run
+        torch.set_num_threads(1)
+        TINY, OUT = Recipe(**{TINY.as_dict()}), Path({str(folder / "run")!r})
+    """
+    path.write_text(textwrap.dedent(preamble) + textwrap.dedent(text))
+    if os.path.isdir(ELSEWHERE):
+        environment["TMPDIR"] = ELSEWHERE
+    return subprocess.run([sys.executable, path], capture_output=True, text=True, env=os.environ | environment)

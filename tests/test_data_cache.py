@@ -12,7 +12,7 @@ import pytest
 import torch
 from _recordings import as_bin, as_npy, random_events, write
 
-from snntorch_bpsta.data import Samples, _frame_cache, load, recordings
+from snntorch_bpsta.data import Samples, _frame_cache, _gate, load, recordings
 
 pytestmark = [
     pytest.mark.usefixtures("cache"),
@@ -51,6 +51,15 @@ def test_other_events_of_the_same_number_give_other_frames(cheap, keeps_time, tm
     same_times(root / CLIP, lambda: clip(root, seed=1)) if keeps_time else clip(root, seed=1)
     after = frames(root)
     assert before.sum() == after.sum() == 60 and not torch.equal(before, after)
+
+
+def test_of_small_sets_the_content_counts_where_times_tell_nothing(tmp_path, monkeypatch):
+    """A disk whose clock counts in seconds, and a file that is edited within one."""
+    found = _gate._pass
+    monkeypatch.setattr(_gate, "_pass", lambda *args: _gate.Version(found(*args).size, 0, 0))
+    root = clip(tmp_path / "root")
+    before = frames(root)
+    assert not torch.equal(before, frames(clip(root, seed=1)))
 
 
 def test_another_folder_with_the_same_names_and_sizes_gives_its_own_frames(tmp_path):

@@ -7,6 +7,9 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 failed=0
+if [[ -n ${SNNTORCH_BPSTA_DATA:-} ]]; then
+  SNNTORCH_BPSTA_DATA=$(python tests/layouts.py "$SNNTORCH_BPSTA_DATA" runs/data) || exit 1 # what is packed there, unpacked
+fi
 if [[ -n ${WHEELS:-} ]]; then
   python -m pip install --quiet --no-index --no-deps "$WHEELS"/*.whl
 fi

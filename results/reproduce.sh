@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Every run of this folder. Start it from the repository root with SNNTORCH_BPSTA_DATA set to the folder that holds
-# MNIST, N-MNIST and CIFAR-10 (digits need none). Runs that a results file holds already are not done again.
+# MNIST, N-MNIST and CIFAR-10 (digits need none); what is packed there is unpacked into runs/data. Runs that a results file holds
+# already are not done again.
 set -euo pipefail
+SNNTORCH_BPSTA_DATA=$(python tests/layouts.py "$SNNTORCH_BPSTA_DATA" runs/data)
+export SNNTORCH_BPSTA_DATA
 study() { # folder, study, then options
   local folder=$1 name=$2
   shift 2

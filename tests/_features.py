@@ -18,7 +18,7 @@ FEATURES = {
     "Files that are whole or not there": "test_files",
     "Any arguments at all (fuzz)": "test_conversion_fuzz test_data_fuzz test_functional_fuzz test_fuzz test_layers_fuzz "
     "test_neurons_fuzz test_nir_fuzz test_training_fuzz",
-    "Hostile checkpoints and data files": "test_training_checkpoints",
+    "Hostile checkpoints and data files": "test_training_checkpoints test_training_nested test_data_gate",
     "Two threads, forked processes": "test_functional_threads",
     "The names of snnTorch": "test_namespace test_architecture test_torch",
     "snnTorch's versions": "test_compatibility",
@@ -44,7 +44,8 @@ FEATURES = {
     "test_training_stopped::test_one_process_of_two",
     "Recipes, comparisons and studies": "test_training_recipes test_results test_studies",
     "Images": "test_data_images",
-    "Event recordings": "test_data_events test_data_frames",
+    "Downloads by several processes": "test_data_download",
+    "Event recordings": "test_data_events test_data_frames test_data_cache",
     "Simulated recordings": "test_data_simulation",
     "Energy": "test_energy",
     "Gradient flow": "test_flow",

@@ -11,6 +11,8 @@ test_browser
 test_compatibility::test_the_option_writes_the_outcomes[2]
 test_compile::test_inductor
 test_compile::test_other_batch_sizes_are_compiled_twice_at_most
+test_data_download::test_of_several_processes_one_downloads[cifar10]
+test_data_download::test_of_several_processes_one_downloads[mnist]
 test_data_images::test_real_cifar10
 test_data_simulation::test_it_looks_like_the_real_recordings
 test_docs::test_a_picture_shows_what_the_package_computes

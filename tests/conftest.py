@@ -48,6 +48,23 @@ def empty(tmp_path_factory):
         yield folder
 
 
+@pytest.fixture(scope="session")
+def real(request, tmp_path_factory):
+    """``real("NMNIST", ...)``: a data folder with the real data of these, unpacked once; skips where there is none."""
+    from layouts import source, unpack
+
+    keeps = hasattr(request.config, "cache")  # pytest's folder for what outlives a session
+    target = Path(request.config.cache.mkdir("real-data")) if keeps else tmp_path_factory.mktemp("real-data")
+
+    def folder(*names):
+        for name in names:
+            if not (source() / name).is_dir():
+                pytest.skip(f"the real {name} is not in {source()}")
+        return unpack(source(), target, names)
+
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     """Weights and inputs that a test draws are the same in every run."""

@@ -218,7 +218,7 @@ FAULTS = {
         "the remainder in the first frame", "data_frames",
     ),
     "mnist": Fault(
-        "data/images", "found.targets, scale=255)\n\n\ndef cifar10", "found.targets, scale=256)\n\n\ndef cifar10",
+        "data/images", "targets, scale=255)\n\n\ndef cifar10", "targets, scale=256)\n\n\ndef cifar10",
         "a scale off by one", "data_images",
     ),
     "aedat": Fault(
@@ -227,6 +227,26 @@ FAULTS = {
     "split": Fault(
         "data/events", "of_class[:first] if train else of_class[first:]",
         "of_class[first:] if train else of_class[first:]", "trained on the test part", "data_events",
+    ),
+    "frames-key": Fault(
+        "data/recordings", "[(file.path, *file.version) for", "[(file.name, file.version.size) for",
+        "recordings told apart by names and sizes", "data_cache",
+    ),
+    "frames-whole": Fault(
+        "data/_frame_cache", "return left == 0 and file.read() ==", "return left == 0 or file.read() ==",
+        "frames taken without their checksum", "data_cache",
+    ),
+    "slice": Fault(
+        "data/_common", "page + data.ctypes.data - begin", "data.offset", "a pickled slice is the beginning", "data_cache",
+    ),
+    "gate": Fault(
+        "data/_gate", "_pass(path, os.fstat(file.fileno()), largest)", "pass", "a pipe is read", "data_gate",
+    ),
+    "classes": Fault(
+        "data/events", "if label.casefold() not in layout.classes]", "if label == '']", "a class that is none", "data_gate",
+    ),
+    "download": Fault(
+        "data/_common", "stack.enter_context(locked(folder))", "pass", "a download by each process", "data_download",
     ),
     "noise": Fault(
         "data/simulation", 'events["p"] = polarity', 'events["p"] = 1 - polarity',

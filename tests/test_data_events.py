@@ -1,9 +1,6 @@
 """nmnist, dvs_gesture, cifar10_dvs on small files written here, and on the real parts if there."""
 
-import io
-import os
 import pickle
-import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -11,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from _recordings import as_aedat2, as_aedat4, as_bin, as_npy, random_events, write
 
 from snntorch_bpsta.data import DATASETS, events_to_frames, load, read_aedat2
 from snntorch_bpsta.data.recordings import Recordings
-
-REAL = Path(os.environ.get("SNNTORCH_BPSTA_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 pytestmark = [
     pytest.mark.usefixtures("cache"),
@@ -28,94 +24,16 @@ def tonic():
     return pytest.importorskip("tonic", reason="tonic (extra: data) is missing")
 
 
-def _events(count, side, seed):
-    rng = np.random.default_rng(seed)
-    events = np.empty(count, [("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", bool)])
-    events["x"], events["y"] = rng.integers(side, size=(2, count))
-    events["p"], events["t"] = (
-        rng.integers(2, size=count),
-        np.sort(rng.integers(300_000, size=count)),
-    )
-    return events
-
-
-def _bin(events):
-    """N-MNIST's five bytes an event."""
-    x, y, t, p = (events[field].astype(np.int64) for field in "xytp")
-    columns = (x, y, p << 7 | t >> 16, t >> 8 & 255, t & 255)
-    return np.stack(columns, 1).astype(np.uint8).tobytes()
-
-
-def _aedat2(events):
-    """AEDAT 2.0 as a DVS128 writes it: SpikingJelly's reading, backwards."""
-    x, y, t, p = (events[field].astype(np.int64) for field in "xytp")
-    address = (127 - x) << 8 | (127 - y) << 1 | (1 - p)
-    return b"#!AER-DAT2.0\r\n# made by a test\r\n" + np.stack((address, t), 1).astype(">u4").tobytes()
-
-
-def _aedat4(events):
-    """The smallest AEDAT 4: one stream, one packet, not compressed (FlatBuffer by hand)."""
-    node = "<node name='{}' path='/'>"
-    attribute = "<attr key='{}' type='{}'>{}</attr>"
-    info = (
-        "<dv version='2.0'>" + node.format("outInfo") + node.format("0")
-        + attribute.format("compression", "string", "NONE")
-        + attribute.format("originalModuleName", "string", "test")
-        + attribute.format("originalOutputName", "string", "events")
-        + attribute.format("typeDescription", "string", "events")
-        + attribute.format("typeIdentifier", "string", "EVTS")
-        + node.format("info")
-        + attribute.format("sizeX", "int", 128)
-        + attribute.format("sizeY", "int", 128)
-        + attribute.format("source", "string", "test")
-        + "</node></node></node></dv>"
-    ).encode()  # fmt: skip
-    head = struct.pack("<I4s5H2xiII", 20, b"IOHE", 10, 8, 0, 0, 4, 12, 4, len(info)) + info + b"\0"
-    packet = struct.pack("<I4s3H2xiI4xI", 16, b"EVTS", 6, 8, 4, 8, 8, len(events))
-    for x, y, t, p in events.tolist():
-        packet += struct.pack("<qhh?3x", t, x, y, p)
-    packet = struct.pack("<I", len(packet)) + packet
-    head = b"#!AER-DAT4.0\r\n" + struct.pack("<I", len(head)) + head
-    return head + struct.pack("<II", 0, len(packet)) + packet
-
-
-def _npy(events):
-    """tonic's DVS-Gesture: columns x, y, p, t in ms."""
-    columns = [events[field].astype(np.int64) for field in "xyp"] + [events["t"] // 1000]
-    file = io.BytesIO()
-    np.save(file, np.stack(columns, 1))
-    return file.getvalue()
-
-
-def _write(root, files):
-    for name, raw in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(raw)
-    return root
-
-
-def _zip(path, files):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, raw in files.items():
-            archive.writestr(name, raw)
-
-
 # Written in an order that is not that of the names.
 NMNIST = {
-    f"{part}/{label}/{index:05d}.bin": _events(60 + 7 * index, 34, seed=index)
+    f"{part}/{label}/{index:05d}.bin": random_events(60 + 7 * index, 34, seed=index)
     for index, (part, label) in enumerate([("Train", 9), ("Train", 0), ("Test", 3), ("Train", 3)])
 }
 
 
-@pytest.fixture(params=["folder", "zip"])
-def nmnist(request, tmp_path, tonic):
-    files = {name: _bin(events) for name, events in NMNIST.items()}
-    if request.param == "folder":
-        return _write(tmp_path / "root", {f"NMNIST/{name}": raw for name, raw in files.items()})
-    _zip(tmp_path / "root" / "NMNIST" / "nmnist_1100_bin.zip", files)
-    return tmp_path / "root"
+@pytest.fixture
+def nmnist(tmp_path, tonic):
+    return write(tmp_path / "root", {f"NMNIST/{name}": as_bin(events) for name, events in NMNIST.items()})
 
 
 # ---------------------------------------------------------------------------------------- nmnist
@@ -154,13 +72,14 @@ def test_the_root_is_not_written_to(nmnist, cache):
 
 
 def test_a_part_says_that_it_is_one(nmnist):
-    with pytest.warns(UserWarning, match="nmnist: 3 of 60,000 recordings in .*NMNIST") as caught:
+    expected = "nmnist: 3 of 60,000 recordings in .*NMNIST/Train, none of class 1, 2, 4, 5, 6, 7, 8; acc"
+    with pytest.warns(UserWarning, match=expected) as caught:
         load("nmnist", root=nmnist)
     assert caught[0].filename == __file__
 
 
 def test_agrees_with_tonic(tonic, tmp_path, monkeypatch):
-    _write(tmp_path, {f"NMNIST/{name}": _bin(events) for name, events in NMNIST.items()})
+    write(tmp_path, {f"NMNIST/{name}": as_bin(events) for name, events in NMNIST.items()})
     monkeypatch.setattr(tonic.datasets.NMNIST, "_check_exists", lambda self: True)
     theirs, ours = tonic.datasets.NMNIST(str(tmp_path)), load("nmnist", root=tmp_path, num_steps=4)
     assert ours.targets.tolist() == theirs.targets
@@ -169,11 +88,12 @@ def test_agrees_with_tonic(tonic, tmp_path, monkeypatch):
 
 
 def test_missing_says_what_where_and_how(tmp_path):
-    _write(tmp_path, {"NMNIST/Train/readme.txt": b""})
+    write(tmp_path, {"NMNIST/Train/readme.txt": b""})
     with pytest.raises(FileNotFoundError) as caught:
         load("nmnist", root=tmp_path)
     for part in (
-        "NMNIST/nmnist_1100_bin.zip",
+        "expected NMNIST/Train/<label>/*.bin",
+        f"got readme.txt in {tmp_path / 'NMNIST' / 'Train'}",
         str(tmp_path),
         DATASETS["nmnist"].url,
         "--data-root",
@@ -186,33 +106,21 @@ def test_missing_says_what_where_and_how(tmp_path):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (_bin(_events(9, 34, 0))[:-1], "records of 5 bytes, got 44 bytes"),
+        (as_bin(random_events(9, 34, 0))[:-1], "records of 5 bytes, got 44 bytes"),
         (b"", "it has no events"),
-        (_bin(_events(40, 128, 0)), r"gives no frames: expected x in 0\.\.33"),
+        (as_bin(random_events(40, 128, 0)), r"ValueError: expected x in 0\.\.33"),
     ],
     ids=["ragged", "empty", "outside"],
 )
 def test_a_damaged_recording_is_named_and_leaves_no_cache(raw, message, tonic, tmp_path, cache):
-    _write(tmp_path, {"NMNIST/Train/0/00001.bin": _bin(NMNIST["Train/0/00001.bin"])})
-    _write(tmp_path, {"NMNIST/Train/5/00007.bin": raw})
+    write(tmp_path, {"NMNIST/Train/0/00001.bin": as_bin(NMNIST["Train/0/00001.bin"])})
+    write(tmp_path, {"NMNIST/Train/5/00007.bin": raw})
     with pytest.raises(ValueError, match=rf"Train/5/00007\.bin .*{message}.*get it again") as caught:
         load("nmnist", root=tmp_path)
     assert caught.value.__cause__ is not None
-    assert list(cache.rglob("*.*")) == []
-    _write(tmp_path, {"NMNIST/Train/5/00007.bin": _bin(_events(9, 34, 0))})
+    assert list(cache.rglob("*.npy*")) == list((cache / "locks").iterdir()), "no frames"
+    write(tmp_path, {"NMNIST/Train/5/00007.bin": as_bin(random_events(9, 34, 0))})
     assert len(load("nmnist", root=tmp_path)) == 2
-
-
-def test_damaged_zips_are_named(tonic, tmp_path):
-    path = tmp_path / "NMNIST" / "nmnist_1100_bin.zip"
-    _zip(path, {"Train/5/00001.bin": _bin(_events(900, 34, 0))})
-    intact = path.read_bytes()
-    path.write_bytes(intact[:-30])
-    with pytest.raises(ValueError, match=r"expected .*nmnist_1100_bin\.zip to be intact"):
-        load("nmnist", root=tmp_path)
-    path.write_bytes(intact[:200] + bytes(50) + intact[250:])
-    with pytest.raises(ValueError, match=r"nmnist_1100_bin\.zip/Train/5/00001\.bin to be intact"):
-        load("nmnist", root=tmp_path)
 
 
 # ----------------------------------------------------------------------------------------- cache
@@ -235,34 +143,17 @@ def test_the_cache_knows_steps_size_split_and_source(nmnist, cache):
 
 
 def test_the_cache_knows_the_recordings(tonic, tmp_path):
-    first, longer = {"NMNIST/Train/1/00099.bin": _events(70, 34, 99)}, _events(71, 34, 99)
+    first, longer = {"NMNIST/Train/1/00099.bin": random_events(70, 34, 99)}, random_events(71, 34, 99)
     for files in (
         first,
         {"NMNIST/Train/1/00099.bin": longer},
         {"NMNIST/Train/2/00098.bin": longer},
     ):
-        _write(tmp_path, {name: _bin(events) for name, events in files.items()})
+        write(tmp_path, {name: as_bin(events) for name, events in files.items()})
         expected = [int(name.split("/")[2]) for name in files]
         dataset = load("nmnist", root=tmp_path, num_steps=1)
         assert dataset.targets.tolist()[-1:] == expected
         assert int(dataset[-1][0].sum()) == len(next(iter(files.values())))
-
-
-@pytest.mark.parametrize("left", [0, 60, 500, -2], ids=["empty", "header", "some", "nearly"])
-def test_a_truncated_cache_is_written_anew(nmnist, cache, left):
-    frames = [frames for frames, _ in load("nmnist", root=nmnist, num_steps=4)]
-    (file,) = (cache / "frames").iterdir()
-    file.write_bytes(file.read_bytes()[:left])
-    again = load("nmnist", root=nmnist, num_steps=4)
-    assert all(torch.equal(a, b) for a, (b, _) in zip(frames, again, strict=True))
-
-
-def test_a_foreign_cache_file_is_written_anew_and_never_unpickled(nmnist, cache):
-    expected = load("nmnist", root=nmnist, num_steps=4)[0][0]
-    (file,) = (cache / "frames").iterdir()
-    for foreign in (np.zeros((3, 4, 2, 34, 34), np.float32), np.array([{}] * 3, dtype=object)):
-        np.save(file, foreign, allow_pickle=True)
-        assert torch.equal(load("nmnist", root=nmnist, num_steps=4)[0][0], expected)
 
 
 def test_an_interrupted_conversion_leaves_nothing(nmnist, cache, monkeypatch):
@@ -299,11 +190,11 @@ def test_workers_get_a_path_and_not_the_frames(nmnist):
 
 def test_dvs_gesture_in_tonics_layout(tonic, tmp_path, monkeypatch):
     clips = {
-        f"DVSGesture/ibmGestureTrain/user{user:02d}_{light}/{label}.npy": _events(300, 128, label)
+        f"DVSGesture/ibmGestureTrain/user{user:02d}_{light}/{label}.npy": random_events(300, 128, label)
         for user, light, label in [(2, "led", 10), (1, "lab", 0), (2, "led", 7)]
     }
-    test = {"DVSGesture/ibmGestureTest/user24_led/4.npy": _npy(_events(90, 128, 0))}
-    root = _write(tmp_path, {**{name: _npy(clip) for name, clip in clips.items()}, **test})
+    test = {"DVSGesture/ibmGestureTest/user24_led/4.npy": as_npy(random_events(90, 128, 0))}
+    root = write(tmp_path, {**{name: as_npy(clip) for name, clip in clips.items()}, **test})
     train = load("dvs_gesture", root=root, num_steps=3)
     assert train.targets.tolist() == [0, 10, 7]  # in the order of the names
     assert train[0][0].shape == (3, *DATASETS["dvs_gesture"].input_shape)
@@ -320,27 +211,9 @@ def test_dvs_gesture_in_tonics_layout(tonic, tmp_path, monkeypatch):
         np.testing.assert_array_equal(by_label[label].numpy(), expected)
 
 
-@pytest.mark.parametrize("form", ["folder", "zip"])
-def test_dvs_gesture_clips_have_no_split_and_say_so(form, tonic, tmp_path):
-    clips = {
-        "10_other.bin": _bin(_events(50, 128, 1)),
-        "2_left_hand_wave.bin": _bin(_events(40, 128, 2)),
-    }
-    if form == "zip":
-        _zip(tmp_path / "DVS128Gesture" / "dvsgesture_10clips_bin.zip", clips)
-    else:
-        _write(tmp_path / "DVS128Gesture", clips)
-    parts = []
-    for train in (True, False):
-        with pytest.warns(UserWarning, match="no split: train=True and train=False give the same"):
-            parts.append(load("dvs_gesture", root=tmp_path, num_steps=2, train=train))
-    assert parts[0].targets.tolist() == parts[1].targets.tolist() == [10, 2]
-    assert torch.equal(parts[0][1][0], parts[1][1][0])
-
-
 def test_a_damaged_npy_is_named(tonic, tmp_path):
     clip = "DVSGesture/ibmGestureTrain/user01_led/3.npy"
-    _write(tmp_path, {clip: _npy(_events(50, 128, 1))[:-9]})
+    write(tmp_path, {clip: as_npy(random_events(50, 128, 1))[:-9]})
     with pytest.raises(ValueError, match=f"expected .*{clip} to be intact"):
         load("dvs_gesture", root=tmp_path)
 
@@ -348,16 +221,16 @@ def test_a_damaged_npy_is_named(tonic, tmp_path):
 # ----------------------------------------------------------------------------------- cifar10_dvs
 
 
-@pytest.mark.parametrize(("suffix", "write"), [("aedat4", _aedat4), ("aedat", _aedat2)])
-def test_cifar10_dvs_frames_and_split(suffix, write, tonic, tmp_path):
+@pytest.mark.parametrize(("suffix", "encode"), [("aedat4", as_aedat4), ("aedat", as_aedat2)])
+def test_cifar10_dvs_frames_and_split(suffix, encode, tonic, tmp_path):
     if suffix == "aedat4":
         pytest.importorskip("aedat", reason="aedat (extra: data) is missing")
     recordings = {
-        f"CIFAR10DVS/{name}/cifar10_{name}_{index}.{suffix}": _events(50, 128, index)
+        f"CIFAR10DVS/{name}/cifar10_{name}_{index}.{suffix}": random_events(50, 128, index)
         for name in ("truck", "airplane")
         for index in range(11)
     }
-    _write(tmp_path, {name: write(events) for name, events in recordings.items()})
+    write(tmp_path, {name: encode(events) for name, events in recordings.items()})
     train = load("cifar10_dvs", root=tmp_path, num_steps=2)
     test = load("cifar10_dvs", root=tmp_path, num_steps=2, train=False)
     assert train.targets.tolist() == [0] * 10 + [9] * 10
@@ -370,20 +243,26 @@ def test_cifar10_dvs_frames_and_split(suffix, write, tonic, tmp_path):
             np.testing.assert_array_equal(frames.numpy(), expected)
 
 
-def test_cifar10_dvs_with_nothing_left_to_test(tmp_path):
-    _write(tmp_path, {"CIFAR10DVS/cat/cifar10_cat_0.aedat": _aedat2(_events(5, 128, 0))})
-    assert len(load("cifar10_dvs", root=tmp_path)) == 1
-    with pytest.raises(ValueError, match="expected at least 2 recordings of a class"):
+def test_cifar10_dvs_says_how_many_a_test_needs(tmp_path):
+    for name, count in (("cat", 9), ("dog", 2)):
+        write(tmp_path, {f"CIFAR10DVS/{name}/{i}.aedat": as_aedat2(random_events(5, 128, 0)) for i in range(count)})
+    assert len(load("cifar10_dvs", root=tmp_path)) == 11
+    with pytest.raises(
+        ValueError, match=r"expected at least 10 recordings of each class .* fewer of all: cat \(9\), dog \(2\)"
+    ):
         load("cifar10_dvs", root=tmp_path, train=False)
+    write(tmp_path, {"CIFAR10DVS/cat/x.aedat": as_aedat2(random_events(5, 128, 0))})
+    with pytest.warns(UserWarning, match=r"fewer than the 10 recordings of each class .* of dog \(2\)"):
+        assert load("cifar10_dvs", root=tmp_path, train=False).targets.tolist() == [3]
 
 
 @pytest.mark.parametrize(
     ("file", "raw"),
     [
         ("a.aedat4", b"#!AER-DAT4.0\r\n" + b"\x10\0\0\0" + b"\xff" * 40),  # the decoder panics
-        ("a.aedat4", _aedat4(_events(50, 128, 0))[:-100]),
+        ("a.aedat4", as_aedat4(random_events(50, 128, 0))[:-100]),
         ("a.aedat4", b"garbage"),
-        ("a.aedat", _aedat2(_events(50, 128, 0))[:-3]),
+        ("a.aedat", as_aedat2(random_events(50, 128, 0))[:-3]),
         ("a.aedat", b"garbage"),
     ],
     ids=[
@@ -397,17 +276,17 @@ def test_cifar10_dvs_with_nothing_left_to_test(tmp_path):
 def test_damaged_aedat_is_named(file, raw, tonic, tmp_path):
     if file.endswith("4"):
         pytest.importorskip("aedat", reason="aedat (extra: data) is missing")
-    _write(tmp_path, {f"CIFAR10DVS/cat/{file}": raw})
+    write(tmp_path, {f"CIFAR10DVS/cat/{file}": raw})
     with pytest.raises(ValueError, match=f"expected .*CIFAR10DVS/cat/{file} to be intact"):
         load("cifar10_dvs", root=tmp_path)
 
 
 def test_read_aedat2_from_a_file_and_from_bytes(tmp_path):
-    events = _events(70, 128, 0)
+    events = random_events(70, 128, 0)
     path = tmp_path / "a.aedat"
-    path.write_bytes(_aedat2(events))
+    path.write_bytes(as_aedat2(events))
     np.testing.assert_array_equal(read_aedat2(path), events)
-    np.testing.assert_array_equal(read_aedat2(_aedat2(events)), events)
+    np.testing.assert_array_equal(read_aedat2(as_aedat2(events)), events)
     assert len(read_aedat2(b"#!AER-DAT2.0\r\n")) == 0
 
 
@@ -417,6 +296,7 @@ def test_read_aedat2_from_a_file_and_from_bytes(tmp_path):
         (b"#!AER-DAT3.1\r\n" + bytes(8), "to begin with '#!AER-DAT2.0', got b'#!AER-DAT3.1'"),
         (b"", "to begin with '#!AER-DAT2.0', got b''"),
         (b"#!AER-DAT2.0\r\n" + bytes(12), "events of 8 bytes, got 12 bytes: truncated"),
+        (b"#!AER-DAT2.0\r\n" + bytes(8) + b"\0\1" + bytes(6), "of a 128 x 128 DVS, got an address of 0x10000"),
     ],
 )
 def test_read_aedat2_refuses(raw, message):
@@ -438,14 +318,14 @@ def test_without_tonic_what_is_cached_still_loads(nmnist, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "train", "folder", "url", "files"),
     [
-        ("nmnist", True, "NMNIST", "mendeley", {"Train/0/00002.bin": _bin(_events(9, 34, 0))}),
-        ("nmnist", False, "NMNIST", "mendeley", {"Test/3/00001.bin": _bin(_events(9, 34, 0))}),
+        ("nmnist", True, "NMNIST", "mendeley", {"Train/0/00002.bin": as_bin(random_events(9, 34, 0))}),
+        ("nmnist", False, "NMNIST", "mendeley", {"Test/3/00001.bin": as_bin(random_events(9, 34, 0))}),
         ("dvs_gesture", True, "DVSGesture", "api.figshare.com/v2/file/download/38022171",
-         {"ibmGestureTrain/user01_led/2.npy": _npy(_events(9, 128, 0))}),
+         {"ibmGestureTrain/user01_led/2.npy": as_npy(random_events(9, 128, 0))}),
         ("dvs_gesture", False, "DVSGesture", "api.figshare.com/v2/file/download/38020584",
-         {"ibmGestureTest/user24_led/2.npy": _npy(_events(9, 128, 0))}),
+         {"ibmGestureTest/user24_led/2.npy": as_npy(random_events(9, 128, 0))}),
         ("cifar10_dvs", True, "CIFAR10DVS", "api.figshare.com/v2/file/download/38023437",
-         {f"bird/cifar10_bird_{i}.aedat": _aedat2(_events(9, 128, 0)) for i in range(2)}),
+         {f"bird/cifar10_bird_{i}.aedat": as_aedat2(random_events(9, 128, 0)) for i in range(10)}),
     ],
 )  # fmt: skip
 def test_download_is_tonics_and_tonic_stays_as_it_is(name, train, folder, url, files, tonic, tmp_path, monkeypatch):
@@ -453,7 +333,7 @@ def test_download_is_tonics_and_tonic_stays_as_it_is(name, train, folder, url, f
 
     def fetch(address, root, **kwargs):
         asked.append((address, Path(root), kwargs["md5"]))
-        _write(Path(root), files)
+        write(Path(root), files)
 
     monkeypatch.setattr("tonic.dataset.download_and_extract_archive", fetch)
     monkeypatch.setattr("tonic.datasets.cifar10dvs.extract_archive", lambda path: None)
@@ -477,9 +357,8 @@ def test_a_failed_download_says_so(tonic, tmp_path, monkeypatch):
 # --------------------------------------------------------------------------------- the real ones
 
 
-@pytest.mark.skipif(not (REAL / "NMNIST").is_dir(), reason="the real N-MNIST part is not beside the repository")
-def test_real_nmnist(tonic):
-    test = load("nmnist", root=REAL, train=False, num_steps=16, limit=100)
+def test_real_nmnist(tonic, real):
+    test = load("nmnist", root=real("NMNIST"), train=False, num_steps=16, limit=100)
     assert len(test) == 100 and test.targets.unique().tolist() == list(range(10))
     totals = [int(frames.sum()) for frames, _ in test]
     assert min(totals) >= 1000
@@ -487,13 +366,8 @@ def test_real_nmnist(tonic):
     assert torch.all(per_frame[:-1] == per_frame[0]) and 0 <= per_frame[-1] - per_frame[0] < 16
 
 
-@pytest.mark.skipif(
-    not (REAL / "DVS128Gesture").is_dir() or (REAL / "DVSGesture").is_dir(),
-    reason="the ten real DVS-Gesture clips are not beside the repository",
-)
-def test_real_dvs_gesture(tonic):
-    with pytest.warns(UserWarning, match="no split"):
-        clips = load("dvs_gesture", root=REAL, num_steps=1, size=128)
+def test_real_dvs_gesture(tonic, real):
+    clips = load("dvs_gesture", root=real("DVS128Gesture"), num_steps=1, size=128)
     assert clips.targets.tolist() == list(range(10))
     counts = [int(frames.sum()) for frames, _ in clips]
     assert counts == [
@@ -501,9 +375,8 @@ def test_real_dvs_gesture(tonic):
     ]  # fmt: skip
 
 
-@pytest.mark.skipif(not (REAL / "other").is_dir(), reason="the real MNIST-DVS samples are not beside the repository")
-def test_real_aedat2():
-    with zipfile.ZipFile(REAL / "other" / "mnist_dvs_scale04_digit0_20.zip") as archive:
+def test_real_aedat2(real):
+    with zipfile.ZipFile(real("other") / "other" / "mnist_dvs_scale04_digit0_20.zip") as archive:
         recordings = [read_aedat2(archive.read(name)) for name in sorted(archive.namelist())]
     assert sum(map(len, recordings)) == 324_597
     for events in recordings:

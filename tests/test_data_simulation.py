@@ -1,8 +1,6 @@
 """The simulated event camera: against events worked out by hand, and against the real recordings of the same images."""
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +8,6 @@ import torch
 
 from snntorch_bpsta.data import CAMERAS, DATASETS, Camera, load, saccades
 from snntorch_bpsta.data.simulation import Filmed
-
-REAL = Path(os.environ.get("SNNTORCH_BPSTA_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 # A picture wider than the sensor moves to the right at 1 pixel per ms; sharp, and no dead time.
 STILL = Camera(
@@ -200,14 +196,13 @@ def test_digits_are_filmed_without_a_download(cache):
 # --- beside the real recordings -------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not (REAL / "NMNIST").is_dir(), reason="the real N-MNIST part is not beside the repository")
 @pytest.mark.filterwarnings("ignore:nmnist. 1")
-def test_it_looks_like_the_real_recordings():
+def test_it_looks_like_the_real_recordings(real):
     """Also those of images that nothing was fitted to."""
     pytest.importorskip("lightning", reason="lightning (extra: train) is missing")
     from snntorch_bpsta.training.studies import simulator
 
-    films = simulator.against_recordings(REAL)
+    films = simulator.against_recordings(real("NMNIST", "MNIST"))
     assert len(films) == 1100 and sum(film["fitted"] for film in films) == 60
     found = simulator.summary([film for film in films if not film["fitted"]])
     correlations = [found[f"correlation_{saccade}_{polarity}"] for saccade in (1, 2, 3) for polarity in ("OFF", "ON")]

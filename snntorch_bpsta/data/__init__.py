@@ -160,8 +160,8 @@ def load(
 
     An image is [C, H, W] in [0, 1], not normalised further. A recording is [T, 2, H, W], the counts
     of :func:`events_to_frames`; the frames are computed at the first call and cached on disk
-    (:func:`cache_dir`). What lies in `root` is used as it lies: whatever has to be unpacked or
-    converted goes to the cache folder, and only ``download=True`` writes into `root`.
+    (:func:`cache_dir`), by the path, size and times of the recordings. What lies in `root` is read as
+    it lies, through links, and only ``download=True`` writes into it.
 
     Args:
         name: a key of :data:`DATASETS`.
@@ -175,7 +175,7 @@ def load(
         limit: at most so many samples: the beginning of a fixed permutation (independent of any
             seed) that holds the classes as evenly as possible, so a smaller limit gives a part of a
             larger one. None: all, in their order.
-        download: fetch into `root` what is not there.
+        download: fetch into `root` what is not there. Of several processes one does, and the others wait.
 
     Returns:
         A :class:`torch.utils.data.Dataset` with `targets`, a LongTensor [N].
@@ -183,8 +183,9 @@ def load(
     Raises:
         FileNotFoundError: the data is not there; the message says what was looked for, where, and
             where to get it.
-        ValueError: a file is damaged, an unknown `name`, a `num_steps`, `size` or `limit` out of
-            range.
+        ValueError: a file is damaged, no regular file or of no class of the data set, an event lies
+            outside the sensor, an unknown `name`, a `num_steps`, `size` or `limit` out of range.
+        OSError: a folder or file cannot be read, or the cache folder cannot be written.
         TypeError: an argument of the wrong type.
         ImportError: torchvision, tonic, aedat or scikit-learn is missing: ``pip install
             snntorch-bpsta[data]``.

@@ -1,21 +1,24 @@
-"""What the loaders share: folders, errors, atomic writes, and the data set they return."""
+"""What the loaders share: folders, errors, and the data set they return."""
 
 from __future__ import annotations
 
 import importlib
+import mmap
 import os
-import uuid
-from contextlib import contextmanager
+import sys
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from .._checks import as_array, check_flags, check_number, check_path
+from .._files import locked
+from ._gate import Version, look
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
     from numpy.typing import ArrayLike
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 class Samples(torch.utils.data.Dataset):
     """Arrays as a data set of (float32 tensor, int label).
+
+    Of data in a memory map a pickle holds where in the file they lie; loading it is refused if the file has changed.
 
     Args:
         data: array [N, ...] of integers, in memory or memory-mapped.
@@ -44,6 +49,10 @@ class Samples(torch.utils.data.Dataset):
         if targets.shape != data.shape[:1] or (targets.dtype.kind not in "iu" and targets.size):
             raise ValueError(f"targets must be {len(data)} integers, got {targets.dtype} {targets.shape}")
         self.data = data
+        self._version = None
+        if isinstance(data, np.memmap) and data.filename is not None:
+            with suppress(OSError, ValueError):  # a file that is gone is still there for this process
+                self._version = look(data.filename, sys.maxsize)
         self.targets = torch.as_tensor(targets, dtype=torch.long)
         self.scale = check_number("scale", scale, "a finite number > 0", above=0)
 
@@ -65,16 +74,47 @@ class Samples(torch.utils.data.Dataset):
         return Samples(self.data[index], self.targets[index], self.scale)
 
     def __getstate__(self):
-        # A memory map pickles by value: send the workers of a DataLoader its path, not gigabytes.
-        state = self.__dict__.copy()
-        if isinstance(self.data, np.memmap):
-            state["data"] = Path(self.data.filename)
-        return state
+        # A memory map pickles by value: send the workers of a DataLoader where it lies, not gigabytes.
+        if not isinstance(self.data, np.memmap):
+            return self.__dict__
+        return self.__dict__ | {"data": _in_file(self.data, self._version) or np.array(self.data)}
 
     def __setstate__(self, state):
+        if isinstance(state["data"], _InFile):
+            state = state | {"data": state["data"].open()}
         self.__dict__.update(state)
-        if isinstance(self.data, Path):
-            self.data = np.load(self.data, mmap_mode="r", allow_pickle=False)
+
+
+class _InFile(NamedTuple):
+    """An array that lies in a file."""
+
+    path: str
+    version: Version
+    dtype: np.dtype
+    offset: int  # bytes
+    shape: tuple[int, ...]
+
+    def open(self):
+        if look(self.path, sys.maxsize) != self.version:
+            raise ValueError(
+                f"expected {self.path} to be as it was when these samples were pickled, got a file that has changed: load "
+                "them again"
+            )
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+
+
+def _in_file(data, version):
+    """Where in its file a part of a memory map lies, or None: in no file, not in one piece, or in one that has changed."""
+    if data.mode != "r" or version is None or not data.flags.c_contiguous or not data.size:
+        return None
+    path = os.path.abspath(data.filename)
+    with suppress(OSError, ValueError):
+        if look(path, sys.maxsize) == version:
+            # A slice keeps the `offset` of the whole. The map begins at the page that the whole begins in.
+            begin = np.frombuffer(data._mmap, np.uint8).ctypes.data
+            page = data.offset - data.offset % mmap.ALLOCATIONGRANULARITY
+            return _InFile(path, version, data.dtype, page + data.ctypes.data - begin, data.shape)
+    return None
 
 
 def stratified_order(targets: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -89,7 +129,7 @@ def stratified_order(targets: torch.Tensor | np.ndarray) -> np.ndarray:
 
 
 def cache_dir() -> Path:
-    """The folder for what is derived from the data (unpacked files, frames); safe to delete.
+    """The folder for what is derived from the data, that is, frames; safe to delete.
 
     ``SNNTORCH_BPSTA_CACHE`` if set, else ``snntorch_bpsta`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
     """
@@ -113,27 +153,6 @@ def check_loader(train: bool, root: AnyPath | None, download: bool) -> Path:
     return data_dir(root)
 
 
-def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write an iterable of bytes to `path`, which appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(temporary, "wb")
-    except OSError as error:
-        raise type(error)(
-            f"cannot write {path} ({error}): point SNNTORCH_BPSTA_CACHE to a folder that can be written"
-        ) from error
-    try:
-        with file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def need(module: str) -> ModuleType:
     """Import an optional library, or say how to install it."""
     try:
@@ -145,13 +164,31 @@ def need(module: str) -> ModuleType:
         ) from error
 
 
-def missing(name: str, expected: str, root: Path, url: str) -> FileNotFoundError:
-    """The error for files that are not there."""
+def missing(name: str, expected: str, root: Path, url: str, got: str = "") -> FileNotFoundError:
+    """The error for files that are not there; `got` is what there is, by default in `root`."""
     return FileNotFoundError(
-        f"expected {expected} in {root} for the data set {name!r}, got nothing by that name. "
+        f"expected {expected} in {root} for the data set {name!r}, got {got or contents(root, root)}. "
         f"Get it from {url} and point to its folder with root=... (--data-root) or "
         "SNNTORCH_BPSTA_DATA, or pass download=True to fetch it there"
     )
+
+
+def contents(folder: Path, root: Path, most: int = 8) -> str:
+    """What is in a folder, or in what there is of the way to it from `root`, in words."""
+    while not folder.is_dir() and folder != root:
+        folder = folder.parent
+    try:
+        names = sorted(f"{entry.name}/" if entry.is_dir() else _in_words(entry) for entry in os.scandir(folder))
+    except OSError as error:
+        return f"no folder {folder} that can be read ({error.strerror})"
+    if not names:
+        return f"nothing in {folder}"
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more} in {folder}"
+
+
+def _in_words(entry):
+    return entry.name if os.path.exists(entry.path) else f"{entry.name} (a link that leads nowhere)"
 
 
 def damaged(path: Path, reason: object, url: str) -> ValueError:
@@ -172,11 +209,23 @@ def decoding(path: Path, url: str) -> Iterator[None]:
         raise damaged(path, f"{type(error).__name__}: {error}", url) from error
 
 
-@contextmanager
-def fetching(name: str, url: str) -> Iterator[None]:
-    """Around a download by a library."""
+def fetch(name: str, url: str, folder: Path, complete: Callable[[], bool], download: Callable[[], object]) -> None:
+    """Let a library download the data set `name` into `folder`, unless it is complete there. Of several processes one does,
+    and the others wait.
+
+    Raises:
+        ConnectionError: the download failed.
+    """
     try:
-        yield
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(folder))
+            except OSError:
+                if complete():  # in a folder that others have filled, and that cannot be written to
+                    return
+                raise
+            if not complete():
+                download()
     except (OSError, RuntimeError) as error:
         raise ConnectionError(
             f"the download of the data set {name!r} failed ({error}): get it from {url} by hand"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._common import check_loader, fetching, missing, need
-from .recordings import Recordings, open_zip
+from ._common import check_loader, contents, fetch, missing, need
+from ._gate import data_folder, find_files, find_folder
+from .recordings import Recordings
 
 if TYPE_CHECKING:
     from .._typing import AnyPath
@@ -38,16 +41,34 @@ _CIFAR10_CLASSES = (
 )
 
 
+_MOST_FOLDERS = 200  # that are looked into for recordings that lie elsewhere
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the recordings of one part lie: ``folder/part``, and in it what :func:`find_files` takes for the `patterns`."""
+
+    name: str
+    folder: str
+    part: tuple[str, ...]
+    patterns: tuple[str, ...]
+    shown: str  # for messages
+    classes: tuple[str, ...]
+    full: int
+    sensor_size: tuple[int, int]
+    url: str
+
+
 def nmnist(train: bool, root: AnyPath, download: bool = False) -> Recordings:
     """N-MNIST, 34 x 34 pixels, 10 digits: 60,000 train and 10,000 test recordings of about 0.3 s.
 
-    Looks in `root` for ``NMNIST/Train/<label>/*.bin`` and ``NMNIST/Test/...`` (the layout of the
-    original and of tonic; a part of it will do), then for ``NMNIST/nmnist_1100_bin.zip``, 1,000 and
-    100 recordings in that layout.
+    Looks in `root` for ``NMNIST/Train/<label>/*.bin`` and ``NMNIST/Test/...``, the layout of the
+    original and of tonic; a part of it will do. Upper and lower case do not matter, links to folders and files are followed
+    wherever they lead, and hidden files are left out.
 
     Args:
         train: the training part if True, else the test part.
-        root: folder (``pathlib.Path``) that holds ``NMNIST/``.
+        root: folder (``pathlib.Path``) that holds ``NMNIST/``, or that folder.
         download: let tonic download into `root` (1.2 GB) unless all recordings of the part are
             there.
 
@@ -57,7 +78,8 @@ def nmnist(train: bool, root: AnyPath, download: bool = False) -> Recordings:
 
     Raises:
         FileNotFoundError: there are no recordings and `download` is False.
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, is no regular file, or is of none of the classes.
+        PermissionError: a folder cannot be read.
         ImportError: tonic is missing (a download, or frames that are not cached yet).
         ConnectionError: the download failed.
 
@@ -68,32 +90,31 @@ def nmnist(train: bool, root: AnyPath, download: bool = False) -> Recordings:
     """
     root = check_loader(train, root, download)
     part = "Train" if train else "Test"
-    layout = rf"{part}/(\d)/[^/]+\.bin"
-    return _find(
-        "nmnist",
-        root,
-        [("NMNIST", layout), ("NMNIST/nmnist_1100_bin.zip", layout)],
-        classes=[str(digit) for digit in range(10)],
+    layout = _Layout(
+        name="nmnist",
+        folder="NMNIST",
+        part=(part,),
+        patterns=("(?P<label>.+)", r".+\.bin"),
+        shown=f"NMNIST/{part}/<label>/*.bin",
+        classes=tuple(str(digit) for digit in range(10)),
         full=60_000 if train else 10_000,
         sensor_size=(34, 34),
         url=NMNIST_URL,
-        download=download and (lambda: _tonic_download("NMNIST", root, train=train)),
     )
+    return _find(layout, root, download and (lambda: _tonic_download("NMNIST", root, train=train)))
 
 
 def dvs_gesture(train: bool, root: AnyPath, download: bool = False) -> Recordings:
     """DVS128 Gesture, 128 x 128 pixels, 11 gestures.
 
     Looks in `root` for tonic's layout, ``DVSGesture/ibmGestureTrain/user*/<label>.npy`` and
-    ``.../ibmGestureTest/...``: 1,077 train and 264 test clips. The paper's loader (SpikingJelly)
+    ``.../ibmGestureTest/...``: 1,077 train and 264 test clips, labels 0 to 10. The paper's loader (SpikingJelly)
     cuts the same recordings into 1,176 and 288, so accuracies on the two are close but not the same
-    thing. Then for ``DVS128Gesture/dvsgesture_10clips_bin.zip`` or its files
-    ``DVS128Gesture/<label>_<gesture>.bin``: ten clips, one of each class but "other", without a
-    split: `train` True and False give the same clips.
+    thing. Names, links and hidden files as in :func:`nmnist`.
 
     Args:
         train: the training part if True, else the test part.
-        root: folder (``pathlib.Path``) that holds ``DVSGesture/`` or ``DVS128Gesture/``.
+        root: folder (``pathlib.Path``) that holds ``DVSGesture/``, or that folder.
         download: let tonic download into `root` (2.6 GB) unless all clips of the part are there.
 
     Returns:
@@ -102,7 +123,8 @@ def dvs_gesture(train: bool, root: AnyPath, download: bool = False) -> Recording
 
     Raises:
         FileNotFoundError: there are no clips and `download` is False.
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, is no regular file, or is of none of the classes.
+        PermissionError: a folder cannot be read.
         ImportError: tonic is missing (a download, or frames that are not cached yet).
         ConnectionError: the download failed.
 
@@ -112,30 +134,19 @@ def dvs_gesture(train: bool, root: AnyPath, download: bool = False) -> Recording
     """
     root = check_loader(train, root, download)
     part, file_id = ("Train", 38022171) if train else ("Test", 38020584)
-    clips = r"(\d|10)_[^/]+\.bin"
-    found = _find(
-        "dvs_gesture",
-        root,
-        [
-            (f"DVSGesture/ibmGesture{part}", r"user[^/]+/(\d|10)\.npy"),
-            ("DVS128Gesture", clips),
-            ("DVS128Gesture/dvsgesture_10clips_bin.zip", clips),
-        ],
-        classes=[str(gesture) for gesture in range(11)],
+    layout = _Layout(
+        name="dvs_gesture",
+        folder="DVSGesture",
+        part=(f"ibmGesture{part}",),
+        patterns=("user.+", r"(?P<label>.+)\.npy"),
+        shown=f"DVSGesture/ibmGesture{part}/user*/<label>.npy",
+        classes=tuple(str(gesture) for gesture in range(11)),
         full=1_077 if train else 264,
         sensor_size=(128, 128),
         url=DVS_GESTURE_URL,
-        download=download
-        and (
-            lambda: _tonic_download("DVSGesture", root, {f"{part.lower()}_url": f"{_FIGSHARE}{file_id}"}, train=train)
-        ),
     )
-    if found.files[0][0].endswith(".bin"):
-        warnings.warn(
-            f"dvs_gesture: {found.source} has no split: train=True and train=False give the same clips",
-            stacklevel=3,
-        )
-    return found
+    urls = {f"{part.lower()}_url": f"{_FIGSHARE}{file_id}"}
+    return _find(layout, root, download and (lambda: _tonic_download("DVSGesture", root, urls, train=train)))
 
 
 def cifar10_dvs(train: bool, root: AnyPath, download: bool = False) -> Recordings:
@@ -144,11 +155,12 @@ def cifar10_dvs(train: bool, root: AnyPath, download: bool = False) -> Recording
     Looks in `root` for ``CIFAR10DVS/<class>/*.aedat4`` (tonic's layout), then for
     ``CIFAR10DVS/<class>/*.aedat`` (the original AEDAT 2.0 files, see :func:`~snntorch_bpsta.data.read_aedat2`). The set
     has no split of its own: as in the paper's code the first 90 % of every class, in the order of
-    the file names (..._0, _1, _10, _100, ...), train and the rest tests.
+    the file names (..._0, _1, _10, _100, ...), train and the rest tests. So a class needs 10 recordings to have one that
+    tests. Names, links and hidden files as in :func:`nmnist`.
 
     Args:
         train: the training part if True, else the test part.
-        root: folder (``pathlib.Path``) that holds ``CIFAR10DVS/``.
+        root: folder (``pathlib.Path``) that holds ``CIFAR10DVS/``, or that folder.
         download: let tonic download into `root` unless all 10,000 recordings are there.
 
     Returns:
@@ -157,7 +169,8 @@ def cifar10_dvs(train: bool, root: AnyPath, download: bool = False) -> Recording
 
     Raises:
         FileNotFoundError: there are no recordings and `download` is False.
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, is no regular file, or is of none of the classes.
+        PermissionError: a folder cannot be read.
         ImportError: tonic or aedat is missing (a download, or .aedat4 frames that are not cached
             yet).
         ConnectionError: the download failed.
@@ -167,73 +180,109 @@ def cifar10_dvs(train: bool, root: AnyPath, download: bool = False) -> Recording
         Classification", Frontiers in Neuroscience 11:309, 2017. Licence CC BY 4.0.
     """
     root = check_loader(train, root, download)
-    layout = rf"({'|'.join(_CIFAR10_CLASSES)})/[^/]+"
-    found = _find(
-        "cifar10_dvs",
-        root,
-        [("CIFAR10DVS", rf"{layout}\.aedat4"), ("CIFAR10DVS", rf"{layout}\.aedat")],
+    layout = _Layout(
+        name="cifar10_dvs",
+        folder="CIFAR10DVS",
+        part=(),
+        patterns=("(?P<label>.+)", r".+\.aedat4"),
+        shown="CIFAR10DVS/<class>/*.aedat4 or *.aedat",
         classes=_CIFAR10_CLASSES,
         full=10_000,
         sensor_size=(128, 128),
         url=CIFAR10_DVS_URL,
-        download=download and (lambda: _tonic_download("CIFAR10DVS", root, {"url": f"{_FIGSHARE}38023437"})),
     )
+    original = replace(layout, patterns=("(?P<label>.+)", r".+\.aedat"))
+    urls = {"url": f"{_FIGSHARE}38023437"}
+    found = _find(layout, root, download and (lambda: _tonic_download("CIFAR10DVS", root, urls)), original)
     index: list[int] = []
+    without = []
     for label in np.unique(found.targets):
         of_class = np.flatnonzero(found.targets == label)
         first = -(-9 * len(of_class) // 10)  # rounded up
         index.extend(of_class[:first] if train else of_class[first:])
-    if not index:
-        raise ValueError(
-            f"expected at least 2 recordings of a class in {found.source} to have some for a test, "
-            "got 1: add recordings"
-        )
+        without += [] if len(of_class) > first else [f"{_CIFAR10_CLASSES[label]} ({len(of_class)})"]
+    if not train and without:
+        rest = f"of each class in {found.source}, of which the first 90 % train, to have some for a test"
+        if not index:
+            raise ValueError(f"expected at least 10 recordings {rest}, got fewer of all: {', '.join(without)}")
+        warnings.warn(f"cifar10_dvs: fewer than the 10 recordings {rest} of {', '.join(without)}", stacklevel=3)
     return found.take(np.array(index, dtype=np.int64))
 
 
-def _find(name, root, places, *, classes, full, sensor_size, url, download):
-    """The recordings in the first of `places` that has any.
+def _find(layout, root, download, *others):
+    """The recordings in the first of the layouts that has any; all are of one data set."""
+    layouts = (layout, *others)
+    found = _first(layouts, root)
+    if download:
 
-    A place is a path in `root` and a pattern for the names of recordings, whose group is the class.
-    """
-    found = _first(name, root, places, classes, sensor_size, url)
-    if download and (found is None or len(found) < full):
-        with fetching(name, url):
-            download()
-        found = _first(name, root, places, classes, sensor_size, url)
+        def complete():
+            found = _first(layouts, root)
+            return found is not None and len(found) >= layout.full
+
+        fetch(layout.name, layout.url, root / layout.folder, complete, download)
+        found = _first(layouts, root)
     if found is None:
-        raise missing(name, " or ".join(dict.fromkeys(place for place, _ in places)), root, url)
-    if len(found) < full:
+        raise missing(layout.name, layout.shown, root, layout.url, _instead(layouts, root))
+    if len(found) < layout.full:
+        counts = Counter(found.targets.tolist())
+        none = [each for label, each in enumerate(layout.classes) if not counts[label]]
         warnings.warn(
-            f"{name}: {len(found):,} of {full:,} recordings in {found.source}; "
-            "accuracies on a part do not compare with those on the full set",
+            f"{layout.name}: {len(found):,} of {layout.full:,} recordings in {found.source}"
+            + (f", none of class {', '.join(none)}" if none else "")
+            + "; accuracies on a part do not compare with those on the full set",
             stacklevel=4,
         )
     return found
 
 
-def _first(name, root, places, classes, sensor_size, url):
-    for place, pattern in places:
-        source = root / place
-        listed = sorted((file, re.fullmatch(pattern, file), size) for file, size in _listing(source, pattern, url))
+def _folder(layout, root):
+    return find_folder(data_folder(root, layout.folder), *layout.part)
+
+
+def _first(layouts, root):
+    for layout in layouts:
+        source = _folder(layout, root)
+        listed = find_files(source, *layout.patterns) if source.is_dir() else ()
+        listed = sorted(listed, key=lambda each: each[1].name)
+        foreign = [(label, file.name) for label, file in listed if label.casefold() not in layout.classes]
+        if foreign:
+            others = ", ".join(dict.fromkeys(label for label, _ in foreign))
+            raise ValueError(
+                f"expected {layout.shown} of the classes {', '.join(layout.classes)}, got {len(foreign):,} of {others}, "
+                f"such as {source / foreign[0][1]}: rename what says the class, or take it out of the data folder"
+            )
         if listed:
-            files = tuple((file, size) for file, _, size in listed)
-            targets = np.array([classes.index(match[1]) for _, match, _ in listed])
-            return Recordings(name, source, files, targets, sensor_size, url)
+            files = tuple(file for _, file in listed)
+            targets = np.array([layout.classes.index(label.casefold()) for label, _ in listed])
+            return Recordings(layout.name, source, files, targets, layout.sensor_size, layout.url)
     return None
 
 
-def _listing(source, pattern, url):
-    """(name, size) of the files whose name inside the folder or zip `source` matches `pattern`."""
-    if source.is_file():
-        with open_zip(source, url) as archive:
-            yield from ((i.filename, i.file_size) for i in archive.infolist() if re.fullmatch(pattern, i.filename))
-    for folder, _, names in os.walk(source):
-        inside = Path(folder).relative_to(source).as_posix()
-        for name in names:
-            file = name if inside == "." else f"{inside}/{name}"
-            if re.fullmatch(pattern, file):
-                yield file, os.path.getsize(os.path.join(folder, name))
+def _instead(layouts, root):
+    """What there is where the recordings should be, and where there are some: above `root`, or deeper in it."""
+    words = contents(_folder(layouts[0], root), root)
+    for other in _around(root):
+        for layout in layouts:
+            with suppress(OSError, ValueError):
+                source = _folder(layout, other)
+                if source.is_dir() and next(find_files(source, *layout.patterns), None):
+                    return f"{words}; {source} has recordings: point to {other}"
+    return words
+
+
+def _around(root):
+    """Folders that may be meant: two above `root`, and those below it, the nearest first."""
+    yield from Path(os.path.abspath(root)).parents[:2]
+    todo, left = [(root, 0)], _MOST_FOLDERS
+    while todo and left:
+        folder, depth = todo.pop(0)
+        left -= 1
+        if depth:
+            yield folder
+        if depth < 3:
+            with suppress(OSError), os.scandir(folder) as entries:
+                todo += [(Path(entry.path), depth + 1) for entry in sorted(entries, key=lambda entry: entry.name)
+                         if entry.is_dir(follow_symlinks=False)]  # fmt: skip
 
 
 def _tonic_download(class_name, root, urls=None, **split):

@@ -64,14 +64,7 @@ def events_to_frames(
     height, width = height_width("sensor_size", sensor_size)
     rows, columns = (height, width) if size is None else height_width("size", size)
     x, y, p, t = as_events(events)
-    for field, values, end in (("x", x, width), ("y", y, height), ("p", p, 2)):
-        if values.dtype.kind not in "iub":
-            raise TypeError(f"expected integers in {field}, got {values.dtype} in events")
-        if len(values) and not 0 <= values.min() <= values.max() < end:
-            raise ValueError(
-                f"expected {field} in 0..{end - 1} for a sensor of {height} x {width}, "
-                f"got {values.min()}..{values.max()} in events"
-            )
+    check_inside(x, y, p, height, width)
     if t.dtype.kind not in "iubfmM" or np.any(np.isnan(t)):
         raise TypeError(f"expected times in t, got {t.dtype if t.dtype.kind not in 'fmM' else 'NaN'} in events")
     if np.any(t[1:] < t[:-1]):
@@ -97,6 +90,22 @@ def events_to_frames(
             f"got {frames.max()}: use more frames (num_steps) or a shorter recording"
         )
     return frames.astype(np.int16)
+
+
+def check_inside(x: np.ndarray, y: np.ndarray, p: np.ndarray, height: int, width: int) -> None:
+    """Refuse events that are not on a sensor of `height` x `width` pixels, or that are neither OFF nor ON.
+
+    Raises:
+        TypeError, ValueError: see :func:`events_to_frames`.
+    """
+    for field, values, end in (("x", x, width), ("y", y, height), ("p", p, 2)):
+        if values.dtype.kind not in "iub":
+            raise TypeError(f"expected integers in {field}, got {values.dtype} in events")
+        if len(values) and not 0 <= values.min() <= values.max() < end:
+            raise ValueError(
+                f"expected {field} in 0..{end - 1} for a sensor of {height} x {width}, "
+                f"got {values.min()}..{values.max()} in events"
+            )
 
 
 def height_width(name: str, value: int | tuple[int, int]) -> tuple[int, int]:

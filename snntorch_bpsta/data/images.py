@@ -1,27 +1,20 @@
-"""Static images: `digits`, `mnist`, `cifar10`. Bytes in memory, scaled to [0, 1] on access."""
+"""Static images: `digits`, `mnist`, `cifar10`. Bytes in memory, scaled to [0, 1] on access. Archives are read as they lie:
+nothing is unpacked to a disk, where it could go stale."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import io
+import math
+import os
+import pickle
 import tarfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._common import (
-    Samples,
-    cache_dir,
-    check_loader,
-    damaged,
-    decoding,
-    fetching,
-    missing,
-    need,
-    write_atomically,
-)
+from ._common import Samples, check_loader, contents, damaged, decoding, fetch, missing, need
+from ._gate import LARGEST, data_folder, look, read
 
 if TYPE_CHECKING:
     from .._typing import AnyPath
@@ -31,6 +24,8 @@ __all__ = ["cifar10", "digits", "mnist"]
 DIGITS_URL = "https://archive.ics.uci.edu/dataset/80"
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+
+_UNPACKED = 1 << 29  # bytes that the archive of CIFAR-10 may unpack to; it has 186 MB
 
 
 def digits(train: bool, root: AnyPath | None = None, download: bool = False) -> Samples:
@@ -64,23 +59,23 @@ def digits(train: bool, root: AnyPath | None = None, download: bool = False) -> 
 
 
 def mnist(train: bool, root: AnyPath, download: bool = False) -> Samples:
-    """MNIST through torchvision: 60,000 train and 10,000 test images [1, 28, 28].
+    """MNIST: 60,000 train and 10,000 test images [1, 28, 28].
 
-    Looks for ``MNIST/raw/*-ubyte`` in `root` (torchvision's layout), then for the four original
-    ``MNIST/raw/*.gz``, which are checked by md5 and unpacked into the cache folder; `root` is only
-    written to by a download.
+    Looks in ``MNIST/raw/`` of `root` (torchvision's layout) for each of the four files ``*-ubyte``, and where one is not
+    there for the original ``*-ubyte.gz``, whose md5 is checked. ``MNIST/processed/``, of old versions of torchvision, is
+    not read. Links are followed.
 
     Args:
         train: the training part if True, else the test part.
-        root: folder (``pathlib.Path``) that holds ``MNIST/``.
-        download: let torchvision download into `root` what is not there.
+        root: folder (``pathlib.Path``) that holds ``MNIST/``, or that folder.
+        download: let torchvision download into `root` what is not there; of several processes one does, and the others wait.
 
     Returns:
         Samples: float32 [1, 28, 28] in [0, 1] (bytes divided by 255), labels 0..9.
 
     Raises:
         FileNotFoundError: a file is missing and `download` is False.
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, or no regular file.
         ImportError: torchvision is missing.
         ConnectionError: the download failed.
 
@@ -91,47 +86,51 @@ def mnist(train: bool, root: AnyPath, download: bool = False) -> Samples:
     """
     root = check_loader(train, root, download)
     dataset = need("torchvision.datasets").MNIST
-    raw, packed_md5 = root / "MNIST" / "raw", dict(dataset.resources)
-    if not all((raw / Path(name).stem).is_file() for name in packed_md5):
-        absent = [name for name in packed_md5 if not (raw / name).is_file()]
-        if absent and download:
-            with fetching("mnist", MNIST_URL):
-                dataset(str(root), download=True)
-        elif absent:
-            raise missing("mnist", f"MNIST/raw/{absent[0]} (or unpacked)", root, MNIST_URL)
-        else:
-            root = cache_dir()
-            for name, md5 in packed_md5.items():
-                _unpack(raw / name, md5, root / "MNIST" / "raw" / Path(name).stem)
-    pair = root / "MNIST" / "raw" / f"{'train' if train else 't10k'}-*-ubyte"
-    with decoding(pair, MNIST_URL):
-        found = dataset(str(root), train=train)
-        if len(found.data) != len(found.targets):
-            raise ValueError(f"{len(found.data)} images and {len(found.targets)} labels")
-    return Samples(found.data.numpy()[:, None], found.targets, scale=255)
+    packed_md5 = dict(dataset.resources)
+
+    def absent():
+        raw = data_folder(root, "MNIST") / "raw"
+        return [name for name in packed_md5 if not any(os.path.lexists(raw / each) for each in (name, name[:-3]))]
+
+    def fetched():
+        # Ours, of the same name, which is that of its folder: the original takes MNIST/processed/ for all there is.
+        type("MNIST", (dataset,), {"_check_legacy_exist": lambda self: False})(str(root), download=True)
+
+    if download:
+        fetch("mnist", MNIST_URL, root / "MNIST", lambda: not absent(), fetched)
+    raw = data_folder(root, "MNIST") / "raw"
+    if names := absent():
+        raise missing("mnist", f"MNIST/raw/{names[0]} (or unpacked)", root, MNIST_URL, contents(raw, root))
+    part = "train" if train else "t10k"
+    found, targets = (
+        _read_idx(raw / f"{part}-{kind}-ubyte", packed_md5[f"{part}-{kind}-ubyte.gz"], dimensions)
+        for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1))
+    )
+    if len(found) != len(targets):
+        raise damaged(raw / f"{part}-*-ubyte", f"{len(found)} images and {len(targets)} labels", MNIST_URL)
+    return Samples(found[:, None], targets, scale=255)
 
 
 def cifar10(train: bool, root: AnyPath, download: bool = False) -> Samples:
-    """CIFAR-10 through torchvision: 50,000 train and 10,000 test images [3, 32, 32].
+    """CIFAR-10: 50,000 train and 10,000 test images [3, 32, 32].
 
-    Looks in `root` for ``cifar-10-batches-py/`` (torchvision's layout), ``cifar-10-python.tar.gz``
-    (the original archive), then ``CIFAR10/*.webp`` with ``CIFAR10/wrap.npz`` (a lossless compressed
-    form: per batch one picture of 100 x 100 tiles, and the bytes before and after the pixels). The
-    latter two are restored into the cache folder once. torchvision's md5 check of every batch stays
-    on; `root` is only written to by a download.
+    Looks in `root` for ``cifar-10-batches-py/`` (torchvision's layout), then for ``cifar-10-python.tar.gz`` (the original
+    archive, read as it lies). Every batch is a pickle, which is opened only if it has the md5 that torchvision knows. Links
+    are followed.
 
     Args:
         train: the training part if True, else the test part.
-        root: folder (``pathlib.Path``) that holds one of the three.
-        download: let torchvision download into `root` (170 MB) what is not there.
+        root: folder (``pathlib.Path``) that holds one of the two, or ``cifar-10-batches-py/`` itself.
+        download: let torchvision download into `root` (170 MB) what is not there; of several processes one does, and the
+            others wait.
 
     Returns:
         Samples: float32 [3, 32, 32] in [0, 1] (bytes divided by 255), labels 0..9.
 
     Raises:
         FileNotFoundError: a file is missing and `download` is False.
-        ValueError: a file is damaged.
-        ImportError: torchvision (or Pillow, which it brings) is missing.
+        ValueError: a file is damaged, or no regular file.
+        ImportError: torchvision is missing.
         ConnectionError: the download failed.
 
     References:
@@ -140,84 +139,81 @@ def cifar10(train: bool, root: AnyPath, download: bool = False) -> Samples:
     """
     root = check_loader(train, root, download)
     dataset = need("torchvision.datasets").CIFAR10
-    batch_md5 = dict([*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])])
-    archive, tiles = root / dataset.filename, root / "CIFAR10"
-    if not (root / dataset.base_folder).is_dir():
-        if archive.is_file():
-            root = _restore(
-                batch_md5,
-                dataset.base_folder,
-                lambda name: (archive, _from_archive(archive, dataset, name)),
-            )
-        elif (tiles / "wrap.npz").is_file():
-            root = _restore(batch_md5, dataset.base_folder, lambda name: (tiles, _from_tiles(tiles, name)))
-        elif download:
-            with fetching("cifar10", CIFAR10_URL):
-                dataset(str(root), download=True)
-        else:
-            expected = f"{dataset.base_folder}/, {dataset.filename} or CIFAR10/wrap.npz"
-            raise missing("cifar10", expected, root, CIFAR10_URL)
-    try:
-        found = dataset(str(root), train=train)
-    except RuntimeError as error:
-        for name, md5 in batch_md5.items():
-            batch = root / dataset.base_folder / name
-            if not batch.is_file():
-                raise missing("cifar10", f"{dataset.base_folder}/{name}", root, CIFAR10_URL) from error
-            if _md5(batch.read_bytes()) != md5:
-                raise damaged(batch, f"md5 is not {md5}", CIFAR10_URL) from error
-        raise
-    return Samples(np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)), found.targets, scale=255)
+    batches = dict(dataset.train_list if train else dataset.test_list)
+
+    def complete():
+        folder, archive = data_folder(root, dataset.base_folder), root / dataset.filename
+        if all((folder / name).is_file() for name, _ in dataset.train_list + dataset.test_list):
+            return True
+        return not folder.is_dir() and archive.is_file() and _md5(read(archive)) == dataset.tgz_md5
+
+    if download:
+        fetch("cifar10", CIFAR10_URL, root / dataset.base_folder, complete, lambda: dataset(str(root), download=True))
+    folder, archive = data_folder(root, dataset.base_folder), root / dataset.filename
+    if folder.is_dir():
+        for name in batches:
+            if not os.path.lexists(folder / name):
+                raise missing("cifar10", f"{dataset.base_folder}/{name}", root, CIFAR10_URL, contents(folder, root))
+        source = {name: folder / name for name in batches}
+        contained = {name: read(path) for name, path in source.items()}
+    elif os.path.lexists(archive):
+        source = dict.fromkeys(batches, archive)
+        contained = _from_archive(archive, dataset.base_folder, batches)
+    else:
+        raise missing("cifar10", f"{dataset.base_folder}/ or {dataset.filename}", root, CIFAR10_URL)
+    pixels, targets = [], []
+    for name, md5 in batches.items():
+        if _md5(contained[name]) != md5:
+            raise damaged(source[name], f"the md5 of {name} is not {md5}", CIFAR10_URL)
+        batch = pickle.loads(contained[name], encoding="latin1")
+        pixels.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32))
+        targets += batch["labels"]
+    return Samples(np.concatenate(pixels), targets, scale=255)
 
 
 def _md5(data):
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _unpack(packed, md5, target):
-    """Unpack a .gz unless `target` has the length that the last four bytes of the .gz tell."""
-    data = packed.read_bytes()
-    if target.is_file() and target.stat().st_size == int.from_bytes(data[-4:], "little"):
-        return
-    if _md5(data) != md5:
-        raise damaged(packed, f"md5 is not {md5}", MNIST_URL)
-    write_atomically(target, [gzip.decompress(data)])
-
-
-def _restore(batch_md5, folder, read):
-    """Complete the cache folder's batches; ``read(name)`` gives where from and the bytes."""
-    for name, md5 in batch_md5.items():
-        target = cache_dir() / folder / name
-        if target.is_file() and _md5(target.read_bytes()) == md5:
-            continue
-        source, data = read(name)
+def _read_idx(path, md5, dimensions):
+    """The bytes of an idx file, [N, ...]; of the .gz beside it where it is not there."""
+    if not os.path.lexists(path):
+        path = path.with_name(f"{path.name}.gz")
+    data = read(path)
+    if path.suffix == ".gz":
         if _md5(data) != md5:
-            raise damaged(source, f"the md5 of {name} is not {md5}", CIFAR10_URL)
-        write_atomically(target, [data])
-    return cache_dir()
+            raise damaged(path, f"md5 is not {md5}", MNIST_URL)
+        data = gzip.decompress(data)
+    # Two bytes of zero, the type of the numbers (8: bytes), the number of dimensions, each as four bytes.
+    head = 4 + 4 * dimensions
+    shape = tuple(int.from_bytes(data[i : i + 4], "big") for i in range(4, head, 4))
+    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) != head + math.prod(shape):
+        raise damaged(
+            path, f"it does not hold bytes [{'N, 28, 28' if dimensions == 3 else 'N'}] in the idx form", MNIST_URL
+        )
+    return np.frombuffer(data, np.uint8, offset=head).reshape(shape).copy()
 
 
-def _from_archive(archive, dataset, name):
-    with (
-        open(archive, "rb") as file,
-        decoding(archive, CIFAR10_URL),
-        tarfile.open(fileobj=file) as tar,
-    ):
-        return tar.extractfile(f"{dataset.base_folder}/{name}").read()
+class _Limited(gzip.GzipFile):
+    """Ends with an error before too much has been unpacked."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0 or self.tell() + size > _UNPACKED:
+            raise ValueError(f"it unpacks to more than {_UNPACKED:,} bytes")
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if offset > _UNPACKED:
+            raise ValueError(f"it unpacks to more than {_UNPACKED:,} bytes")
+        return super().seek(offset, whence)
 
 
-def _from_tiles(folder, name):
-    """A batch is its head, 10,000 x 3 x 32 x 32 bytes and its tail; the meta file has no pixels."""
-    with open(folder / "wrap.npz", "rb") as file, decoding(folder / "wrap.npz", CIFAR10_URL):
-        wrap = np.load(file, allow_pickle=False)
-        if name == "batches.meta":
-            return wrap[name].tobytes()
-        head, tail = wrap[f"{name}.head"].tobytes(), wrap[f"{name}.tail"].tobytes()
-    picture = folder / f"{name}.webp"
-    if not picture.is_file():
-        raise missing("cifar10", f"CIFAR10/{name}.webp", folder.parent, CIFAR10_URL)
-    data = picture.read_bytes()
-    with decoding(picture, CIFAR10_URL):
-        pixels = np.asarray(need("PIL.Image").open(io.BytesIO(data)))
-        images = pixels.reshape(100, 32, 100, 32, 3).transpose(0, 2, 4, 1, 3)
-        return head + images.tobytes() + tail
+def _from_archive(path, folder, names):
+    """The content of the files ``folder/NAME`` in a .tar.gz."""
+    look(path)
+    with open(path, "rb") as file, decoding(path, CIFAR10_URL), _Limited(fileobj=file) as unpacked:
+        with tarfile.open(fileobj=unpacked, mode="r:") as tar:
+            found = {name: tar.getmember(f"{folder}/{name}") for name in names}
+            if any(not member.isreg() or member.size > LARGEST for member in found.values()):
+                raise ValueError(f"expected files of at most {LARGEST:,} bytes in it, got others")
+            return {name: tar.extractfile(member).read() for name, member in found.items()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._checks import check_path
-from ._common import damaged, decoding, need
+from ._common import decoding, need
+from ._gate import LARGEST, File, look, read
+from .frames import check_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["read_aedat2"]
 
-_LARGEST = 1 << 28  # bytes of one recording out of a zip; the longest are of a few MB
+_VERSION = 2  # goes up when a reader gives other events for the same file: frames in the cache are then built anew
+_CHEAP = (
+    1 << 26
+)  # bytes of recordings whose content is compared as well before frames in the cache are taken for theirs
+_LAST = 1 << 62  # us; beyond, it is no time
 _MOST_OVERFLOWS = 10_000
 
 
@@ -28,12 +34,13 @@ _MOST_OVERFLOWS = 10_000
 class Recordings:
     """The recordings of one split where they lie, not read yet, sorted by name.
 
-    Iterating reads them one by one; each is the arrays x, y, p and t by these names.
+    Iterating reads them one by one; each is the arrays x, y, p and t by these names. Events outside the sensor, of another
+    polarity than 0 or 1, or of a time below 0 are refused, by the name of the file.
 
     Attributes:
         name: the data set.
-        source: the folder or .zip that holds them.
-        files: (name inside `source`, size in bytes) of each.
+        source: the folder that holds them.
+        files: what was found, a :class:`~snntorch_bpsta.data._gate.File` each.
         targets: integer labels [N].
         sensor_size: (H, W) in pixels.
         url: where to get them.
@@ -41,7 +48,7 @@ class Recordings:
 
     name: str
     source: Path
-    files: tuple[tuple[str, int], ...]
+    files: tuple[File, ...]
     targets: np.ndarray
     sensor_size: tuple[int, int]
     url: str
@@ -54,36 +61,35 @@ class Recordings:
         return replace(self, files=tuple(self.files[i] for i in index), targets=self.targets[index])
 
     def identity(self) -> str:
-        """What the events depend on, as text."""
-        return repr((self.source.name, self.files))
+        """What the events depend on, as text: the readers, and of every file the path with links followed, size and times;
+        of small sets the content too, which a file system of coarse times may let change unseen."""
+        content = None
+        if sum(file.version.size for file in self.files) <= _CHEAP:
+            hashed = hashlib.blake2b()
+            for file in self.files:
+                hashed.update(read(file.path))
+            content = hashed.hexdigest()
+        return repr((_VERSION, self.sensor_size, [(file.path, *file.version) for file in self.files], content))
 
     def names(self) -> list[str]:
         """What to call each recording in a message."""
-        return [str(self.source / name) for name, _ in self.files]
+        return [str(self.source / file.name) for file in self.files]
 
     def __iter__(self) -> Iterator[Events]:
-        archive = open_zip(self.source, self.url) if self.source.is_file() else None
-        try:
-            for name, size in self.files:
-                path = self.source / name
-                with decoding(path, self.url):
-                    if archive is not None and size > _LARGEST:
-                        raise ValueError(f"it unpacks to {size:,} bytes")
-                    events = _READERS[path.suffix](path if archive is None else archive.read(name))
-                    if not len(events["t"]):
-                        raise ValueError("it has no events")
-                yield events
-        finally:
-            if archive is not None:
-                archive.close()
-
-
-def open_zip(path: Path, url: str) -> zipfile.ZipFile:
-    """The archive, or an error that names it."""
-    try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise damaged(path, error, url) from error
+        for file in self.files:
+            path = self.source / file.name
+            reader, largest = _READERS[path.suffix.lower()]
+            before = look(path, largest)
+            with decoding(path, self.url):
+                events = reader(path)
+                if not len(events["t"]):
+                    raise ValueError("it has no events")
+                check_inside(events["x"], events["y"], events["p"], *self.sensor_size)
+                if not 0 <= events["t"].min() <= events["t"].max() < _LAST:
+                    raise ValueError(f"expected times from 0 us on, got {events['t'].min()}..{events['t'].max()} in t")
+            if not before == look(path, largest) == file.version:
+                raise ValueError(f"expected {path} to stay as it was found, got a file that has changed: load it again")
+            yield events
 
 
 def read_aedat2(source: AnyPath | bytes) -> np.ndarray:
@@ -103,12 +109,18 @@ def read_aedat2(source: AnyPath | bytes) -> np.ndarray:
 
     Raises:
         FileNotFoundError: no file is at that path.
-        ValueError: it is no AEDAT 2.0, or it is truncated.
+        ValueError: it is no AEDAT 2.0, it is truncated or of another sensor; or at that path is no regular file, or one of
+            more than 64 MiB.
     """
     name = "the data" if isinstance(source, bytes) else source
-    if not isinstance(source, bytes):
+    if isinstance(source, bytes):
+        raw = source
+    else:
         check_path("source", source)
-    raw = source if isinstance(source, bytes) else Path(source).read_bytes()
+        try:
+            raw = read(source, _READERS[".aedat"][1])
+        except ValueError as error:
+            raise ValueError(f"source: {error}") from error
     if not raw.startswith(b"#!AER-DAT2"):
         raise ValueError(f"source: expected {name} to begin with '#!AER-DAT2.0', got {raw[:12]!r}")
     start = 0
@@ -117,6 +129,10 @@ def read_aedat2(source: AnyPath | bytes) -> np.ndarray:
     if (len(raw) - start) % 8:
         raise ValueError(f"source: expected {name} to hold events of 8 bytes, got {len(raw) - start} bytes: truncated")
     address, time = np.frombuffer(raw, ">u4", offset=start).reshape(-1, 2).T
+    if (
+        len(address) and address.max() >= 1 << 16
+    ):  # those of a DVS128 have 15 bits, and one for what is no event of a pixel
+        raise ValueError(f"source: expected {name} to be of a 128 x 128 DVS, got an address of {int(address.max()):#x}")
     events = np.empty(len(time), [("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", bool)])
     events["x"] = 127 - (address >> 8 & 127).astype(np.int16)
     events["y"] = 127 - (address >> 1 & 127).astype(np.int16)
@@ -125,9 +141,9 @@ def read_aedat2(source: AnyPath | bytes) -> np.ndarray:
     return events
 
 
-def _read_bin(source):
+def _read_bin(path):
     """Five bytes an event: x, y, then one bit of polarity and 23 bits of time in us."""
-    raw = source if isinstance(source, bytes) else source.read_bytes()
+    raw = read(path)
     if len(raw) % 5:
         raise ValueError(f"expected records of 5 bytes, got {len(raw)} bytes")
     overflows = raw[1::5].count(240)  # of the clock, by 8 ms; tonic goes through all later events for each
@@ -139,17 +155,22 @@ def _read_bin(source):
     return tonic_io.read_mnist_file(io.BytesIO(raw), dtype=tonic_io.events_struct, is_stream=True)
 
 
-def _read_npy(source):
+def _read_npy(path):
     """tonic's DVS-Gesture: columns x, y, p, t, the time in ms."""
     # As a memory map, which is held against the size of the file before memory is taken.
-    columns = np.load(source, mmap_mode="r", allow_pickle=False).astype(np.int64)
+    columns = np.load(path, mmap_mode="r", allow_pickle=False)
+    if columns.ndim != 2 or columns.shape[1] != 4 or columns.dtype.kind not in "iufb":
+        raise ValueError(f"expected four columns x, y, p, t of numbers, got {columns.dtype} {columns.shape}")
+    if columns.dtype.kind == "f" and not np.all((columns == np.floor(columns)) & (np.abs(columns) < 1 << 53)):
+        raise ValueError("expected whole numbers, got others")
+    columns = columns.astype(np.int64)
     return {"x": columns[:, 0], "y": columns[:, 1], "p": columns[:, 2], "t": columns[:, 3]}
 
 
-def _read_aedat4(source):
+def _read_aedat4(path):
     need("aedat")
     try:
-        events = need("tonic.io").read_aedat4(str(source))
+        events = need("tonic.io").read_aedat4(str(path))
     except BaseException as error:
         if type(error).__name__ == "PanicException":  # how the decoder fails on garbage
             raise ValueError(str(error)) from error
@@ -157,4 +178,10 @@ def _read_aedat4(source):
     return {"t": events["t"], "x": events["x"], "y": events["y"], "p": events["on"]}
 
 
-_READERS = {".bin": _read_bin, ".npy": _read_npy, ".aedat4": _read_aedat4, ".aedat": read_aedat2}
+# Reader, and the size in bytes beyond which a file is no recording; the longest there are of a few MB.
+_READERS = {
+    ".bin": (_read_bin, 1 << 24),
+    ".npy": (_read_npy, LARGEST),
+    ".aedat4": (_read_aedat4, 1 << 24),
+    ".aedat": (read_aedat2, 1 << 26),
+}

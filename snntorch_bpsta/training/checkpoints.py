@@ -95,17 +95,21 @@ class Files(TorchCheckpointIO):
         write_whole(Path(path), [content.getbuffer()], Path(path).with_name(PREVIOUS))
 
 
-def _storages(value, seen=None):
-    """What holds the numbers of the tensors in dicts and lists of them, each looked into once."""
-    seen = set() if seen is None else seen
-    if id(value) in seen:
-        return
-    if isinstance(value, (dict, list, tuple)):
-        seen.add(id(value))
-    if isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta:
-        yield value.untyped_storage()
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
-        yield from _storages(part, seen)
+_MOST_PARTS = 1_000_000  # dicts, lists and what is in them; those of a run of 1,000 epochs are some 30,000
+
+
+def _storages(value):
+    """What holds the numbers of the tensors in dicts and lists of them. Lists that hold others twice, and these again, are
+    refused: looking at them, or writing one of them into a message, would take for ever."""
+    todo = [value]
+    for _ in range(_MOST_PARTS):
+        if not todo:
+            return
+        value = todo.pop()
+        if isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta:
+            yield value.untyped_storage()
+        todo += value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    raise ValueError(f"it has more than {_MOST_PARTS:,} parts, such as lists in lists")
 
 
 class _WithoutMemory(TorchFunctionMode):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
@@ -45,7 +46,7 @@ class Frames(L.LightningDataModule):
         recipe: gives the data set, T, batch size, limits and augmentation.
         seed: of the order of the samples.
         data_root: folder with the data sets; see :func:`snntorch_bpsta.data.load`.
-        download: fetch a missing data set.
+        download: fetch a missing data set; of several processes one does, and the others wait.
         num_workers: of the data loaders.
     """
 
@@ -65,6 +66,14 @@ class Frames(L.LightningDataModule):
         self._digest: str | None = None
         self.batches_done = (0, 0)  # (epoch, how many of its batches a run that goes on has behind it)
         self._load_options: dict[str, Any] = {"root": data_root, "num_steps": recipe.num_steps, "download": download}
+
+    def prepare_data(self) -> None:
+        # Lightning calls this in one process of a machine, and `setup` in all of them after it. By hand, `setup` is enough.
+        if self._load_options["download"]:
+            fitting = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+            for train in (True, False) if fitting else (False,):
+                loader = data.DATASETS[self.recipe.dataset].loader
+                loader(train, data.data_dir(self._load_options["root"]), True)
 
     def setup(self, stage: str | None = None) -> None:
         recipe = self.recipe

@@ -46,10 +46,10 @@ def against_recordings(data_root: AnyPath | None = None, seed: int = 0) -> list[
         real = events.nmnist(train, data_dir(data_root))
         pictures = images.mnist(train, data_dir(data_root))
         before = None
-        for (name, _), label, theirs in zip(real.files, real.targets, real, strict=True):
+        for name, label, theirs in zip(real.names(), real.targets, real, strict=True):
             index = int(Path(name).stem) - 1
             if pictures.targets[index] != label:
-                raise ValueError(f"{name} in {real.source} is of a {label}, and image {index} of MNIST is not")
+                raise ValueError(f"{name} is of a {label}, and image {index} of MNIST is not")
             ours = saccades(pictures.data[index], "nmnist", seed=(seed, index))
             film, recording = _maps(ours), _maps(theirs)
             rows.append(

@@ -252,6 +252,10 @@ FAULTS = {
         "data/simulation", 'events["p"] = polarity', 'events["p"] = 1 - polarity',
         "noise of the other polarity", "data_simulation",
     ),
+    "bound": Fault("decays", "value.clamp(edge, 1 - edge).logit()", "value.logit()", "a decay of 1 has no way back", "decays"),
+    "fed-back": Fault(
+        "neurons/states", 'lift = name == "spk" and', 'lift = name == "mem" and', "half spikes meet full weights", "neurons_dtypes",
+    ),
     # --- training ---
     "losses": Fault(
         "training/losses", "(label - rate).square().sum(1).mean()", "(label - rate).square().mean()",

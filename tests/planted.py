@@ -252,9 +252,10 @@ FAULTS = {
         "data/simulation", 'events["p"] = polarity', 'events["p"] = 1 - polarity',
         "noise of the other polarity", "data_simulation",
     ),
-    "bound": Fault("decays", "value.clamp(edge, 1 - edge).logit()", "value.logit()", "a decay of 1 has no way back", "decays"),
+    "bound": Fault("decays", "value.clamp(edge, 1 - edge).logit()", "value.logit()", "no way back from 1", "decays"),
     "fed-back": Fault(
-        "neurons/states", 'lift = name == "spk" and', 'lift = name == "mem" and', "half spikes meet full weights", "neurons_dtypes",
+        "neurons/states", 'lift = name == "spk" and', 'lift = name == "mem" and',
+        "half spikes meet full weights", "neurons_dtypes",
     ),
     # --- training ---
     "losses": Fault(

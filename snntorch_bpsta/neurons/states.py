@@ -218,11 +218,8 @@ def usable(state: torch.Tensor) -> torch.Tensor:
 def fed_back(name: str, state: torch.Tensor, input_: torch.Tensor) -> torch.Tensor:
     """`state`, if it is the spikes lifted to the type of a wider current: those that a step under autocast left in half
     precision meet the recurrence in full precision outside of it."""
-    lift = (
-        name == "spk"
-        and state.dtype in (torch.bfloat16, torch.float16)
-        and input_.dtype in (torch.float32, torch.float64)
-    )
+    half, wide = (torch.bfloat16, torch.float16), (torch.float32, torch.float64)
+    lift = name == "spk" and state.dtype in half and input_.dtype in wide
     return state.to(input_.dtype) if lift else state
 
 

@@ -16,7 +16,7 @@ from .conversion import Conversion, convert, detach, patched, reset, revert
 from .decays import bound_decays
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
 from .memory import compress_spikes
-from .neurons import Alpha, Lapicque, Leaky, RLeaky, RSynaptic, Synaptic
+from .neurons import AdaptiveLeaky, AdaptiveRLeaky, Alpha, Lapicque, Leaky, RLeaky, RSynaptic, Synaptic
 
 if TYPE_CHECKING:
     from . import data as data
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from . import plots as plots
     from . import training as training
 
-__all__ = ["Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic"]
+__all__ = ["AdaptiveLeaky", "AdaptiveRLeaky", "Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic"]
 __all__ += ["ConvBlock", "DirectEncoding", "MultiStep", "NeuronDropout", "Voting"]
 __all__ += ["Conversion", "bound_decays", "convert", "detach", "patched", "reset", "revert"]
 __all__ += ["compress_spikes", "functional", "surrogate"]

@@ -26,7 +26,7 @@ _Net = TypeVar("_Net", bound=nn.Module)
 
 _OURS = {ours._host: ours for ours in FAMILY}
 # The states of all neurons of snnTorch, and what its reset of a step before leaves.
-_STATES = ("spk", "syn", "mem", "syn_exc", "syn_inh", "reset", "a", "b", "c", "h")
+_STATES = ("spk", "syn", "mem", "rise", "syn_exc", "syn_inh", "reset", "a", "b", "c", "h")
 # What a net may hold that spikes. (LeakyParallel takes all steps at once and is no SpikingNeuron.)
 _NEURONS = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
 

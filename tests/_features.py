@@ -22,6 +22,7 @@ FEATURES = {
     "Two threads, forked processes": "test_functional_threads",
     "The names of snnTorch": "test_namespace test_architecture test_torch",
     "snnTorch's versions": "test_compatibility",
+    "A threshold that adapts": "test_neurons_adaptive",
     "Decays that learn": "test_decays",
     "Surrogates": "test_surrogate",
     "lif_multistep": "test_functional_door",

@@ -37,6 +37,8 @@ from _fuzz import (
 from hypothesis import strategies as st  # noqa: E402
 from snntorch.functional import quant  # noqa: E402
 
+import snntorch_bpsta as snn  # noqa: E402
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -237,3 +239,25 @@ def test_all_steps(name, draws):
     grads = gradients(out, *given_.values(), *neuron.parameters())
     if moderate(*out, *given_.values()) and _is_tame(neuron):
         assert finite(*grads)
+
+
+# --- a threshold that rises -----------------------------------------------------------------------
+
+
+ADAPTIVE = {"AdaptiveLeaky": "Leaky", "AdaptiveRLeaky": "RLeaky"}
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+@fuzz(*ADAPTIVE, examples=60, draws=st.data())  # fmt: skip
+def test_adaptive(name, draws):
+    steps = {"threshold_step": optional(0, 0.1, 2.0), "threshold_decay": optional(0, 0.9, 1)}
+    neuron = attempt(getattr(snn, name), **draws.draw(neurons(ADAPTIVE[name], **steps), label="arguments"))
+    if neuron is REFUSED:
+        return
+    wanted = {"input_": tensors(SEQUENCES), "impl": IMPL, "record": optional((), ("rise",), ("mem", "rise"))}
+    given_ = draws.draw(calls(**wanted), label="inputs")
+    out = attempt(neuron.sequence, naming=inspect.signature(getattr(snn, name)).parameters, **given_)
+    if out is not REFUSED and given_["input_"].dtype == torch.float32 and not given_["input_"].is_meta:
+        assert len(out) == 3 and out[0].shape == given_["input_"].shape
+        assert is_binary(out[0], neuron.graded_spikes_factor.detach()) or out[0].isnan().any()
+    repr(neuron), neuron.reset_mem()

@@ -221,7 +221,8 @@ class Adjusted(Built, Stateful, Watched, Engine):
                 raise TypeError(f"{name} must be a tensor or None, got {type(state).__name__}")
             if state.shape != input_.shape:
                 state = torch.zeros_like(input_)
-            state = fed_back(name, state, input_)
+            if state.dtype != input_.dtype:
+                state = fed_back(name, state, input_)
             started.append(state if compiling or not state.is_inference() else usable(state))
         return (started, False) if compiling else self._guard(started)
 
@@ -241,7 +242,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
     ):  # fmt: skip
         if not isinstance(input_, torch.Tensor) or input_.dim() < 2:
             check_current(input_, 2, "[T, B, *]")
-        if record and type(record) is not tuple:
+        if type(record) is not tuple:
             self._check_record(record)
             record = tuple(record)
         states = self._initial(states, input_)

@@ -180,6 +180,8 @@ WRONG = {
     "no-checkpoint-there": (["evaluate", "nowhere/last.ckpt"], "no checkpoint nowhere/last.ckpt"),
     "checkpoint-is-a-folder": (["evaluate", "."], "no checkpoint"),
     "nothing-to-resume": (["train", "--resume", "--out", "nowhere"], "nothing to resume", "nowhere/last.ckpt"),
+    "results-nowhere": (["recipes", "--results", "nowhere"], "--results must be a folder of runs: there is no nowhere"),
+    "out-is-a-file": (["train", *SMALL, "--out", __file__], "(--out) must be a folder, got the file"),
     "no-mnist": (
         ["train", *SMALL, "--dataset", "mnist", "--data-root", "nowhere"],
         "nowhere",
@@ -196,6 +198,13 @@ def test_wrong_values(name, capsys):
     if name == "no-mnist":
         pytest.importorskip("torchvision", reason="torchvision (extra: data) is missing")
     assert_one_line(capsys, bpsta(*argv), *words)
+
+
+def test_the_place_of_a_study_is_tried_before_its_first_run(capsys):
+    Path("folder.json").mkdir()
+    for out, word in ((f"{__file__}/runs.json", "cannot be written"), ("folder.json", "is to be a file")):
+        assert bpsta("compare", *SMALL, "--warm-up=none", "--out", out) == 2
+        assert word in capsys.readouterr().err and not [path for path in Path().rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "half", "other-checkpoint", "other-object"])

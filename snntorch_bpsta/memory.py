@@ -1,13 +1,15 @@
-"""Less memory for training: what layers keep of spikes for backward, stored as one bit each."""
+"""Memory for training: less of it, by spikes that are kept for backward as one bit each; and the same at every step."""
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from ._checks import check_flags
 from ._torch import StorageWeakRef, is_capturing, is_compiling, is_dispatched, is_zero_tensor
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["compress_spikes"]
+__all__ = ["compress_spikes", "keep_memory"]
 
 MIN_ELEMENTS = 1 << 12  # smaller tensors are left alone
 _SAMPLE = 64  # elements looked at before all are
@@ -258,3 +260,53 @@ def _unpack_torch(bits, words, one):
     for part, packed in zip(words.split(_CHUNK["cuda"]), bits.split(_CHUNK["cuda"] // 8), strict=True):
         eights = packed.to(torch.int64).mul_(_SPREAD).bitwise_and_(_SELECT)
         torch.mul(eights.view(torch.uint8)[: len(part)] != 0, one, out=part)
+
+
+# Of mallopt(3), and what glibc begins with.
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
+_GLIBCS = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 * 1024}
+
+
+def keep_memory(on: bool = True) -> None:
+    """Have this process keep the memory that it frees, so that the next training step finds it as it left it.
+
+    Large tensors are new memory at every step: the system hands out pages that it has to fill with zeros, and takes them
+    back when they are freed. On a CPU that is up to half of the time of a step. Afterwards glibc takes tensors of every size
+    from the memory that it has (``mallopt``: ``M_MMAP_MAX`` 0, and no ``M_TRIM_THRESHOLD``), and hands none back to the
+    system. The process stays as large as its largest step, and a few per cent larger for the gaps.
+
+    For the whole process, PyTorch's other layers and numpy too, and for what is allocated from now on; not for CUDA's
+    memory, which PyTorch keeps by itself. :func:`training.run.train` and ``evaluate``
+    do it, and so does ``bpsta``.
+
+    Args:
+        on: False puts glibc's own settings back, and hands back what is free.
+
+    Raises:
+        TypeError: `on` is no bool.
+        NotImplementedError: the C library of this system is not glibc (macOS, Windows, Alpine): nothing was changed.
+
+    Example:
+        >>> import snntorch_bpsta as snn
+        >>> snn.keep_memory()  # before the first step  # doctest: +SKIP
+    """
+    check_flags(on=on)
+    libc = _glibc()
+    if libc is None:
+        raise NotImplementedError(
+            "keep_memory needs glibc, the C library of most Linux systems, and this one has another"
+        )
+    for option, value in (_KEPT if on else _GLIBCS).items():
+        libc.mallopt(option, value)
+    if not on:
+        libc.malloc_trim(0)
+
+
+def _glibc():
+    """The C library of this process, if it is glibc."""
+    try:
+        libc = ctypes.CDLL(None)
+    except (OSError, TypeError):  # Windows
+        return None
+    return libc if hasattr(libc, "gnu_get_libc_version") else None

@@ -144,6 +144,12 @@ SPIKES = {
 }
 
 
+@fuzz("keep_memory", examples=20, on=ANYTHING)
+def test_keep_memory(on):
+    assert attempt(snn.keep_memory, on) in (None, REFUSED)
+    snn.keep_memory(False)
+
+
 @fuzz("compress_spikes", examples=250, draws=st.data())
 def test_compress_spikes(draws):
     shape = draws.draw(

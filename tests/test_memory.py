@@ -1,5 +1,7 @@
 """compress_spikes: what is replaced is 1/32, what comes back is the same to the bit, and nothing else changes."""
 
+import subprocess
+import sys
 import threading
 import tracemalloc
 import weakref
@@ -646,3 +648,52 @@ def test_vmap():
 def test_func_refuses_it_by_name():
     with compress_spikes(), pytest.raises(RuntimeError, match="saved tensor hooks"):
         torch.func.grad(lambda x: x.square().sum())(torch.rand(3))
+
+
+# --- memory that stays ----------------------------------------------------------------------------
+
+FAULTS = """
+import resource, sys, torch, snntorch_bpsta as snn
+torch.set_num_threads(1)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2**22).add(1)  # two tensors of 16 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def size():
+    return int(open("/proc/self/statm").read().split()[1])
+faults()
+print(faults())
+snn.keep_memory()
+faults()
+print(faults(), size())
+snn.keep_memory(False)
+print(size())
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(memory._glibc() is None, reason="needs glibc")
+def test_memory_that_is_kept_is_not_faulted_in_again():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    fresh, kept, large, small, again = map(int, done.stdout.split())
+    assert fresh > 20 and again > 20  # a page or a huge page is one
+    assert kept * 10 < fresh, (kept, fresh)
+    assert large - small > 2**22 // 1024, "what is free goes back"
+
+
+def test_memory_is_kept_by_glibc_alone(monkeypatch):
+    for library in (OSError("none"), object()):
+
+        def load(name, library=library):
+            if isinstance(library, OSError):
+                raise library
+            return library
+
+        monkeypatch.setattr(memory.ctypes, "CDLL", load)
+        with pytest.raises(NotImplementedError, match="needs glibc"):
+            snn.keep_memory()
+    with pytest.raises(TypeError, match="on must be"):
+        snn.keep_memory(1)

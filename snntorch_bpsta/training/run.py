@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from .._checks import check_choice, check_flags, check_instance, check_int, check_path, check_positive_int
 from .._signals import Stop
 from ..data import DATASETS
+from ..memory import keep_memory
 from .checkpoints import CHECKPOINT, Files, damaged, load_checkpoint
 from .datamodule import Frames, check_run
 from .folder import RESULT, Last, check_empty, claimed, finished, is_first, newest
@@ -57,7 +59,8 @@ def train(
 ) -> Result:
     """Train `recipe` with `seed` and measure it on the test set after every epoch.
 
-    The result is that of the last epoch: nothing is selected on the test set.
+    The result is that of the last epoch: nothing is selected on the test set. The process keeps its memory from then on, see
+    :func:`snntorch_bpsta.keep_memory`.
 
     Args:
         recipe: a :class:`~snntorch_bpsta.training.Recipe`.
@@ -126,7 +129,7 @@ def train(
             checkpoint = newest(folder)  # a damaged one is refused before anything is built
         elif folder is not None and not overwrite:
             check_empty(folder)
-        _quieten()
+        _settle()
         L.seed_everything(seed, verbose=False)
         model = Classifier(recipe.build_network(), recipe, seed)
         if row is None:
@@ -260,7 +263,7 @@ def evaluate(
         model.load_state_dict(saved["state_dict"])
     except Exception as error:
         raise damaged(path, error) from error
-    _quieten()
+    _settle()
     found = _measure(model, Frames(recipe, model.seed, data_root, download), accelerator)
     return {
         "recipe": recipe.as_dict(),
@@ -279,8 +282,10 @@ def _check_accelerator(accelerator):
         )
 
 
-def _quieten():
-    """Keep Lightning's notices about itself off the screen."""
+def _settle():
+    """Keep the memory that is freed, where that can be, and Lightning's notices about itself off the screen."""
+    with suppress(NotImplementedError):
+        keep_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")

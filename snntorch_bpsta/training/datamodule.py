@@ -166,8 +166,8 @@ def augment(x: Tensor, pad: int, flip: bool, degrees: float) -> Tensor:
         ValueError, TypeError: an argument out of range or of the wrong type.
     """
     check_tensor("x", x, 4, "[B, C, H, W] or [T, B, C, H, W]", REAL)
-    if x.dim() > 5 or x.shape[x.dim() - 4] == 0:
-        raise ValueError(f"x must be samples [B, C, H, W] or [T, B, C, H, W], at least one, got {tuple(x.shape)}")
+    if x.dim() > 5 or x.numel() == 0:
+        raise ValueError(f"x must be samples [B, C, H, W] or [T, B, C, H, W], at least a pixel, got {tuple(x.shape)}")
     check_int("pad", pad, 0)
     check_flags(flip=flip)
     check_number("degrees", degrees, "a number from 0 to 360", lowest=0, highest=360)

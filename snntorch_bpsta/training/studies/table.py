@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..._checks import NUMBER, check_rows
 from .._tables import markdown, number
-from .claims import STUDIES
+from .claims import STUDIES, measure_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ _MAYBE = (*NUMBER, type(None))
 def check_study_rows(name: str, rows: Sequence[Result]) -> None:
     """Refuse what are no rows of a study: who they are, and every number that a table takes."""
     check_rows(name, rows, _LABELS)
-    trained = any("accuracy" in row for row in rows)
+    trained = any("accuracy" in row or _trains(row["study"]) for row in rows)
     if trained:
         check_rows(name, rows, {"accuracy": NUMBER, "firing_rate": _MAYBE, "history": (list,)})
     for i, row in enumerate(rows):
@@ -69,6 +69,11 @@ def check_study_rows(name: str, rows: Sequence[Result]) -> None:
                 raise ValueError(f"{name}[{i}]: history must hold an epoch at least")
         for measured in _others(name, i, row).values():
             check_rows(f"also_test of {name}[{i}]", [measured], {"accuracy": NUMBER})
+
+
+def _trains(study):
+    """Whether every run of a study is a training."""
+    return study in STUDIES and STUDIES[study].measure is measure_training
 
 
 def _others(name, i, row):

@@ -223,7 +223,9 @@ def attempt(function, /, *args, naming=(), **kwargs):
             raise AssertionError(f"{type(error).__name__} from inside a library: {error}") from error
         return REFUSED
     except RuntimeError as error:  # PyTorch's own words: more memory than there is; a tensor of torch.inference_mode
-        if re.search("allocate|overflow|Inference tensors cannot be saved", str(error)):
+        if re.search(
+            "allocate|overflow|Inference tensors cannot be saved|on inference tensor outside InferenceMode", str(error)
+        ):
             return REFUSED
         raise
     except MemoryError:

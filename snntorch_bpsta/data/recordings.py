@@ -118,7 +118,7 @@ def read_aedat2(source: AnyPath | bytes) -> np.ndarray:
     else:
         check_path("source", source)
         try:
-            raw = read(source, _READERS[".aedat"][1])
+            raw = read(Path(source), _READERS[".aedat"][1])
         except ValueError as error:
             raise ValueError(f"source: {error}") from error
     if not raw.startswith(b"#!AER-DAT2"):

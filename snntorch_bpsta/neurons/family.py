@@ -137,6 +137,11 @@ class Lapicque(Circuit, Adjusted, snntorch.Lapicque):
 
     @classmethod
     def _check_host_arguments(cls, given):
+        for name in ("beta", "R", "C"):  # which snnTorch asks for by `if`
+            value = given[name]
+            if value is None or (isinstance(value, torch.Tensor) and (value.numel() != 1 or value.is_meta)):
+                got = None if value is None else f"{tuple(value.shape)} on {value.device}"
+                raise ValueError(f"{name} of Lapicque must be a number or a tensor of one element, got {got}")
         super()._check_host_arguments(given)
         if all(isinstance(given[name], torch.Tensor) or given[name] for name in ("beta", "R", "C")):
             raise ValueError("beta follows from R and C: give at most two of beta, R and C, got all three")

@@ -167,7 +167,9 @@ class Surrogate:
         raise NotImplementedError(f"{type(self).__name__} does not define primitive(x)")
 
     def _times_derivative(self, dspk, x):
-        return dspk * self.derivative(x)
+        return (
+            self.derivative(x) * dspk
+        )  # in this order the result lies in memory as snnTorch's does, and sums up alike
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and repr(self) == repr(other)

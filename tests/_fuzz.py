@@ -222,7 +222,7 @@ def attempt(function, /, *args, naming=(), **kwargs):
         if not raised_here(error):
             raise AssertionError(f"{type(error).__name__} from inside a library: {error}") from error
         return REFUSED
-    except RuntimeError as error:  # PyTorch's own words: more memory than there is; a tensor of torch.inference_mode
+    except RuntimeError as error:  # PyTorch's own words: more memory than there is; inference and meta tensors
         if re.search(
             "allocate|overflow|Inference tensors cannot be saved|on inference tensor outside InferenceMode", str(error)
         ):

@@ -164,7 +164,7 @@ def test_one_step_after_another(name, draws):
             try:
                 out = neuron(**given_)
             except Exception as raised:
-                no_state = any(
+                no_state = not isinstance(given_["input_"], torch.Tensor) or any(
                     not isinstance(given_.get(state), (torch.Tensor, type(None))) for state in FAMILY[name].states
                 )
                 assert error is not None or (type(raised) is TypeError and no_state), f"the host returns {theirs}"
@@ -174,6 +174,9 @@ def test_one_step_after_another(name, draws):
         assert isinstance(out, tuple) is isinstance(theirs, tuple)
         outs, expected = (x if isinstance(x, tuple) else (x,) for x in (out, theirs))
         assert len(outs) == len(expected)
+        given_tensors = [value for value in given_.values() if isinstance(value, torch.Tensor)]
+        if len({(value.dtype, value.shape, value.is_meta) for value in given_tensors}) > 1:
+            return  # of a mixture it is enough that both take it, or none
         for a, b in zip(outs, expected, strict=True):  # (in half precision the host's reset takes it to float32)
             assert same(a, b) if given_["input_"].dtype in (torch.float32, torch.float64) else a.shape == b.shape
     if given_["input_"].dtype == torch.float32 and not given_["input_"].is_meta:

@@ -224,7 +224,8 @@ def attempt(function, /, *args, naming=(), **kwargs):
         return REFUSED
     except RuntimeError as error:  # PyTorch's own words: more memory than there is; inference and meta tensors
         if re.search(
-            "allocate|overflow|Inference tensors cannot be saved|on inference tensor outside InferenceMode", str(error)
+            "allocate|overflow|Inference tensors cannot be saved|on inference tensor outside InferenceMode|meta tensor",
+            str(error),
         ):
             return REFUSED
         raise

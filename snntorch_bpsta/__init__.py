@@ -13,6 +13,7 @@ from . import (  # _snntorch first: it answers where snntorch is missing, too ol
 )
 from ._version import __version__ as __version__
 from .conversion import Conversion, convert, patched, reset, revert
+from .folding import FoldReport, FoldTime, fold_time
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
 from .memory import compress_spikes
 from .neurons import Alpha, Lapicque, Leaky, RLeaky, RSynaptic, Synaptic
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic"]
 __all__ += ["ConvBlock", "DirectEncoding", "MultiStep", "NeuronDropout", "Voting"]
+__all__ += ["FoldReport", "FoldTime", "fold_time"]
 __all__ += ["Conversion", "convert", "patched", "reset", "revert"]
 __all__ += ["compress_spikes", "functional", "surrogate"]
 __all__ += [name for name in _snntorch.public_names(_snntorch.snntorch) if name not in __all__]

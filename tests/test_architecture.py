@@ -26,6 +26,7 @@ ORDER = [
     "neurons",
     "conversion",
     "layers",
+    "folding",
     "networks",
     "training",
     "cli",
@@ -220,7 +221,7 @@ def test_no_eager_heavy_import(path):
     assert list(eager_heavy(*read(path))) == []
 
 
-LIGHT = {"", *BASE, "surrogate", "memory", "functional", "neurons", "conversion", "layers"}
+LIGHT = {"", *BASE, "surrogate", "memory", "functional", "neurons", "conversion", "layers", "folding"}
 
 
 def test_the_package_imports_its_heavy_parts_on_first_use():

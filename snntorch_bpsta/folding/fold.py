@@ -19,14 +19,13 @@ from .._torch import (
     tree_flatten,
     tree_leaves,
     tree_unflatten,
-    version,
 )
 from ..conversion import convert
 from . import plan as plans
 from .guards import Surroundings, ambient, described, meta, state_of
 from .recorder import is_recording, record
 from .records import Recording, Unfoldable
-from .replay import Runner
+from .replay import OtherNumbersError, Runner
 from .report import FoldReport, name_of, report_of
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ class _Pass:
         self.runner: Runner | None = None
         self.fingerprint: list[tuple[Any, str]] = []
         self.replayed = False  # the last time
+        self.missed = 0  # how often in a row a number that was looked at was another
         self.report = FoldReport((), {}, "it has not been called yet")
 
 
@@ -67,8 +67,8 @@ class _Steps:
 class FoldTime(nn.Module):
     """A net that runs its loop over time with one call a layer; :func:`fold_time` makes it.
 
-    It is the net for all that PyTorch asks: the same parameters (the very objects), buffers, submodules, state_dict and hooks,
-    ``train()`` and ``eval()``; other attributes are those of the net. It is called as the net is.
+    It is the net for all that PyTorch asks: the same parameters (the very objects), buffers, submodules, state_dict and
+    hooks, ``train()`` and ``eval()``; other attributes are those of the net. It is called as the net is.
     """
 
     _passes: OrderedDict[Any, _Pass]
@@ -151,15 +151,29 @@ class FoldTime(nn.Module):
         if found.reason is not None:
             return self._loop(*args, **kwargs)
         again = backward_pass() != -1 and not found.replayed  # of a checkpoint, which has to do what the first call did
-        if found.runner is None or found.recorded < 1 + self._check or again or not _as_seen(found.runner):
+        if found.runner is None or found.recorded < 1 + self._check or again:
             found.replayed = False
             return self._record(found, args, kwargs)
-        found.replayed = True
         try:
-            return found.runner(args, kwargs)
+            out = found.runner(args, kwargs)
+            found.replayed, found.missed = True, 0
+            return out
+        except OtherNumbersError as look:
+            return self._other_numbers(found, str(look), args, kwargs)
         except Exception as error:  # the loop says it in the user's own words, or does not fail
             self._leave(found, f"the calls for all steps at once failed: {type(error).__name__}: {error}")
             return self._loop(*args, **kwargs)
+
+    def _other_numbers(self, found, look, args, kwargs):
+        """A call in which a number that the pass looked at was another: by the loop, or recorded anew if it stays so."""
+        found.missed += 1
+        if found.missed >= _NEW:
+            self._leave(found, f"{look} looks at numbers that are others in each call")
+        elif found.missed % 4 == 0:
+            found.recorded, found.fingerprint, found.runner = 0, [], None
+            return self._call(found, args, kwargs)
+        found.replayed = False
+        return self._loop(*args, **kwargs)
 
     def _loop(self, *args, **kwargs):
         return self._net.forward(*args, **kwargs) if self._direct else self._function(*args, **kwargs)
@@ -235,20 +249,13 @@ class FoldTime(nn.Module):
         """What was done with the calls of the net the last time, and why.
 
         Args:
-            *args, **kwargs: arguments of a call, to have the speed-up measured: forward, and backward where gradients are on.
+            *args, **kwargs: arguments of a call, to have the speed-up measured: forward, and backward where there are
+                gradients.
         """
         if args or kwargs:
             ours, loop = (_seconds(call, args, kwargs) for call in (self, self._loop))
             return self._last.report._replace(speed_up=loop / ours)
         return _Pass().report if self._last is None else self._last.report
-
-
-def _as_seen(runner):
-    """Whether the numbers that the pass looked at are what they were."""
-    return all(
-        look.const.fn() is look.tensor and version(look.tensor) == look.version
-        for look in runner.plan.recording.looks
-    )  # fmt: skip
 
 
 def _check_same(before, after):
@@ -291,17 +298,17 @@ def fold_time(
     """A network with a loop over time, as it is, at the speed of one call a layer.
 
     The first two calls run the net's own loop, and write down what it does. From then on calls of the same kind (shapes,
-    train or eval, numbers that the net reads) run each stateless layer once on ``[T*B, *]`` and each neuron once over all steps;
-    what does not let itself be taken so runs step by step in its place. Outputs are the loop's: spikes and membranes to the bit,
-    but where a convolution or a product sums in another order. A net of which this cannot be had runs its own loop, and a
-    warning says why; :meth:`FoldTime.report` says what became of each layer.
+    train or eval, numbers that the net reads) run each stateless layer once on ``[T*B, *]`` and each neuron once over all
+    steps; what does not let itself be taken so runs step by step in its place. Outputs are the loop's: spikes and membranes
+    to the bit, but where a convolution or a product sums in another order. A net of which this cannot be had runs its own
+    loop, and a warning says why; :meth:`FoldTime.report` says what became of each layer.
 
     Args:
         net: the network, whose forward has the loop; or the function around it, with the nets behind it. Neurons may be
             snnTorch's or ours.
         *nets: the nets that a function calls.
-        steps: the net takes one step: the result takes ``[T, B, *]``, and returns what it returns stacked over time, from its
-            hidden states as they are (``snn.reset(net)`` sets them to zero).
+        steps: the net takes one step: the result takes ``[T, B, *]``, and returns what it returns stacked over time, from
+            its hidden states as they are (``snn.reset(net)`` sets them to zero).
         fold: "steps" keeps the statistics of batch norm in training per step, as the loop has them; "joint" takes them over
             all steps, which is faster.
         check: compare each layer over all steps with its steps, in the first two calls; without it one call is written down

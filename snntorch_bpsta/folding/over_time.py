@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 # Functions of each number by itself: more dimensions in front change nothing.
 _EACH = {
-    "relu", "relu_", "leaky_relu", "sigmoid", "tanh", "gelu", "silu", "elu", "selu", "softplus", "hardtanh", "relu6", "abs", "neg",
-    "exp", "log", "sqrt", "square", "sign", "sin", "cos", "clamp", "clamp_min", "clamp_max", "add", "sub", "mul", "div", "pow",
-    "true_divide", "rsub", "__radd__", "__rsub__", "__rmul__", "__add__", "__sub__", "__mul__", "__truediv__", "__rtruediv__",
-    "__neg__", "__rdiv__", "where", "gt", "ge", "lt", "le", "eq", "ne", "__gt__", "__ge__", "__lt__", "__le__", "__eq__",
+    "relu", "relu_", "leaky_relu", "sigmoid", "tanh", "gelu", "silu", "elu", "selu", "softplus", "hardtanh", "relu6", "abs",
+    "neg", "exp", "log", "sqrt", "square", "sign", "sin", "cos", "clamp", "clamp_min", "clamp_max", "add", "sub", "mul", "div",
+    "pow", "true_divide", "rsub", "__radd__", "__rsub__", "__rmul__", "__add__", "__sub__", "__mul__", "__truediv__",
+    "__rtruediv__", "__neg__", "__rdiv__", "where", "gt", "ge", "lt", "le", "eq", "ne", "__gt__", "__ge__", "__lt__", "__le__", "__eq__",
     "__ne__", "minimum", "maximum", "detach", "clone", "float", "double", "half", "contiguous", "logical_not", "logical_and",
     "logical_or", "reciprocal", "round", "floor", "ceil", "heaviside", "linear",
 }  # fmt: skip

@@ -33,6 +33,7 @@ class Plan:
     Attributes:
         recording: the pass, without what it did for nothing.
         units: in order.
+        looks: how many of them are needed before the numbers can be looked at that decide whether the plan holds.
         of: node -> its unit and its place in it.
         uses: node -> which of its outputs are needed.
         keys: node -> what makes it alike to others; the keys that were kept apart stand in `apart`.
@@ -40,6 +41,7 @@ class Plan:
 
     recording: Recording
     units: list[Unit]
+    looks: int
     of: dict[Node, tuple[Unit, int]]
     uses: dict[Node, set[Any]]
     keys: dict[Node, int]
@@ -70,21 +72,38 @@ def simplified(recording: Recording) -> Recording:
         kept.append(node)
     result = mapped(recording.result, through)
     left = [(attribute, through(ref)) for attribute, ref in recording.left]
-    return recording._replace(nodes=kept, result=result, left=left)
+    looks = [
+        look._replace(args=mapped(look.args, through), kwargs=mapped(look.kwargs, through)) for look in recording.looks
+    ]
+    return recording._replace(nodes=kept, result=result, left=left, looks=looks)
 
 
 def _live(recording):
-    needed, todo = set(), [x.node for x in recording.result if type(x) is Ref]
-    todo += [ref.node for _, ref in recording.left] + [node for node in recording.nodes if node.effects]
-    while todo:
-        node = todo.pop()
-        if node not in needed:
-            needed.add(node)
-            todo += [ref.node for ref in refs_of(node)]
+    needed: set[Node] = set()
+    for look in recording.looks:
+        before = _behind([ref.node for ref in look.refs])
+        if any(node.kind == "neuron" or node.effects for node in before):
+            name = getattr(look.function, "__name__", "")
+            raise Unfoldable(f"{name}() takes numbers out of the graph between the steps ({look.line})")
+        needed |= before
+    wanted = [x.node for x in recording.result if type(x) is Ref] + [ref.node for _, ref in recording.left]
+    needed |= _behind(wanted + [node for node in recording.nodes if node.effects])
     for node in needed:
         if isinstance(node.fn, Unknown):
             raise Unfoldable(node.fn.reason)
     return [node for node in recording.nodes if node in needed]
+
+
+def _behind(nodes):
+    """These nodes, and all that they come from."""
+    found: set[Node] = set()
+    todo = [*nodes]
+    while todo:
+        node = todo.pop()
+        if node not in found:
+            found.add(node)
+            todo += [ref.node for ref in refs_of(node)]
+    return found
 
 
 def _order_of_written(nodes):
@@ -101,7 +120,8 @@ def _users(recording, nodes):
     for node in nodes:
         for ref in refs_of(node):
             users[ref.node] = users.get(ref.node, 0) + 1
-    for ref in [*recording.result, *(ref for _, ref in recording.left)]:
+    looks = [ref for look in recording.looks for ref in look.refs]
+    for ref in [*recording.result, *(ref for _, ref in recording.left), *looks]:
         if type(ref) is Ref:
             users[ref.node] = users.get(ref.node, 0) + 1
     return users
@@ -175,8 +195,12 @@ def make(recording: Recording, joint: bool = False, apart: frozenset[int] = froz
         broken = next(unit for unit in stuck if unit.group)
         at = units.index(broken)
         units[at : at + 1] = [Unit([node]) for node in broken.members]
-    uses = _uses(recording, of)
-    plan = Plan(recording, ordered, of, uses, keys, apart)
+    # Numbers that were looked at come first: where they are others now, nothing has happened yet.
+    looked_at = {of[node][0] for node in _behind([ref.node for look in recording.looks for ref in look.refs])}
+    todo = [node for unit in looked_at for node in unit.members]
+    looked_at = {of[node][0] for node in _behind(todo)}
+    ordered.sort(key=lambda unit: unit not in looked_at)
+    plan = Plan(recording, ordered, len(looked_at), of, _uses(recording, of), keys, apart)
     _free(plan)
     return plan
 
@@ -315,6 +339,7 @@ def _free(plan):
                 last[numbers[id(plan.of[ref.node][0])]] = i
     kept = {id(plan.of[x.node][0]) for x in plan.recording.result if type(x) is Ref}
     kept |= {id(plan.of[ref.node][0]) for _, ref in plan.recording.left}
+    kept |= {id(plan.of[ref.node][0]) for look in plan.recording.looks for ref in look.refs}
     for j, i in last.items():
         if id(plan.units[j]) not in kept:
             plan.units[i].frees.append(plan.units[j])

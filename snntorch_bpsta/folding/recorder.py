@@ -30,6 +30,7 @@ from .records import (
     Unfoldable,
     Unknown,
     mapped,
+    refs_of,
     set_item,
 )
 
@@ -122,9 +123,9 @@ class _Recorder(TorchFunctionMode):
         result = [self.ref(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         left = [each for module in self.modules for each in self._left(module, before[module])]
         counted = {each.attribute for each in self.counted}
-        for node in self.nodes:
-            if node.kind == "const" and node.fn in counted:
-                raise Unfoldable(f"{self.name(node.fn)} is written to in place and read")
+        for ref in [ref for node in self.nodes for ref in refs_of(node)]:
+            if ref.node.kind == "const" and ref.node.fn in counted:
+                raise Unfoldable(f"{self.name(ref.node.fn)} is written to in place and read")
         return Recording(self.nodes, result, spec, left, self.counted, self.looks, self.modules)
 
     # --- nodes ----------------------------------------------------------------------------------------
@@ -242,8 +243,8 @@ class _Recorder(TorchFunctionMode):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         if name in seen.LEARNING:
             raise Unfoldable(f"{name}() is called in the pass, between its steps ({users_line()})")
-        if name in seen.VALUES:
-            self._look_at(name, given)
+        if name in seen.LOOKS:
+            self.looks.append(Look(func, self.taken(args), self.taken(kwargs), out, users_line()))
         elif name == "unbind":
             for i, row in enumerate(out):
                 self.op(torch.select, (args[0], kwargs.get("dim", args[1] if len(args) > 1 else 0), i), {}, row)
@@ -278,13 +279,6 @@ class _Recorder(TorchFunctionMode):
         if any(not any(t is average for average in averages) for t in written):
             raise Unfoldable(f"{name}() writes to its arguments ({users_line()})")
         self.op(func, args, kwargs, out, tuple(effects))
-
-    def _look_at(self, name, given):
-        for t in given:
-            ref = self.ref(t)
-            if ref.node.kind != "const" or t.requires_grad:
-                raise Unfoldable(f"{name}() takes numbers out of the graph ({users_line()})")
-            self.looks.append(Look(ref.node, t, version(t)))
 
     def _write(self, func, name, args, kwargs, base, effects):
         """An operation in place, as one that makes a new tensor."""

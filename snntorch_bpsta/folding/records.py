@@ -138,11 +138,17 @@ class Counted(NamedTuple):
 
 
 class Look(NamedTuple):
-    """A constant whose numbers a pass looked at, and its version then."""
+    """Numbers that left the graph: a run where they are others may go another way."""
 
-    const: Node
-    tensor: Tensor
-    version: int
+    function: Any
+    args: Any  # with Ref in the place of tensors
+    kwargs: Any
+    seen: Any
+    line: str
+
+    @property
+    def refs(self) -> list[Ref]:
+        return refs_in((self.args, self.kwargs))
 
 
 class Recording(NamedTuple):
@@ -171,8 +177,13 @@ def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
 
 def refs_of(node: Node) -> list[Ref]:
     """The references among the arguments of a node, in order."""
+    return refs_in((node.args, node.kwargs))
+
+
+def refs_in(tree: Any) -> list[Ref]:
+    """The references in `tree`, in order."""
     found: list[Ref] = []
-    mapped((node.args, node.kwargs), lambda x: found.append(x) if type(x) is Ref else None)
+    mapped(tree, lambda x: found.append(x) if type(x) is Ref else None)
     return found
 
 

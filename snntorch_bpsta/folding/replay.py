@@ -18,9 +18,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .plan import Plan, Unit
+    from .records import Look
 
 # How far a fold may be from the steps, in parts of the largest number: sums in another order.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+class OtherNumbersError(Exception):
+    """Numbers that the pass looked at are others now; nothing has been done yet."""
 
 
 class Runner:
@@ -36,7 +41,12 @@ class Runner:
         """What the pass returns for these arguments; it leaves behind what the pass does."""
         recording = self.plan.recording
         run = _Run(self.plan, self.twins, [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)])
-        for unit in self.plan.units:
+        for unit in self.plan.units[: self.plan.looks]:
+            run.run(unit)
+        for look in recording.looks:
+            if run.look(look) != look.seen:
+                raise OtherNumbersError(f"{getattr(look.function, '__name__', '')}() at {look.line}")
+        for unit in self.plan.units[self.plan.looks :]:
             run.run(unit)
         result = [run.value(x) if type(x) is Ref else x for x in recording.result]
         left: dict[Any, dict[str, Tensor]] = {}
@@ -82,6 +92,11 @@ class _Run:
                 return last
             self.rows[key] = self.stacks[unit][ref.out].unbind(0)
         return self.rows[key][place]
+
+    def look(self, look: Look) -> Any:
+        """Look at numbers again."""
+        args, kwargs = mapped((look.args, look.kwargs), lambda x: self.value(x) if type(x) is Ref else x)
+        return look.function(*args, **kwargs)
 
     def run(self, unit: Unit) -> None:
         """Run a unit, and forget what nobody needs any more."""

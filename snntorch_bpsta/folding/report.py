@@ -47,9 +47,10 @@ def report_of(plan: Plan, twins: dict[Any, Any]) -> FoldReport:
     steps = max((len(unit.members) for unit in plan.units), default=1)
     names = set(plan.recording.names.values())
     lines: dict[tuple[str, str], int] = {}
-    for node in plan.recording.nodes:
-        where = name_of(node, plan), node.line
-        lines[where] = lines.get(where, 0) + 1
+    for unit in plan.units:
+        if not unit.group:
+            where = name_of(unit.first, plan), unit.first.line
+            lines[where] = lines.get(where, 0) + 1
     for unit in plan.units:
         node, name = unit.first, name_of(unit.first, plan)
         if unit.group:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-# Numbers that leave the graph: what is computed with them later, or decided by them, is not seen.
-VALUES = {
-    "item", "tolist", "numpy", "is_nonzero", "equal", "allclose", "__bool__", "__int__", "__float__", "__index__", "__complex__",
-    "__array__", "__contains__", "__format__", "__repr__", "__str__", "data_ptr", "untyped_storage", "storage", "__dlpack__",
-    "__cuda_array_interface__", "__reduce_ex__", "__deepcopy__", "histogram", "histc",
+# Numbers that leave the graph, and may decide what comes next.
+LOOKS = {
+    "item", "tolist", "is_nonzero", "equal", "allclose", "__bool__", "__int__", "__float__", "__index__", "__complex__",
+    "__contains__",
 }  # fmt: skip
 # Results whose shape depends on the numbers.
 SHAPED_BY_VALUES = {
@@ -22,6 +21,7 @@ SHAPED_BY_VALUES = {
 HARMLESS = {
     "__get__", "__len__", "__hash__", "__dir__", "size", "dim", "numel", "stride", "is_contiguous", "is_floating_point",
     "is_complex", "is_signed", "get_device", "element_size", "ndimension", "nelement", "storage_offset", "result_type",
+    "__eq__", "__ne__",
     "can_cast", "is_same_size", "is_tensor", "type", "is_inference", "is_pinned", "is_storage", "_is_view", "dense_dim",
     "is_conj", "is_neg", "sparse_dim", "has_names", "is_shared", "requires_grad_", "_record_function_enter_new",
 }  # fmt: skip

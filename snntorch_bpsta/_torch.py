@@ -77,7 +77,7 @@ def functions_watched(watch: Callable[..., Any]) -> Iterator[None]:
     def apply(cls, *args, **kwargs):
         return watch(cls, original.__get__(None, cls), args, kwargs)
 
-    base.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    base.apply = classmethod(apply)
     try:
         yield
     finally:

@@ -94,7 +94,7 @@ class FoldTime(nn.Module):
     # --- the net, for all but its forward ---------------------------------------------------------------
 
     @property
-    def training(self) -> bool:  # type: ignore[override]
+    def training(self) -> bool:
         return self._net.training
 
     @training.setter

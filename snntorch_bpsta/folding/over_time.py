@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 # Functions of each number by itself: more dimensions in front change nothing.
 _EACH = {
-    "relu", "relu_", "leaky_relu", "sigmoid", "tanh", "gelu", "silu", "elu", "selu", "softplus", "hardtanh", "relu6", "abs",
-    "neg", "exp", "log", "sqrt", "square", "sign", "sin", "cos", "clamp", "clamp_min", "clamp_max", "add", "sub", "mul", "div",
-    "pow", "true_divide", "rsub", "__radd__", "__rsub__", "__rmul__", "__add__", "__sub__", "__mul__", "__truediv__",
-    "__rtruediv__", "__neg__", "__rdiv__", "where", "gt", "ge", "lt", "le", "eq", "ne", "__gt__", "__ge__", "__lt__", "__le__", "__eq__",
-    "__ne__", "minimum", "maximum", "detach", "clone", "float", "double", "half", "contiguous", "logical_not", "logical_and",
-    "logical_or", "reciprocal", "round", "floor", "ceil", "heaviside", "linear",
+    "relu", "relu_", "leaky_relu", "sigmoid", "tanh", "gelu", "silu", "elu", "selu", "softplus", "hardtanh", "relu6",
+    "abs", "neg", "exp", "log", "sqrt", "square", "sign", "sin", "cos", "clamp", "clamp_min", "clamp_max", "add",
+    "sub", "mul", "div", "pow", "true_divide", "rsub", "__radd__", "__rsub__", "__rmul__", "__add__", "__sub__",
+    "__mul__", "__truediv__", "__rtruediv__", "__neg__", "__rdiv__", "where", "gt", "ge", "lt", "le", "eq", "ne",
+    "__gt__", "__ge__", "__lt__", "__le__", "__eq__", "__ne__", "minimum", "maximum", "detach", "clone", "float",
+    "double", "half", "contiguous", "logical_not", "logical_and", "logical_or", "reciprocal", "round", "floor",
+    "ceil", "heaviside", "linear",
 }  # fmt: skip
-# Functions of a batch of samples: how many dimensions a sample has.
-_BATCHED = {"batch_norm": 0, "instance_norm": 0, "interpolate": 0, "pixel_shuffle": 0, "pixel_unshuffle": 0}
+# Functions of a batch of samples of any shape.
+_BATCHED = {"batch_norm", "instance_norm", "interpolate", "pixel_shuffle", "pixel_unshuffle"}
 _SPATIAL = re.compile(
     r"(conv|conv_transpose|max_pool|avg_pool|adaptive_avg_pool|adaptive_max_pool|lp_pool)([123])d(_with_indices)?$"
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,24 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .._torch import functions_watched, tree_flatten, tree_leaves, version
+from .._torch import functions_watched, tree_flatten, tree_leaves
 from . import seen
-from .guards import ambient, attributes, described, hooks_of, tensors_in
+from .guards import attributes, described, hooks_of, tensors_in
 from .neurons import states_of
+from .notes import Notes, users_line
 from .records import (
     Apply,
     Attribute,
     Counted,
-    Given,
     InPlace,
     Look,
     Mask,
     Node,
     Recording,
-    Ref,
     Unfoldable,
-    Unknown,
-    mapped,
     refs_of,
     set_item,
 )
@@ -67,16 +63,11 @@ def is_recording() -> bool:
     return _recording.get()
 
 
-class _Recorder(TorchFunctionMode):
+class _Recorder(Notes, TorchFunctionMode):
     def __init__(self, modules, given):
-        super().__init__()
-        self.modules = modules
-        self.nodes, self.owners, self.keep, self.storages = [], {}, [], {}
+        super().__init__(modules)
         self.ends, self.chains, self.counted, self.looks = {}, {}, [], []
-        self.quiet_depth, self.reason, self.random = 0, None, seen.random_state()
-        self.thread, self.ambient = threading.get_ident(), ambient()[1:]
         self.given = {id(t): t for t in given}
-        self.known = {}
         for module in modules:
             for name, value in _attributes(module):
                 if isinstance(value, torch.Tensor):
@@ -93,17 +84,6 @@ class _Recorder(TorchFunctionMode):
         with self.quiet():
             recording = self.note(self._end, out, before)
         return out, recording if self.reason is None else self.reason
-
-    def note(self, what, *args):
-        """Write something down, unless the recording has failed."""
-        if self.reason is None:
-            try:
-                return what(*args)
-            except Unfoldable as error:
-                self.reason = str(error)
-            except Exception as error:  # the pass is the user's, and goes on whatever happens to us
-                self.reason = f"it could not be written down ({type(error).__name__}: {error}, {users_line()})"
-        return None
 
     def _begin(self, args, kwargs):
         for module, name in self.modules.items():
@@ -127,88 +107,6 @@ class _Recorder(TorchFunctionMode):
             if ref.node.kind == "const" and ref.node.fn in counted:
                 raise Unfoldable(f"{self.name(ref.node.fn)} is written to in place and read")
         return Recording(self.nodes, result, spec, left, self.counted, self.looks, self.modules)
-
-    # --- nodes ----------------------------------------------------------------------------------------
-
-    def own(self, node, values):
-        """Take a node down, with what came out of it."""
-        node.index, node.grad, node.values = len(self.nodes), torch.is_grad_enabled(), values
-        self.nodes.append(node)
-        for out, value in values.items():
-            if node.kind != "neuron" or id(value) not in self.owners:
-                self.owners[id(value)] = Ref(node, out)
-            self.keep.append(value)
-            if value.layout is torch.strided and value.device.type != "meta":
-                self.storages.setdefault(value.untyped_storage().data_ptr(), set()).add(id(value))
-        return node
-
-    def ref(self, t):
-        """Where a tensor came from."""
-        found = self.owners.get(id(t))
-        if found is not None:
-            return found
-        if id(t) in self.known:
-            source = self.known[id(t)]
-        elif id(t) in self.given:
-            source = Given(t)
-        else:
-            source = Unknown(f"a tensor is used that was made by something which is not seen ({users_line()})")
-        self.own(Node("const", source), {0: t})
-        return self.owners[id(t)]
-
-    def op(self, fn, args, kwargs, out, effects=()):
-        values = dict(enumerate(out)) if isinstance(out, (tuple, list)) else {0: out}
-        if ambient()[1:] != self.ambient:
-            raise Unfoldable(f"autocast, inference mode or the default dtype is switched inside ({users_line()})")
-        args, kwargs = self.taken(args), self.taken(kwargs)
-        node = Node("op", fn, args, kwargs, effects=effects, single=isinstance(out, torch.Tensor), line=users_line())
-        self.own(node, values)
-
-    def taken(self, tree):
-        """Arguments, with references in the place of tensors."""
-
-        def take(x):
-            if isinstance(x, torch.Tensor):
-                return self.ref(x)
-            if not seen.is_static(x):
-                raise Unfoldable(f"a {type(x).__name__} is turned into a tensor ({users_line()})")
-            return x
-
-        return mapped(tree, take)
-
-    def name(self, attribute):
-        return ".".join(filter(None, (self.modules.get(attribute.module, ""), attribute.name)))
-
-    @contextmanager
-    def quiet(self):
-        self.quiet_depth += 1
-        try:
-            yield
-        finally:
-            self.quiet_depth -= 1
-
-    def watching(self):
-        return not self.quiet_depth and self.reason is None and threading.get_ident() == self.thread
-
-    def called(self, call, note, args, kwargs):
-        """Make a call that is not looked into, and write it down, with the random numbers that it drew and the arguments
-        that it wrote to."""
-        with self.quiet():
-            given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-            versions = [version(t) for t in given]
-            self.note(self._check_draws)
-            out = call(*args, **kwargs)
-            drawn, self.random = self.random, seen.random_state()
-            effects = [] if torch.equal(drawn, self.random) else ["random"]
-            if any(isinstance(x, torch.Generator) for x in tree_leaves((args, kwargs))):
-                effects = ["random"]
-            written = [t for t, v in zip(given, versions, strict=True) if version(t) != v]
-            self.note(note, args, kwargs, out, effects, written)
-        return out
-
-    def _check_draws(self):
-        if not torch.equal(self.random, seen.random_state()):
-            raise Unfoldable(f"random numbers are drawn or seeded by something which is not seen ({users_line()})")
 
     # --- calls of torch -------------------------------------------------------------------------------
 
@@ -413,16 +311,3 @@ def _attributes(module):
 def _snapshot(module):
     """The attributes of a module: tensors as they are, the rest as something to compare."""
     return {name: value if isinstance(value, torch.Tensor) else described(value) for name, value in _attributes(module)}
-
-
-_HERE = (torch.__path__[0], __file__.rpartition("/")[0])
-
-
-def users_line() -> str:
-    """The line of the user's code that is running, as FILE:LINE."""
-    frame = sys._getframe(1)
-    while frame is not None and (
-        frame.f_code.co_filename.startswith(_HERE) or "/snntorch/" in frame.f_code.co_filename
-    ):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}" if frame is not None else ""

@@ -1,8 +1,10 @@
 """One network through :func:`snn.fold_time` and beside it its own loop."""
 
 import copy
+import random
 import warnings
 
+import numpy as np
 import snntorch
 import torch
 from torch import nn
@@ -40,6 +42,8 @@ def over_steps(net):
 def run(function, nets, inputs, seed, backward=True):
     """Outputs, and gradients of parameters and inputs."""
     torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
     nets.zero_grad()
     snn.reset(nets)
     inputs = [x.clone().requires_grad_(backward) if isinstance(x, torch.Tensor) else x for x in inputs]

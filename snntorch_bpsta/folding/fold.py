@@ -44,9 +44,16 @@ class _Pass:
         self.reason: str | None = None
         self.runner: Runner | None = None
         self.fingerprint: list[tuple[Any, str]] = []
+        self.seen: list[Any] = []  # the numbers that were looked at
         self.replayed = False  # the last time
         self.missed = 0  # how often in a row a number that was looked at was another
         self.report = FoldReport((), {}, "it has not been called yet")
+
+    def miss(self, look: str) -> None:
+        """Note that a number that was looked at was another."""
+        self.missed += 1
+        if self.missed >= _NEW:
+            raise Unfoldable(f"the numbers that {look} looks at are others in each call")
 
 
 class _Steps:
@@ -166,13 +173,14 @@ class FoldTime(nn.Module):
 
     def _other_numbers(self, found, look, args, kwargs):
         """A call in which a number that the pass looked at was another: by the loop, or recorded anew if it stays so."""
-        found.missed += 1
-        if found.missed >= _NEW:
-            self._leave(found, f"{look} looks at numbers that are others in each call")
-        elif found.missed % 4 == 0:
+        found.replayed = False
+        try:
+            found.miss(look)
+        except Unfoldable as error:
+            self._leave(found, str(error))
+        if found.reason is None and found.missed % 4 == 0:
             found.recorded, found.fingerprint, found.runner = 0, [], None
             return self._call(found, args, kwargs)
-        found.replayed = False
         return self._loop(*args, **kwargs)
 
     def _loop(self, *args, **kwargs):
@@ -215,7 +223,11 @@ class FoldTime(nn.Module):
         """Make a plan of a recording, and look whether it does what was recorded."""
         before, found.fingerprint = found.fingerprint, plans.fingerprint(recording)
         found.recorded += 1
-        if before:
+        seen, found.seen = found.seen, [look.seen for look in recording.looks]
+        if before and seen != found.seen:  # another way, because of other numbers
+            found.recorded = 1
+            found.miss(recording.looks[0].line)
+        elif before:
             _check_same(before, found.fingerprint)
         apart = found.runner.plan.apart if found.runner is not None else frozenset()
         joint = self._fold == "joint"

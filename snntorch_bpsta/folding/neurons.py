@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,17 @@ if TYPE_CHECKING:
 _HOSTS: dict[Any, Any] = {ours._host: ours for ours in FAMILY}
 
 
+class Watched(partial):  # type: ignore[type-arg]
+    """The forward of a neuron while a pass is written down."""
+
+
 def states_of(module: nn.Module) -> tuple[str, ...] | None:
     """The states of a neuron whose steps are snnTorch's or ours, in the order of its arguments; None for anything else."""
     for host, ours in _HOSTS.items():
         if isinstance(module, host):
-            known = type(module).forward in (host.forward, ours.forward) and "forward" not in module.__dict__
-            known = known and (type(module) is host or isinstance(module, Adjusted))
+            known = type(module) is host or isinstance(module, Adjusted)
+            known = known and type(module).forward in (host.forward, ours.forward)
+            known = known and isinstance(module.__dict__.get("forward"), (type(None), Watched))
             return ours._states if known else None
     return None
 

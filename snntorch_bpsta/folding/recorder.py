@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from .._torch import functions_watched, tree_flatten, tree_leaves
 from . import seen
 from .guards import attributes, described, hooks_of, tensors_in
-from .neurons import states_of
+from .neurons import Watched, states_of
 from .notes import Notes, users_line
 from .records import (
     Apply,
@@ -68,6 +68,7 @@ class _Recorder(Notes, TorchFunctionMode):
         super().__init__(modules)
         self.ends, self.chains, self.counted, self.looks = {}, {}, [], []
         self.given = {id(t): t for t in given}
+        self.settings = {m: dict(attributes(m)) for m in modules if states_of(m) is not None}
         for module in modules:
             for name, value in _attributes(module):
                 if isinstance(value, torch.Tensor):
@@ -212,7 +213,7 @@ class _Recorder(Notes, TorchFunctionMode):
         try:
             for module in self.modules:
                 if states_of(module) is not None and not hooks_of(module):
-                    module.__dict__["forward"] = partial(self._neuron, module, states_of(module))
+                    module.__dict__["forward"] = Watched(self._neuron, module, states_of(module))
                     wrapped.append(module)
             yield
         finally:
@@ -238,6 +239,9 @@ class _Recorder(Notes, TorchFunctionMode):
             or not isinstance(args[0], torch.Tensor)
         ):
             raise Unfoldable(f"{self.modules[neuron]} is called in a way of its own ({users_line()})")
+        for name, value in attributes(neuron):
+            if self.settings[neuron].get(name, self) is not value:
+                raise Unfoldable(f"{self.modules[neuron]}.{name} is changed in the pass ({users_line()})")
         given = [getattr(neuron, name) if states.get(name) is None else states[name] for name in names]
         if not all(isinstance(state, torch.Tensor) for state in given):
             raise Unfoldable(f"{self.modules[neuron]} begins with a state that is no tensor ({users_line()})")

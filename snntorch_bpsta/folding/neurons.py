@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HOSTS: dict[Any, Any] = {ours._host: ours for ours in FAMILY}
 
 
-class Watched(partial):  # type: ignore[type-arg]
+class Watched(partial[Any]):
     """The forward of a neuron while a pass is written down."""
 
 
@@ -81,6 +81,18 @@ def sequence(twin: Any, current: Tensor, num_steps: int, states: Sequence[Tensor
         rows[name] = last[name]
         last[name] = last[name][-1]
     return rows, last | {"spk": spk[-1]}
+
+
+def stepped(twin: Any, current: Tensor, num_steps: int, states: Sequence[Tensor], wanted: Mapping[str, bool]) -> Any:
+    """The same by a loop."""
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("spk", *wanted)}
+    last: dict[str, Tensor] = {}
+    for x in current.expand(num_steps, *current.shape[1:]).unbind(0):
+        last = step(twin, x, states)
+        states = [last[name] for name in twin._states]
+        for name, row in rows.items():
+            row.append(last[name])
+    return {name: torch.stack(row) for name, row in rows.items()}, last
 
 
 def why_stepped(twin: Any, dtype: torch.dtype) -> str | None:

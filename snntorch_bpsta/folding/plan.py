@@ -3,49 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from dataclasses import field as _field
 from typing import Any
 
 import torch
 
 from .guards import Same
+from .layout import Block, Places, Unit, lay_out, needs, outputs_of
 from .records import Attribute, Given, Node, Recording, Ref, Unfoldable, Unknown, frozen, mapped, refs_of, set_item
-
-
-@dataclass(eq=False)
-class Unit:
-    """What is run at once: one call, or those of a group."""
-
-    members: list[Node]
-    group: bool = False
-    selects: tuple[int, list[int]] | None = None  # the dimension and the places of x[t], of a group of these
-    frees: list[Any] = _field(default_factory=list)  # what nobody needs behind it
-
-    @property
-    def first(self) -> Node:
-        return self.members[0]
 
 
 @dataclass
 class Plan:
-    """What a recording became: units in an order that works.
+    """What a recording became.
 
     Attributes:
         recording: the pass, without what it did for nothing.
-        units: in order.
+        blocks: what is run, in an order that works.
         looks: how many of them are needed before the numbers can be looked at that decide whether the plan holds.
         of: node -> its unit and its place in it.
-        uses: node -> which of its outputs are needed.
         keys: node -> what makes it alike to others; the keys that were kept apart stand in `apart`.
     """
 
     recording: Recording
-    units: list[Unit]
+    blocks: list[Block]
     looks: int
-    of: dict[Node, tuple[Unit, int]]
-    uses: dict[Node, set[Any]]
+    of: Places
     keys: dict[Node, int]
     apart: frozenset[int]
+
+    @property
+    def units(self) -> list[Unit]:
+        return [unit for block in self.blocks for unit in block.units]
 
 
 def simplified(recording: Recording) -> Recording:
@@ -86,8 +74,7 @@ def _live(recording):
             name = getattr(look.function, "__name__", "")
             raise Unfoldable(f"{name}() takes numbers out of the graph between the steps ({look.line})")
         needed |= before
-    wanted = [x.node for x in recording.result if type(x) is Ref] + [ref.node for _, ref in recording.left]
-    needed |= _behind(wanted + [node for node in recording.nodes if node.effects])
+    needed |= _behind([ref.node for ref in outputs_of(recording)] + [node for node in recording.nodes if node.effects])
     for node in needed:
         if isinstance(node.fn, Unknown):
             raise Unfoldable(node.fn.reason)
@@ -120,10 +107,8 @@ def _users(recording, nodes):
     for node in nodes:
         for ref in refs_of(node):
             users[ref.node] = users.get(ref.node, 0) + 1
-    looks = [ref for look in recording.looks for ref in look.refs]
-    for ref in [*recording.result, *(ref for _, ref in recording.left), *looks]:
-        if type(ref) is Ref:
-            users[ref.node] = users.get(ref.node, 0) + 1
+    for ref in outputs_of(recording) + [ref for look in recording.looks for ref in look.refs]:
+        users[ref.node] = users.get(ref.node, 0) + 1
     return users
 
 
@@ -200,9 +185,7 @@ def make(recording: Recording, joint: bool = False, apart: frozenset[int] = froz
     todo = [node for unit in looked_at for node in unit.members]
     looked_at = {of[node][0] for node in _behind(todo)}
     ordered.sort(key=lambda unit: unit not in looked_at)
-    plan = Plan(recording, ordered, len(looked_at), of, _uses(recording, of), keys, apart)
-    _free(plan)
-    return plan
+    return Plan(recording, lay_out(recording, ordered, of, len(looked_at)), len(looked_at), of, keys, apart)
 
 
 def _keys(nodes, selections):
@@ -279,23 +262,23 @@ def _ordered(units, of):
     last: dict[Any, Node] = {}
     for node in sorted(of, key=lambda node: node.index):
         unit = number[id(of[node][0])]
-        for ref in _needs(node, of):
+        for ref in needs(node, of):
             before[unit].add(number[id(of[ref.node][0])])
         for effect in node.effects:
             if effect in last:
                 before[unit].add(number[id(of[last[effect]][0])])
             last[effect] = node
-    for i, needs in before.items():
-        needs.discard(i)
+    for i, others in before.items():
+        others.discard(i)
     # A unit that needs itself by way of its own members cannot run at once.
     selfish = [
-        unit for unit in units if any(of[ref.node][0] is unit for node in unit.members for ref in _needs(node, of))
+        unit for unit in units if any(of[ref.node][0] is unit for node in unit.members for ref in needs(node, of))
     ]  # fmt: skip
     after: dict[int, list[int]] = {i: [] for i in before}
-    for i, needs in before.items():
-        for j in needs:
+    for i, others in before.items():
+        for j in others:
             after[j].append(i)
-    missing = {i: len(needs) for i, needs in before.items()}
+    missing = {i: len(others) for i, others in before.items()}
     ready, order = [i for i, count in missing.items() if not count], []
     while ready:
         i = ready.pop()
@@ -311,38 +294,6 @@ def _ordered(units, of):
             break
         stuck -= ends
     return order, selfish or [units[i] for i in sorted(stuck)]
-
-
-def _uses(recording, of):
-    uses: dict[Node, set[Any]] = {}
-    wanted = [x for x in recording.result if type(x) is Ref] + [ref for _, ref in recording.left]
-    for node in recording.nodes:
-        wanted += _needs(node, of)
-    for ref in wanted:
-        uses.setdefault(ref.node, set()).add(ref.out)
-    return uses
-
-
-def _needs(node, of):
-    """What a node needs from outside: of a neuron in the middle of its group not the states, which come from the step
-    before."""
-    return refs_of(node)[: 1 if node.kind == "neuron" and of[node][1] else None]
-
-
-def _free(plan):
-    """Note behind which unit the results of another are needed no more."""
-    last: dict[int, int] = {}
-    numbers = {id(unit): i for i, unit in enumerate(plan.units)}
-    for i, unit in enumerate(plan.units):
-        for node in unit.members:
-            for ref in refs_of(node):
-                last[numbers[id(plan.of[ref.node][0])]] = i
-    kept = {id(plan.of[x.node][0]) for x in plan.recording.result if type(x) is Ref}
-    kept |= {id(plan.of[ref.node][0]) for _, ref in plan.recording.left}
-    kept |= {id(plan.of[ref.node][0]) for look in plan.recording.looks for ref in look.refs}
-    for j, i in last.items():
-        if id(plan.units[j]) not in kept:
-            plan.units[i].frees.append(plan.units[j])
 
 
 def fingerprint(recording: Recording) -> list[tuple[Any, str]]:

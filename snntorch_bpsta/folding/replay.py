@@ -10,18 +10,21 @@ import torch
 
 from .._torch import tree_leaves, tree_unflatten
 from . import neurons
+from .layout import stacked_whole
 from .over_time import over_time
-from .records import Apply, Node, Ref, mapped, refs_of
+from .records import Apply, Node, Ref, mapped
 from .seen import EMPTY
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .plan import Plan, Unit
+    from .layout import Block, Source, Unit
+    from .plan import Plan
     from .records import Look
 
 # How far a fold may be from the steps, in parts of the largest number: sums in another order.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+_ALL = slice(None)
 
 
 class OtherNumbersError(Exception):
@@ -41,13 +44,13 @@ class Runner:
         """What the pass returns for these arguments; it leaves behind what the pass does."""
         recording = self.plan.recording
         run = _Run(self.plan, self.twins, [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)])
-        for unit in self.plan.units[: self.plan.looks]:
-            run.run(unit)
+        for block in self.plan.blocks[: self.plan.looks]:
+            run.run(block)
         for look in recording.looks:
             if run.look(look) != look.seen:
                 raise OtherNumbersError(f"{getattr(look.function, '__name__', '')}() at {look.line}")
-        for unit in self.plan.units[self.plan.looks :]:
-            run.run(unit)
+        for block in self.plan.blocks[self.plan.looks :]:
+            run.run(block)
         result = [run.value(x) if type(x) is Ref else x for x in recording.result]
         left: dict[Any, dict[str, Tensor]] = {}
         for attribute, ref in recording.left:
@@ -64,7 +67,7 @@ class Runner:
         run = _Check(self.plan, self.twins)
         with torch.no_grad():
             for unit in self.plan.units:
-                run.run(unit)
+                run.check(unit)
         return run.failed
 
 
@@ -98,79 +101,93 @@ class _Run:
         args, kwargs = mapped((look.args, look.kwargs), lambda x: self.value(x) if type(x) is Ref else x)
         return look.function(*args, **kwargs)
 
-    def run(self, unit: Unit) -> None:
-        """Run a unit, and forget what nobody needs any more."""
+    def run(self, block: Block) -> None:
+        """Run a block, and forget what nobody needs any more."""
+        if block.steps < len(block.units[0].members):
+            self._in_turns(block)
+        else:
+            for unit in block.units:
+                self._run(unit)
+        for other in block.frees:
+            self._forget(other)
+
+    def _forget(self, unit):
+        self.stacks.pop(unit, None)
+        for out in (*unit.wanted, *(("last", out) for out in unit.wanted)):
+            self.rows.pop((unit, out), None)
+        for node in unit.members:
+            self.single.pop(node, None)
+
+    def _run(self, unit):
         node = unit.first
         if node.kind == "input":
             self.single[node] = {0: self.inputs[node.fn]}
         elif node.kind != "const":
             with self._grad(node):
                 if unit.group:
-                    self.stacks[unit] = self._neurons(unit) if node.kind == "neuron" else self._calls(unit)
+                    self.stacks[unit] = self._part(unit, _ALL, {}, {})
                 elif node.kind == "neuron":
-                    self.single[node] = neurons.step(
-                        self.twins[node.fn], self.value(node.args[0]), [self.value(ref) for ref in node.args[1:]]
-                    )
+                    states = [self.value(ref) for ref in node.args[1:]]
+                    self.single[node] = neurons.step(self.twins[node.fn], self.value(node.args[0]), states)
                 else:
                     self.single[node] = _by_place(self._call(node))
-        for other in unit.frees:
-            self.stacks.pop(other, None)
-            for node in other.members:
-                self.single.pop(node, None)
-            if other.group:
-                for key in [key for key in self.rows if key[0] is other]:
-                    del self.rows[key]
+
+    def _in_turns(self, block):
+        """Part after part of the time through all units, with the states of the neurons handed on."""
+        inside, states = set(block.units), {}
+        kept: dict[Unit, dict[Any, list[Tensor]]] = {unit: {} for unit in block.units}
+        for start in range(0, len(block.units[0].members), block.steps):
+            here: dict[Unit, dict[Any, Tensor]] = {}
+            for unit in block.units:
+                with self._grad(unit.first):
+                    here[unit] = self._part(unit, slice(start, start + block.steps), here, states)
+            for unit in inside:
+                for out, part in here[unit].items():
+                    if type(out) is tuple:
+                        kept[unit][out] = [part]
+                    elif out in unit.outside:
+                        kept[unit].setdefault(out, []).append(part)
+        for unit, parts in kept.items():
+            self.stacks[unit] = {out: torch.cat(rows) if len(rows) > 1 else rows[0] for out, rows in parts.items()}
+
+    def _part(self, unit, part, here, states):
+        """Some steps of a group."""
+        if unit.first.kind == "neuron":
+            return self._neurons(unit, part, here, states)
+        return self._calls(unit, part, here)
 
     def _grad(self, node):
         """Gradients on or off, as they were."""
         return nullcontext() if node.grad == torch.is_grad_enabled() else torch.set_grad_enabled(node.grad)
 
     def _call(self, node):
-        whole = self._whole(node)
+        whole = stacked_whole(node, self.plan.of)
         if whole is not None:
-            return whole
+            rows, dim = whole
+            return self.stacks[rows.unit][rows.out][rows.places].movedim(0, dim)
         args, kwargs = mapped((node.args, node.kwargs), lambda x: self.value(x) if type(x) is Ref else x)
         return node.fn(*args, **kwargs)
 
-    def _whole(self, node):
-        """A stack of all steps of a group, which are together already."""
-        if node.fn is not torch.stack or not node.args or not isinstance(node.args[0], (list, tuple)):
-            return None
-        refs, dim = node.args[0], node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        unit = self.plan.of[refs[0].node][0]
-        if not unit.group or node.kwargs.keys() - {"dim"} or not self._aligned(refs, unit):
-            return None
-        return self.stacks[unit][refs[0].out].movedim(0, dim)
+    def _tensor(self, source: Source, part: slice, here: Any) -> tuple[Tensor, bool]:
+        """What stands at one place among the arguments of these steps of a group; whether it is one for each."""
+        if isinstance(source, list):
+            return torch.stack([self.value(ref) for ref in source[part]]), True
+        if isinstance(source, Ref):
+            return self.value(source), False
+        if source.unit in here:
+            return here[source.unit][source.out], True
+        rows = self.stacks[source.unit][source.out]
+        return (rows if source.places == slice(0, len(rows), 1) else rows[source.places])[part], True
 
-    def _aligned(self, refs, unit):
-        return len(refs) == len(unit.members) and all(
-            ref.node is node and ref.out == refs[0].out for ref, node in zip(refs, unit.members, strict=True)
-        )
-
-    def _gathered(self, refs: list[Ref]) -> tuple[Tensor, bool]:
-        """What stands at one place among the arguments of all members of a group; whether it is one for each."""
-        first = refs[0]
-        if all(ref == first for ref in refs):
-            return self.value(first), False
-        of = self.plan.of
-        unit, start = of[first.node]
-        if unit.group and all(of[ref.node][0] is unit and ref.out == first.out for ref in refs):
-            places = [of[ref.node][1] for ref in refs]
-            stack, step = self.stacks[unit][first.out], places[1] - start
-            if step > 0 and places == list(range(start, start + step * len(places), step)):
-                return (stack if len(places) == len(stack) else stack[start : places[-1] + 1 : step]), True
-        return torch.stack([self.value(ref) for ref in refs]), True
-
-    def _calls(self, unit):
+    def _calls(self, unit, part, here):
         """The calls of a group, at once."""
-        node = unit.first
+        node, steps = unit.first, len(unit.members[part])
         if unit.selects is not None:
             return {0: self._selected(unit)}
-        refs = [refs_of(member) for member in unit.members]
-        gathered = [self._gathered([row[i] for row in refs]) for i in range(len(refs[0]))]
-        if not any(many for _, many in gathered):
-            gathered[0] = gathered[0][0].expand(len(refs), *gathered[0][0].shape), True
-        values, stacked = [value for value, _ in gathered], [many for _, many in gathered]
+        tensors = [self._tensor(source, part, here) for source in unit.sources]
+        if not any(many for _, many in tensors):
+            tensors[0] = tensors[0][0].expand(steps, *tensors[0][0].shape), True
+        values, stacked = [value for value, _ in tensors], [many for _, many in tensors]
         opaque = isinstance(node.fn, Apply)
         return _by_place(over_time(partial(_with, node), getattr(node.fn, "__name__", ""), values, stacked, opaque))
 
@@ -181,24 +198,17 @@ class _Run:
             return base[places[0] : places[0] + len(places)]
         return base[torch.tensor(places, device=base.device)]
 
-    def _neurons(self, unit):
-        """All steps of a neuron."""
-        node, twin, steps = unit.first, self.twins[unit.first.fn], len(unit.members)
-        current, many = self._gathered([member.args[0] for member in unit.members])
-        states = [self.value(ref) for ref in node.args[1:]]
-        wanted = self._wanted(unit)
+    def _neurons(self, unit, part, here, states):
+        """Steps of a neuron, from the states that the part before ended with."""
+        node, twin, steps = unit.first, self.twins[unit.first.fn], len(unit.members[part])
+        current, many = self._tensor(unit.sources[0], part, here)
+        started = states.get(unit) or [self.value(ref) for ref in node.args[1:]]
+        run = neurons.sequence
         if neurons.why_stepped(twin, current.dtype) is not None or current.dim() < (2 if many else 1):
-            return _stepped(twin, current if many else current.expand(steps, *current.shape), states, wanted)
-        rows, last = neurons.sequence(twin, current if many else current.unsqueeze(0), steps, states, wanted)
+            run = neurons.stepped
+        rows, last = run(twin, current if many else current.unsqueeze(0), steps, started, unit.wanted)
+        states[unit] = [last[name] for name in twin._states]
         return rows | {("last", name): state for name, state in last.items() if name not in rows}
-
-    def _wanted(self, unit):
-        """Which states are needed, and whether those of every step: the neuron's own next step asks for none."""
-        wanted: dict[str, bool] = {}
-        for node in unit.members:
-            for out in self.plan.uses.get(node, ()):
-                wanted[out] = wanted.get(out, False) or node is not unit.members[-1]
-        return wanted
 
 
 class _Check(_Run):
@@ -213,14 +223,14 @@ class _Check(_Run):
     def _grad(self, node):
         return nullcontext()
 
-    def run(self, unit):
+    def check(self, unit: Unit) -> None:
         recorded = [node.values for node in unit.members]
         if not unit.group or any(node.effects for node in unit.members):
             for node, values in zip(unit.members, recorded, strict=True):
                 self.single[node] = values
             return
         try:
-            super().run(unit)
+            self._run(unit)
         except KeyError:  # a value that is not there any more: nothing to compare from
             pass
         except Exception:  # whatever it is, the steps one by one do not have it
@@ -231,7 +241,7 @@ class _Check(_Run):
                 _alike(self.value(Ref(node, out)), value, exact and out == "spk")
                 for node, values in zip(unit.members, recorded, strict=True)
                 for out, value in values.items()
-                if out in self.plan.uses.get(node, ()) and getattr(node.fn, "__name__", "") not in EMPTY
+                if out in unit.wanted and _is_wanted(unit, node, out) and getattr(node.fn, "__name__", "") not in EMPTY
             ):
                 self.failed.append(unit)
         self._restore(unit, recorded)
@@ -243,9 +253,12 @@ class _Check(_Run):
         for out in outs:
             if all(out in values for values in recorded):
                 stacks[out] = torch.stack([values[out] for values in recorded])
-        for key in [key for key in self.rows if key[0] is unit]:
-            del self.rows[key]
+        self._forget(unit)
         self.stacks[unit] = stacks
+
+
+def _is_wanted(unit, node, out):
+    return unit.wanted[out] or node is unit.members[-1]
 
 
 def _alike(got, expected, exact):
@@ -268,15 +281,3 @@ def _with(node: Node, *values: Tensor) -> Any:
 
 def _by_place(out: Any) -> dict[Any, Tensor]:
     return {0: out} if isinstance(out, torch.Tensor) else dict(enumerate(out))
-
-
-def _stepped(twin, current, states, wanted):
-    """The steps of a neuron one by one."""
-    rows: dict[str, list[Tensor]] = {}
-    names = twin._states
-    for x in current.unbind(0):
-        after = neurons.step(twin, x, states)
-        states = [after[name] for name in names]
-        for name in {"spk", *wanted}:
-            rows.setdefault(name, []).append(after[name])
-    return {name: torch.stack(row) for name, row in rows.items()}

@@ -7,6 +7,7 @@ import threading
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from .._torch import tree_leaves, version
 from . import seen
@@ -72,6 +73,7 @@ class Notes:
             raise Unfoldable(f"autocast, inference mode or the default dtype is switched inside ({users_line()})")
         args, kwargs = self.taken(args), self.taken(kwargs)
         node = Node("op", fn, args, kwargs, effects=effects, single=isinstance(out, torch.Tensor), line=users_line())
+        node.layer = self.layer()
         self.own(node, values)
 
     def taken(self, tree):
@@ -85,6 +87,16 @@ class Notes:
             return x
 
         return mapped(tree, take)
+
+    def layer(self):
+        """The name of the module that is running, if it has no modules inside."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code.co_name == "forward" and frame.f_code.co_varnames[:1] == ("self",):
+                module = frame.f_locals.get("self")
+                return self.modules.get(module, "") if isinstance(module, nn.Module) and not module._modules else ""
+            frame = frame.f_back
+        return ""
 
     def name(self, attribute):
         return ".".join(filter(None, (self.modules.get(attribute.module, ""), attribute.name)))

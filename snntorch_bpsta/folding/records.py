@@ -31,6 +31,7 @@ class Node:
     single: bool = True  # it returned one tensor and no tuple of them
     values: dict[Any, Tensor] = _field(default_factory=dict)  # what came out: by place, of a neuron by name
     line: str = ""  # of the user's code
+    layer: str = ""  # the module without modules inside whose forward it is a part of
     chain: int = 0  # of a neuron: which of its runs through time, and the place in it
     position: int = 0
     index: int = 0  # among all nodes

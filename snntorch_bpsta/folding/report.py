@@ -85,7 +85,9 @@ def name_of(node: Node, plan: Plan) -> str:
     if node.kind == "neuron":
         return names.get(node.fn) or type(node.fn).__name__
     for ref in refs_of(node):
-        if ref.node.kind == "const" and isinstance(ref.node.fn, Attribute):
-            return names.get(ref.node.fn.module) or ref.node.fn.name
+        if ref.node.kind == "const" and isinstance(ref.node.fn, Attribute) and names.get(ref.node.fn.module):
+            return names[ref.node.fn.module]
+    if node.layer:
+        return node.layer
     function = node.fn.function if isinstance(node.fn, InPlace) else node.fn
     return f"{getattr(function, '__name__', function)}() at {node.line}"

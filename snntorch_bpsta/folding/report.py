@@ -62,7 +62,7 @@ def report_of(plan: Plan, twins: dict[Any, Any]) -> FoldReport:
                 grouped[name] = None
         elif node.repeats and name in names:
             grouped[name] = None
-        elif node.kind in ("op", "neuron") and lines[name, node.line] > max(1, steps // 2):
+        elif node.kind in ("op", "neuron") and lines[name, node.line] >= max(2, steps - 1):
             stepped[name] = _why(node, plan)
     return FoldReport(tuple(name for name in grouped if name not in stepped), stepped)
 

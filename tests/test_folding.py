@@ -400,8 +400,8 @@ def test_the_report():
 REFUSED = {
     "no net": ((3,), {}, "net must be a torch.nn.Module"),
     "a class": ((Dense,), {}, "net must be"),
-    "a function alone": ((len,), {}, "a function and behind it the nets"),
-    "two nets": ((nn.ReLU(), nn.ReLU()), {}, "takes a net, or a function"),
+    "a function alone": ((len,), {}, "a function and behind it the nets that it calls"),
+    "two nets": ((nn.ReLU(), nn.ReLU()), {}, "net must be a torch.nn.Module by itself"),
     "no module": ((len, 3), {}, "each of nets must be"),
     "steps": ((nn.ReLU(),), {"steps": 1}, "steps must be True or False"),
     "check": ((nn.ReLU(),), {"check": None}, "check must be True or False"),

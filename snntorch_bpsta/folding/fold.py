@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .._checks import check_choice, check_flags, check_module, check_tensor
+from .._checks import (
+    check_choice,
+    check_flags,
+    check_module,
+    check_spatial_adj,
+    check_temporal_alpha,
+    check_tensor,
+)
 from .._torch import (
     backward_pass,
     is_compiling,
@@ -21,39 +28,19 @@ from .._torch import (
     tree_unflatten,
 )
 from ..conversion import convert
-from . import plan as plans
 from .guards import Surroundings, ambient, described, meta, state_of
+from .passes import GIVEN_UP, Pass
+from .plan import simplified
 from .recorder import is_recording, record
-from .records import Recording, Unfoldable
-from .replay import OtherNumbersError, Runner
-from .report import FoldReport, name_of, report_of
+from .records import Unfoldable
+from .replay import OtherNumbersError
+from .report import FoldReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MOST = 16  # passes that are remembered
-_NEW = 12  # passes in a row that were like none before: then it is given up
 _OWN = ("_net", "_nets", "_function", "_direct", "_fold", "_check", "_passes", "_around", "_last", "_new", "_warned")
-
-
-class _Pass:
-    """What is known of calls of one kind."""
-
-    def __init__(self) -> None:
-        self.recorded = 0
-        self.reason: str | None = None
-        self.runner: Runner | None = None
-        self.fingerprint: list[tuple[Any, str]] = []
-        self.seen: list[Any] = []  # the numbers that were looked at
-        self.replayed = False  # the last time
-        self.missed = 0  # how often in a row a number that was looked at was another
-        self.report = FoldReport((), {}, "it has not been called yet")
-
-    def miss(self, look: str) -> None:
-        """Note that a number that was looked at was another."""
-        self.missed += 1
-        if self.missed >= _NEW:
-            raise Unfoldable(f"the numbers that {look} looks at are others in each call")
 
 
 class _Steps:
@@ -76,23 +63,43 @@ class FoldTime(nn.Module):
 
     It is the net for all that PyTorch asks: the same parameters (the very objects), buffers, submodules, state_dict and
     hooks, ``train()`` and ``eval()``; other attributes are those of the net. It is called as the net is.
+
+    Args:
+        net, *nets, steps, fold, check: those of :func:`fold_time`, which converts the neurons too.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range.
+
+    Example:
+        >>> import snntorch, torch, snntorch_bpsta as snn
+        >>> step = torch.nn.Sequential(torch.nn.Linear(4, 3), snntorch.Leaky(beta=0.9, init_hidden=True))
+        >>> snn.FoldTime(step, steps=True)(torch.rand(5, 2, 4)).shape
+        torch.Size([5, 2, 3])
     """
 
-    _passes: OrderedDict[Any, _Pass]
+    _passes: OrderedDict[Any, Pass]
 
-    def __init__(self, function: Callable[..., Any], nets: tuple[nn.Module, ...], fold: str, check: bool) -> None:
+    def __init__(
+        self,
+        net: nn.Module | Callable[..., Any],
+        *nets: nn.Module,
+        steps: bool = False,
+        fold: str = "steps",
+        check: bool = True,
+    ) -> None:
+        nets = _nets_of(net, nets)
+        check_flags(steps=steps, check=check)
+        check_choice("fold", fold, ("steps", "joint"))
         super().__init__()
-        net, mine = nets[0], self.__dict__
-        direct = function is net
+        function = _Steps(net) if steps else net
+        direct, mine = function is nets[0], self.__dict__
         if len(nets) == 1:
-            shared = [name for name in nn.Module().__dict__ if direct or "hook" not in name]
-            mine.update(
-                {name: net.__dict__[name] for name in shared if isinstance(net.__dict__.get(name), (dict, set))}
-            )
+            theirs = {name: nets[0].__dict__.get(name) for name in mine if direct or "hook" not in name}
+            mine.update({name: value for name, value in theirs.items() if isinstance(value, (dict, set))})
         else:
             mine["_modules"] = {str(i): net for i, net in enumerate(nets)}
         mine.pop("training", None)
-        mine.update(_net=net, _nets=nets, _function=function, _direct=direct, _fold=fold, _check=check)
+        mine.update(_net=nets[0], _nets=nets, _function=function, _direct=direct, _fold=fold, _check=check)
         self._forget()
 
     def _forget(self):
@@ -135,17 +142,17 @@ class FoldTime(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if is_recording() or is_compiling() or is_transforming() or is_exporting():
             return self._loop(*args, **kwargs)
-        if self._new >= _NEW:
+        if self._new >= GIVEN_UP:
             return self._loop(*args, **kwargs)
         key = self._key(args, kwargs)
         found = self._passes.get(key)
         if found is None:
             self.__dict__["_new"] += 1
-            if self._new == _NEW:
+            if self._new == GIVEN_UP:
                 self._say(
-                    f"the last {_NEW} calls were all of another kind: a number or an object that the net reads changes"
+                    f"the last {GIVEN_UP} calls were all of another kind: a number or an object that the net reads changes"
                 )
-            found = self._passes[key] = _Pass()
+            found = self._passes[key] = Pass()
             if len(self._passes) > _MOST:
                 self._passes.popitem(last=False)
         else:
@@ -214,39 +221,12 @@ class FoldTime(nn.Module):
             self._leave(found, recording)
             return out
         try:
-            self._prepare(found, plans.simplified(recording))
+            found.prepare(simplified(recording), self._fold == "joint", self._check, self._say)
         except Unfoldable as error:
             self._leave(found, str(error))
         except Exception as error:  # the pass itself went well
             self._leave(found, f"it could not be planned ({type(error).__name__}: {error})")
         return out
-
-    def _prepare(self, found: _Pass, recording: Recording) -> None:
-        """Make a plan of a recording, and look whether it does what was recorded."""
-        before, found.fingerprint = found.fingerprint, plans.fingerprint(recording)
-        found.recorded += 1
-        seen, found.seen = found.seen, [look.seen for look in recording.looks]
-        if before and seen != found.seen:  # another way, because of other numbers
-            found.recorded = 1
-            found.miss(recording.looks[0].line)
-        elif before:
-            _check_same(before, found.fingerprint)
-        apart = found.runner.plan.apart if found.runner is not None else frozenset()
-        joint = self._fold == "joint"
-        plan = plans.make(recording, joint, apart)
-        runner = Runner(plan, {})
-        while self._check and (failed := runner.failures()):
-            names = ", ".join(sorted({name_of(unit.first, plan) for unit in failed}))
-            self._say(f"{names} gave other numbers for all steps at once than step by step, and is left as it is")
-            apart = apart | {plan.keys[unit.first] for unit in failed}
-            plan = plans.make(recording, joint, apart)
-            runner = Runner(plan, runner.twins)
-        found.report = report_of(plan, runner.twins)
-        if not any(unit.group and unit.selects is None for unit in plan.units):
-            raise Unfoldable("no call is made more than once in a way that all steps could be taken at once")
-        for node in recording.nodes:
-            node.values = {}
-        found.runner = runner
 
     def _leave(self, found, reason):
         """Leave calls of this kind to the net's own loop."""
@@ -269,18 +249,7 @@ class FoldTime(nn.Module):
         if args or kwargs:
             ours, loop = (_seconds(call, args, kwargs) for call in (self, self._loop))
             return self._last.report._replace(speed_up=loop / ours)
-        return _Pass().report if self._last is None else self._last.report
-
-
-def _check_same(before, after):
-    """Two passes with arguments of one kind have to make the same calls."""
-    for (a, line), (b, _) in zip(before, after, strict=False):
-        if a != b:
-            raise Unfoldable(f"two passes with arguments of one kind differ, first at {line or 'their results'}")
-    if len(before) != len(after):
-        raise Unfoldable(
-            "two passes with arguments of one kind differ in length: what the net does depends on the numbers"
-        )
+        return Pass().report if self._last is None else self._last.report
 
 
 def _seconds(call, args, kwargs, rounds=5):
@@ -355,19 +324,26 @@ def fold_time(
         >>> fast.report().grouped
         ('fc', 'lif')
     """
-    check_flags(steps=steps, check=check)
-    check_choice("fold", fold, ("steps", "joint"))
+    check_spatial_adj(spatial_adj)
+    check_temporal_alpha(temporal_alpha)
+    fast = FoldTime(net, *nets, steps=steps, fold=fold, check=check)
+    if spatial_adj or temporal_alpha:
+        for each in fast._nets:
+            convert(each, spatial_adj=spatial_adj, temporal_alpha=temporal_alpha)
+    return fast
+
+
+def _nets_of(net, nets):
+    """The nets, of a net or of a function and its nets; refuse anything else."""
     if not callable(net) or isinstance(net, (type, FoldTime)):
-        raise TypeError(f"net must be a torch.nn.Module, or a function and its nets, got {type(net).__name__}")
-    if isinstance(net, nn.Module) and nets or not isinstance(net, nn.Module) and not nets:
         raise TypeError(
-            "fold_time takes a net, or a function and behind it the nets that it calls: fold_time(net), "
-            "fold_time(forward_pass, net)"
+            f"net must be a torch.nn.Module, or a function and behind it its nets, got {type(net).__name__}"
         )
-    nets = (net,) if isinstance(net, nn.Module) else nets
+    if isinstance(net, nn.Module) == bool(nets):
+        raise TypeError(
+            "net must be a torch.nn.Module by itself, or a function and behind it the nets that it calls: "
+            f"fold_time(net), fold_time(forward_pass, net); got {type(net).__name__} and {len(nets)} nets"
+        )
     for each in nets:
         check_module("each of nets", each)
-        convert_wanted = spatial_adj is not False or temporal_alpha != 0.0
-        if convert_wanted:
-            convert(each, spatial_adj=spatial_adj, temporal_alpha=temporal_alpha)
-    return FoldTime(_Steps(net) if steps else net, nets, fold, check)
+    return nets or (net,)

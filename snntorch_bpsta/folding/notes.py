@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,7 +13,12 @@ from torch import nn
 from .._torch import tree_leaves, version
 from . import seen
 from .guards import ambient
-from .records import Given, Node, Ref, Unfoldable, Unknown, mapped
+from .records import Attribute, Given, Node, Ref, Unfoldable, Unknown, mapped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
 
 
 class Notes:
@@ -22,15 +28,20 @@ class Notes:
         modules: those whose tensors a pass may use, with their names.
     """
 
-    def __init__(self, modules):
+    def __init__(self, modules: dict[nn.Module, str]) -> None:
         super().__init__()
         self.modules = modules
-        self.nodes, self.owners, self.keep, self.storages = [], {}, [], {}
-        self.known, self.given = {}, {}
-        self.quiet_depth, self.reason, self.random = 0, None, seen.random_state()
+        self.nodes: list[Node] = []
+        self.owners: dict[int, Ref] = {}  # by id, as the next three
+        self.storages: dict[int, set[int]] = {}
+        self.known: dict[int, Attribute] = {}
+        self.given: dict[int, Tensor] = {}
+        self.keep: list[Tensor] = []  # so that no other tensor takes an id
+        self.quiet_depth, self.random = 0, seen.random_state()
+        self.reason: str | None = None
         self.thread, self.ambient = threading.get_ident(), ambient()[1:]
 
-    def note(self, what, *args):
+    def note(self, what: Callable[..., Any], *args: Any) -> Any:
         """Write something down, unless the recording has failed."""
         if self.reason is None:
             try:
@@ -41,7 +52,7 @@ class Notes:
                 self.reason = f"it could not be written down ({type(error).__name__}: {error}, {users_line()})"
         return None
 
-    def own(self, node, values):
+    def own(self, node: Node, values: dict[Any, Tensor]) -> Node:
         """Take a node down, with what came out of it."""
         node.index, node.grad, node.values = len(self.nodes), torch.is_grad_enabled(), values
         self.nodes.append(node)
@@ -53,7 +64,7 @@ class Notes:
                 self.storages.setdefault(value.untyped_storage().data_ptr(), set()).add(id(value))
         return node
 
-    def ref(self, t):
+    def ref(self, t: Tensor) -> Ref:
         """Where a tensor came from."""
         found = self.owners.get(id(t))
         if found is not None:
@@ -67,7 +78,7 @@ class Notes:
         self.own(Node("const", source), {0: t})
         return self.owners[id(t)]
 
-    def op(self, fn, args, kwargs, out, effects=()):
+    def op(self, fn: Any, args: Any, kwargs: Any, out: Any, effects: tuple[Any, ...] = ()) -> None:
         values = dict(enumerate(out)) if isinstance(out, (tuple, list)) else {0: out}
         if ambient()[1:] != self.ambient:
             raise Unfoldable(f"autocast, inference mode or the default dtype is switched inside ({users_line()})")
@@ -76,7 +87,7 @@ class Notes:
         node.layer = self.layer()
         self.own(node, values)
 
-    def taken(self, tree):
+    def taken(self, tree: Any) -> Any:
         """Arguments, with references in the place of tensors."""
 
         def take(x):
@@ -88,7 +99,7 @@ class Notes:
 
         return mapped(tree, take)
 
-    def layer(self):
+    def layer(self) -> str:
         """The name of the module that is running, if it has no modules inside."""
         frame = sys._getframe(1)
         while frame is not None:
@@ -98,21 +109,21 @@ class Notes:
             frame = frame.f_back
         return ""
 
-    def name(self, attribute):
+    def name(self, attribute: Attribute) -> str:
         return ".".join(filter(None, (self.modules.get(attribute.module, ""), attribute.name)))
 
     @contextmanager
-    def quiet(self):
+    def quiet(self) -> Iterator[None]:
         self.quiet_depth += 1
         try:
             yield
         finally:
             self.quiet_depth -= 1
 
-    def watching(self):
+    def watching(self) -> bool:
         return not self.quiet_depth and self.reason is None and threading.get_ident() == self.thread
 
-    def called(self, call, note, args, kwargs):
+    def called(self, call: Callable[..., Any], note: Callable[..., None], args: Any, kwargs: Any) -> Any:
         """Make a call that is not looked into, and write it down, with the random numbers that it drew and the arguments
         that it wrote to."""
         with self.quiet():

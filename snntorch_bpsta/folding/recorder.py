@@ -118,7 +118,7 @@ class _Recorder(Notes, TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name == "__iter__":
             return iter(self.called(torch.unbind, partial(self._seen, torch.unbind, "unbind"), args, kwargs))
-        if name in seen.MASKING and not is_written(args, kwargs):
+        if name in seen.MASKING and not _is_written(args, kwargs):
             return self._masked(func, args, kwargs)
         return self.called(func, partial(self._seen, func, name), args, kwargs)
 
@@ -300,7 +300,7 @@ class _Recorder(Notes, TorchFunctionMode):
                 raise Unfoldable(f"{self.name(where)} is changed in the pass, and it is no tensor")
 
 
-def is_written(args, kwargs):
+def _is_written(args, kwargs):
     """Whether a dropout works in place, or in a way that is left to it."""
     return kwargs.get("inplace") or (len(args) > 3 and args[3]) or not (args or "input" in kwargs)
 

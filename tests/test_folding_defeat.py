@@ -419,7 +419,10 @@ def test_right_or_left_alone(name):
 def test_what_is_left_alone_is_warned_of_once():
     fast = snn.fold_time(StopsEarly())
     x = torch.rand(T, B, 12)
-    with pytest.warns(UserWarning, match=r"StopsEarly runs step by step: __bool__\(\) .*test_folding_defeat.py:\d+"):
+    with pytest.warns(
+        UserWarning,
+        match=r"fold_time\(StopsEarly\): the net's own loop runs: __bool__\(\) .*test_folding_defeat.py:\d+",
+    ):
         fast(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -232,12 +232,12 @@ class FoldTime(nn.Module):
         """Leave calls of this kind to the net's own loop."""
         found.reason, found.runner = reason, None
         found.report = FoldReport((), found.report.stepped if found.recorded else {}, reason)
-        self._say(reason)
+        self._say(f"the net's own loop runs: {reason}")
 
     def _say(self, text):
         if text not in self._warned:
             self._warned.add(text)
-            warnings.warn(f"fold_time: {type(self._net).__name__} runs step by step: {text}", stacklevel=6)
+            warnings.warn(f"fold_time({type(self._net).__name__}): {text}", stacklevel=6)
 
     def report(self, *args: Any, **kwargs: Any) -> FoldReport:
         """What was done with the calls of the net the last time, and why.

@@ -53,6 +53,8 @@ class Pass:
             self.miss(recording.looks[0].line if recording.looks else "the net")
         elif before:
             _check_same(before, self.fingerprint)
+            if self.runner is not None:
+                return
         apart = self.runner.plan.apart if self.runner is not None else frozenset()
         plan = plans.make(recording, joint, apart)
         runner = Runner(plan, {})

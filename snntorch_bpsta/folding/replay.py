@@ -212,6 +212,10 @@ class _Run:
         return rows | {("last", name): state for name, state in last.items() if name not in rows}
 
 
+class _WrittenOverError(Exception):
+    """A recorded value is not there any more."""
+
+
 class _Check(_Run):
     """Each group by itself, from what was recorded to what was recorded."""
 
@@ -220,6 +224,8 @@ class _Check(_Run):
         self.failed: list[Unit] = []
 
     def value(self, ref):
+        if ref.out not in ref.node.values:
+            raise _WrittenOverError
         return ref.node.values[ref.out]
 
     def _tensor(self, source, part, here):
@@ -237,24 +243,24 @@ class _Check(_Run):
         part = _ALL if node.kind == "neuron" else slice(0, count, -(-count // _STEPS))
         try:
             got = self._part(unit, part, {}, {})
-        except KeyError:  # a value that was written over: nothing to compare from
+        except _WrittenOverError:  # nothing to compare from
             return
         except Exception:  # whatever it is, the steps one by one do not have it
             self.failed.append(unit)
             return
         if unit.selects is not None:
             got = {0: got[0][part]}
-        for out in unit.wanted:
-            rows = got[out].unbind(0) if out in got else [None] * (count - 1) + [got["last", out]]
-            for member, row in zip(unit.members[part], rows, strict=True):
-                value = member.values.get(out)
-                if (
-                    row is not None
-                    and value is not None
-                    and not _alike(row, value, node.kind == "neuron" and out == "spk")
-                ):
-                    self.failed.append(unit)
-                    return
+        if any(self._differs(unit, unit.members[part], got, out) for out in unit.wanted):
+            self.failed.append(unit)
+
+    def _differs(self, unit, members, got, out):
+        if out not in got:  # of all steps the last is there alone
+            members, rows = members[-1:], [got["last", out]]
+        else:
+            rows = got[out].unbind(0)
+        exact = unit.first.kind == "neuron" and out == "spk"
+        pairs = [(member.values.get(out), row) for member, row in zip(members, rows, strict=True)]
+        return any(value is not None and not _alike(row, value, exact) for value, row in pairs)
 
 
 def _alike(got, expected, exact):

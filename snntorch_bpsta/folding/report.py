@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from .neurons import why_stepped
-from .records import Attribute, InPlace, refs_of
+from .records import Attribute, InPlace, Mask, refs_of
 
 if TYPE_CHECKING:
     from typing import Any
@@ -53,6 +53,8 @@ def report_of(plan: Plan, twins: dict[Any, Any]) -> FoldReport:
             lines[where] = lines.get(where, 0) + 1
     for unit in plan.units:
         node, name = unit.first, name_of(unit.first, plan)
+        if isinstance(node.fn, Mask):  # its product is the dropout
+            continue
         if unit.group:
             values = [value for value in node.values.values() if value.is_floating_point()]
             why = why_stepped(twins[node.fn], values[0].dtype) if node.kind == "neuron" and values else None

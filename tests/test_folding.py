@@ -260,6 +260,62 @@ def test_checkpoints(reentrant, check):
         assert_same(grads, [p.grad for p in net.parameters() if p.grad is not None], f"call {call}", 1e-4)
 
 
+def test_in_data_parallel_training(tmp_path):
+    """One process of DDP."""
+    import torch.distributed as dist
+
+    net, other = net_of(ours), net_of(ours)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        fast = snn.fold_time(net)
+        parallel = nn.parallel.DistributedDataParallel(fast)
+        for call in range(4):
+            x = torch.rand(B, 12, generator=torch.Generator().manual_seed(call))
+            for module in (parallel, other):
+                module.zero_grad()
+                module(x)[1].sum().backward()
+            assert_same([p.grad for p in net.parameters()], [p.grad for p in other.parameters()], "gradients", 1e-4)
+        assert fast.report().reason is None
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_lightning_module():
+    """Its forward has the loop; its trainer changes at every step, and says nothing about that."""
+    lightning = pytest.importorskip("lightning.pytorch", reason="lightning (extra: train) is missing")
+
+    class Lit(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = Dense()
+            self.fast = (snn.fold_time(self.net),)  # not a second time among the modules
+
+        def forward(self, x):
+            return self.net(x)
+
+        def training_step(self, batch, _):
+            return self.fast[0](batch[0])[1].square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    lit = Lit()
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.rand(5 * B, 12)), batch_size=B)
+    trainer = lightning.Trainer(
+        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu",
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(lit, data)
+    assert lit.fast[0].report().reason is None and lit.fast[0].report().grouped == ("fc1", "lif1", "fc2", "lif2")
+    whole, x = snn.fold_time(lit), torch.rand(B, 12)
+    for _ in range(4):
+        assert_same(whole(x), lit(x), "outputs")
+    assert whole.report().reason is None
+
+
 def test_compiled():
     """A graph of torch.compile has the net's own loop."""
     net = net_of()

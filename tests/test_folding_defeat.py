@@ -1,6 +1,8 @@
 """Networks made to defeat :func:`snn.fold_time`: each is folded rightly or left alone, never wrong."""
 
 import random
+import sys
+import types
 import warnings
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -247,6 +249,43 @@ class OwnNeuron(Steps):
         self.lif1.trace = torch.zeros(B, 20)
 
 
+def _eager(self, mem):
+    """Fires at half of the threshold."""
+    return self.spike_grad(mem - 0.5 * self.threshold)
+
+
+@way()
+class FiresInItsOwnWay(Steps):
+    def __init__(self):
+        super().__init__()
+        self.lif1.fire = types.MethodType(_eager, self.lif1)
+
+
+class Eager(snn.Leaky):
+    fire = _eager
+
+
+@way()
+class OursFiresInItsOwnWay(Steps):
+    def __init__(self):
+        super().__init__()
+        self.lif1, self.lif2 = Eager(beta=0.9, temporal_alpha=0.5), snn.Leaky(beta=0.9, inplace=True)
+
+
+@way()
+class LooksAtItsNeuron(Steps):
+    """Its state, behind the step."""
+
+    def between(self, t, x, spk1, mem1, mem2):
+        return spk1 + 0.1 * self.lif1.mem.clamp(0, 1), mem1, mem2
+
+
+@way("made by something which is not seen")
+class LooksAtItsReset(Steps):
+    def between(self, t, x, spk1, mem1, mem2):
+        return spk1 + 0.1 * self.lif1.reset, mem1, mem2
+
+
 @way("two passes with arguments of one kind differ")
 class PythonsRandom(Steps):
     def between(self, t, x, spk1, mem1, mem2):
@@ -439,13 +478,23 @@ def test_a_branch_on_the_input_goes_both_ways():
     assert fast.report().reason is None
 
 
-scale, box, number = 1.0, {"scale": 1.0}, SimpleNamespace(scale=1.0)
+class Settings:
+    scale = 1.0
+
+
+settings = types.ModuleType("settings_of_the_user")
+settings.scale = 1.0
+sys.modules[settings.__name__] = settings
+scale, box, number = 1.0, {"scale": 1.0}, SimpleNamespace(scale=1.0, inner=SimpleNamespace(scale=1.0))
 table = torch.ones(20)
 
 
 class Globals(Steps):
+    own = 1.0
+
     def between(self, t, x, spk1, mem1, mem2):
-        return _scaled(spk1) * scale * box["scale"] * number.scale * table, mem1, mem2
+        spk1 = spk1 * scale * box["scale"] * number.scale * number.inner.scale * table
+        return _scaled(spk1) * Settings.scale * settings.scale * self.own, mem1, mem2
 
 
 def _scaled(x):
@@ -455,7 +504,22 @@ def _scaled(x):
 second = 1.0
 
 
-@pytest.mark.parametrize("change", ["scale", "second", "box", "number", "table", "table in place", "attribute"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "scale",
+        "second",
+        "box",
+        "number",
+        "inner",
+        "class",
+        "module",
+        "net's class",
+        "table",
+        "table in place",
+        "attribute",
+    ],
+)
 def test_numbers_from_outside_the_net(change, monkeypatch):
     torch.manual_seed(0)
     net = Globals()
@@ -469,6 +533,9 @@ def test_numbers_from_outside_the_net(change, monkeypatch):
         monkeypatch.setitem(box, "scale", 0.5)
     elif change == "number":
         monkeypatch.setattr(number, "scale", 0.5)
+    elif change in ("inner", "class", "module", "net's class"):
+        where = {"inner": number.inner, "class": Settings, "module": settings, "net's class": Globals}[change]
+        monkeypatch.setattr(where, "own" if where is Globals else "scale", 0.5)
     elif change == "table":
         monkeypatch.setitem(here, "table", torch.full((20,), 0.5))
     elif change == "table in place":

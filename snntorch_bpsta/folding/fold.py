@@ -28,7 +28,7 @@ from .._torch import (
     tree_unflatten,
 )
 from ..conversion import convert
-from .guards import Surroundings, ambient, described, meta, state_of
+from .guards import Surroundings, ambient, described, kinds_of, meta, state_of
 from .passes import GIVEN_UP, Pass
 from .plan import simplified
 from .recorder import is_recording, record
@@ -199,11 +199,12 @@ class FoldTime(nn.Module):
         """What a call has to have in common with one before to be run as it was."""
         leaves, spec = tree_flatten((args, kwargs))
         given = tuple(meta(x) if isinstance(x, torch.Tensor) else described(x) for x in leaves)
-        if self._around is None:
+        modules = self._modules_of()
+        if self._around is None or self._around.kinds != kinds_of(modules):
             function = self._function.step if isinstance(self._function, _Steps) else self._function
-            self.__dict__["_around"] = Surroundings(function, self._modules_of())
+            self.__dict__["_around"] = Surroundings(function, modules)
         around = tuple(described(value) for value in self._around.values())
-        return spec, given, ambient(), tuple(state_of(module) for module in self._modules_of()), around
+        return spec, given, ambient(), tuple(state_of(module) for module in modules), around
 
     def _modules_of(self):
         """All modules, with the names that they have for the user."""

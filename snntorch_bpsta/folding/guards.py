@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
+import sys
+import sysconfig
 import types
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from .._torch import tree_leaves
 from .neurons import states_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+_DEEP = 3  # objects in objects that are looked into
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device)
 _MOST = 64  # leaves of a container that are looked at
 # The bookkeeping of nn.Module and of our neurons, which say nothing about what a forward does.
 _INTERNAL = {*nn.Module().__dict__, "_forward_hooks_with_kwargs", "_backend_id", "instances"} - {"training"}
-_FOREIGN = ("torch", "snntorch", "numpy", "builtins")
 
 
 class Same:
@@ -36,9 +40,9 @@ class Same:
         return id(self.what)
 
 
-def described(value: Any, deep: bool = True) -> Any:
-    """A value as something to compare: plain ones, and those in containers and in simple objects, by value, the rest by
-    identity."""
+def described(value: Any, deep: int = _DEEP) -> Any:
+    """A value as something to compare: plain ones, and those in containers and in objects of the user's classes, by value,
+    the rest by identity."""
     if isinstance(value, _PLAIN):
         return type(value), value
     if isinstance(value, torch.Size):
@@ -48,10 +52,18 @@ def described(value: Any, deep: bool = True) -> Any:
             return Same(value)
         rows = value.items() if isinstance(value, dict) else sorted(value, key=id) if isinstance(value, set) else value
         return type(value), tuple(described(x, deep) for x in rows)
-    simple = not isinstance(value, (torch.Tensor, nn.Module, type, types.ModuleType, types.FunctionType))
-    if deep and simple and type(getattr(value, "__dict__", None)) is dict and len(vars(value)) <= _MOST:
-        return Same(value), described(vars(value), deep=False)
+    if deep and _is_open(value):
+        return Same(value), described(vars(value), deep - 1)
     return Same(value)
+
+
+def _is_open(value):
+    """Whether an object is one of the user's classes, with attributes to look into."""
+    if isinstance(value, (torch.Tensor, nn.Module, type, types.ModuleType, types.FunctionType)):
+        return False
+    if type(getattr(value, "__dict__", None)) is not dict or len(vars(value)) > _MOST:
+        return False
+    return type(value) in (types.SimpleNamespace, argparse.Namespace) or not _is_foreign(type(value).__module__)
 
 
 def meta(t: torch.Tensor) -> tuple[Any, ...]:
@@ -102,53 +114,74 @@ def ambient() -> tuple[Any, ...]:
 class Surroundings:
     """Globals and closures that the user's own code reads: ``num_steps``, say."""
 
-    def __init__(self, function: Callable[..., Any], modules: Iterator[nn.Module]) -> None:
+    def __init__(self, function: Callable[..., Any], modules: Iterable[nn.Module]) -> None:
         self.cells: list[types.CellType] = []
-        self.names: dict[tuple[int, str], tuple[dict[str, Any], str]] = {}
+        self.names: dict[tuple[int, str], tuple[Mapping[str, Any], str]] = {}
+        self.objects: list[Any] = []
         self._seen: set[Any] = set()
+        modules = list(modules)
+        self.kinds = kinds_of(modules)
         self._read(function)
-        for kind in {base for module in modules for base in type(module).__mro__}:
+        for kind in {base for own in self.kinds for base in own.__mro__}:
             if not _is_foreign(kind.__module__):
-                for value in vars(kind).values():
-                    self._read(value)
+                for name in vars(kind):
+                    if not (name.startswith("__") and name.endswith("__")) or name == "__call__":
+                        self._name(vars(kind), name, id(kind))
 
     def _read(self, function: Any) -> None:
         """Note what a function reads, and what the functions that it calls read."""
+        if isinstance(function, functools.partial):
+            self.objects += [function.args, function.keywords]
+            function = function.func
         function = getattr(function, "__func__", getattr(function, "fget", function))
-        if not isinstance(function, types.FunctionType):
-            function = getattr(function, "func", None)  # of a partial
+        if _is_open(function):  # an object that is called
+            self.objects.append(function)
+            function = vars(type(function)).get("__call__")
         if not isinstance(function, types.FunctionType) or function in self._seen or _is_foreign(function.__module__):
             return
         self._seen.add(function)
+        self.objects += [function.__defaults__, function.__kwdefaults__]
         for cell in function.__closure__ or ():
             self.cells.append(cell)
             self._read(_content(cell))
         self._read(getattr(function, "__wrapped__", None))
-        for name in _names(function.__code__):
-            if name in function.__globals__:
-                self.names[id(function.__globals__), name] = function.__globals__, name
-                self._read(function.__globals__[name])
+        names = set(_names(function.__code__))
+        for name in names & function.__globals__.keys():
+            self._name(function.__globals__, name, id(function.__globals__))
+            value = function.__globals__[name]
+            if isinstance(value, (types.ModuleType, type)) and not _is_foreign(_module_of(value)):
+                for inner in names & vars(value).keys():  # a file of settings, or a class of them
+                    self._name(vars(value), inner, id(value))
+
+    def _name(self, scope, name, key):
+        self.names[key, name] = scope, name
+        self._read(scope[name])
 
     def values(self) -> list[Any]:
         """What the names and cells hold now."""
-        return [*(scope.get(name) for scope, name in self.names.values()), *map(_content, self.cells)]
+        named = (scope.get(name) for scope, name in self.names.values())
+        return [*named, *map(_content, self.cells), *self.objects]
 
     def tensors(self) -> list[torch.Tensor]:
         """Tensors among them, and in their containers and attributes."""
         return [t for value in self.values() for t in tensors_in(value)]
 
 
-def tensors_in(value: Any, deep: bool = True) -> Iterator[torch.Tensor]:
+def kinds_of(modules: Iterable[nn.Module]) -> frozenset[type]:
+    """The classes of modules."""
+    return frozenset(map(type, modules))
+
+
+def tensors_in(value: Any, deep: int = _DEEP) -> Iterator[torch.Tensor]:
     """Tensors that :func:`described` tells apart by identity."""
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, (dict, list, tuple)):
+    elif isinstance(value, (dict, list, tuple, set)):
         if len(value) <= _MOST:
-            yield from (t for t in tree_leaves(value) if isinstance(t, torch.Tensor))
-    elif deep and not isinstance(value, (nn.Module, type, types.ModuleType, types.FunctionType)):
-        if type(getattr(value, "__dict__", None)) is dict and len(vars(value)) <= _MOST:
-            for each in vars(value).values():
-                yield from tensors_in(each, deep=False)
+            for each in value.values() if isinstance(value, dict) else value:
+                yield from tensors_in(each, deep)
+    elif deep and _is_open(value):
+        yield from tensors_in(vars(value), deep - 1)
 
 
 def _names(code):
@@ -166,5 +199,16 @@ def _content(cell):
         return None
 
 
+def _module_of(value):
+    return value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+
+
+@functools.cache
 def _is_foreign(module: str | None) -> bool:
-    return (module or "").partition(".")[0] in (*_FOREIGN, __name__.partition(".")[0])
+    """Whether a module is Python's, a library's or ours."""
+    if not module or module.partition(".")[0] == __name__.partition(".")[0]:
+        return True
+    if module == "__main__":
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return module in sys.builtin_module_names or (file is not None and file.startswith(_LIBRARIES))

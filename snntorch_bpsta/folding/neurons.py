@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._snntorch import step_names
 from ..neurons import FAMILY, Adjusted
 from ..neurons.build import OPTIONS
 
@@ -30,8 +31,19 @@ def states_of(module: nn.Module) -> tuple[str, ...] | None:
             known = type(module) is host or isinstance(module, Adjusted)
             known = known and type(module).forward in (host.forward, ours.forward)
             known = known and isinstance(module.__dict__.get("forward"), (type(None), Watched))
+            known = known and not _own_step(module)
             return ours._states if known else None
     return None
+
+
+def _own_step(neuron):
+    """Whether a neuron has a part of the step of its own."""
+    if isinstance(neuron, Adjusted):
+        return bool(neuron._changed_steps())
+    mine, names = neuron.__dict__, step_names(type(neuron))
+    step = mine.get("state_function")
+    bound = getattr(step, "__self__", None) is neuron and getattr(step, "__name__", "") in names
+    return not bound or any(name in mine for name in names - {"spike_grad", "state_function"})
 
 
 def twin_of(neuron: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..surrogate import Surrogate
+
 # Numbers that leave the graph, and may decide what comes next.
 LOOKS = {
     "item", "tolist", "is_nonzero", "equal", "allclose", "__bool__", "__int__", "__float__", "__index__", "__complex__",
@@ -36,6 +38,7 @@ LEARNING = {"backward", "grad", "register_hook", "register_post_accumulate_grad_
 _STATIC = (
     int, float, complex, str, bool, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size,
     slice, type(Ellipsis), np.generic, type, types.FunctionType, types.BuiltinFunctionType, torch.Generator,
+    Surrogate,
 )  # fmt: skip
 
 

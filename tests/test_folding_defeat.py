@@ -265,7 +265,7 @@ class Eager(snn.Leaky):
     fire = _eager
 
 
-@way()
+@way("register_hook() is called")  # by which ours tells a freed graph
 class OursFiresInItsOwnWay(Steps):
     def __init__(self):
         super().__init__()

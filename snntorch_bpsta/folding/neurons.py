@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +36,14 @@ def states_of(module: nn.Module) -> tuple[str, ...] | None:
     return None
 
 
+_step_names = lru_cache(maxsize=None)(step_names)
+
+
 def _own_step(neuron):
     """Whether a neuron has a part of the step of its own."""
     if isinstance(neuron, Adjusted):
         return bool(neuron._changed_steps())
-    mine, names = neuron.__dict__, step_names(type(neuron))
+    mine, names = neuron.__dict__, _step_names(type(neuron))
     step = mine.get("state_function")
     bound = getattr(step, "__self__", None) is neuron and getattr(step, "__name__", "") in names
     return not bound or any(name in mine for name in names - {"spike_grad", "state_function"})

@@ -5,6 +5,7 @@ QUESTIONS = {
     "layer": "one layer, forward and backward, at five sizes: all peers",
     "fused": "ReLU and layer in one pass and in place, against ReLU and then the layer",
     "family": "all six neurons over whole sequences against snnTorch's loops, and over Leaky's time",
+    "loops": "networks with a user's loop over time, as they are and through fold_time; and the first call of it",
     "network": "one training step of a small convolutional network, and of the same net without neurons",
     "memory": "bytes kept for backward per neuron and step; peak of a training step of `middle`",
     "time": "ns per neuron and step over T at a fixed amount of work",

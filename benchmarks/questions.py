@@ -10,13 +10,14 @@ from .calls import call, step
 from .cold import cold
 from .family import family
 from .layer import fused, layer, neurons, time_steps
+from .loops import loops
 from .memory import memory
 from .network import compile_, network
 from .timing import Report
 
 ANSWERS = {
-    "layer": layer, "fused": fused, "family": family, "network": network, "memory": memory, "time": time_steps,
-    "neurons": neurons, "compile": compile_, "cold": cold, "step": step, "call": call,
+    "layer": layer, "fused": fused, "family": family, "loops": loops, "network": network, "memory": memory,
+    "time": time_steps, "neurons": neurons, "compile": compile_, "cold": cold, "step": step, "call": call,
 }  # fmt: skip
 
 

@@ -3,11 +3,13 @@ fails when PyTorch drops or changes it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef as StorageWeakRef
+from torch.utils import _pytree
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves as tree_leaves
 
@@ -22,6 +24,11 @@ keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_grap
 is_watched: Callable[[], int] = torch._C._len_torch_dispatch_stack
 # A number for the backward pass under way in this thread, -1 outside of one.
 backward_pass: Callable[[], int] = torch._C._current_graph_task_id
+
+# Containers of tensors, those of torch and of users that are registered: their leaves and what puts them together again.
+tree_flatten: Callable[[Any], tuple[list[Any], Any]] = _pytree.tree_flatten
+tree_unflatten: Callable[[Any, Any], Any] = _pytree.tree_unflatten
+tree_leaves: Callable[[Any], list[Any]] = _pytree.tree_leaves
 
 
 def is_of_a_transform(x: torch.Tensor) -> bool:
@@ -59,6 +66,23 @@ def constant_for_compiler(function: _Function) -> _Function:
     ``torch.compiler.assume_constant_result`` does, which would import all of the compiler."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+@contextmanager
+def functions_watched(watch: Callable[..., Any]) -> Iterator[None]:
+    """Inside, ``Function.apply(*args)`` of any function of autograd is ``watch(Function, apply, args, kwargs)``. (Function
+    modes of PyTorch see what its forward does, and not that its gradient is another.)"""
+    base = torch.autograd.Function
+    original = base.__dict__["apply"]
+
+    def apply(cls, *args, **kwargs):
+        return watch(cls, original.__get__(None, cls), args, kwargs)
+
+    base.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        base.apply = original
 
 
 def version(x: torch.Tensor) -> int:

@@ -16,8 +16,8 @@ FEATURES = {
     "Refused arguments": "test_checks",
     "What users reported in public": "test_field_reports",
     "Files that are whole or not there": "test_files",
-    "Any arguments at all (fuzz)": "test_conversion_fuzz test_data_fuzz test_functional_fuzz test_fuzz test_layers_fuzz "
-    "test_neurons_fuzz test_nir_fuzz test_training_fuzz",
+    "Any arguments at all (fuzz)": "test_conversion_fuzz test_data_fuzz test_functional_fuzz test_folding_fuzz test_fuzz "
+    "test_layers_fuzz test_neurons_fuzz test_nir_fuzz test_training_fuzz",
     "Hostile checkpoints and data files": "test_training_checkpoints test_training_nested test_data_gate",
     "Two threads, forked processes": "test_functional_threads",
     "The names of snnTorch": "test_namespace test_architecture test_torch",
@@ -31,6 +31,7 @@ FEATURES = {
     "The package on a GPU": "test_cuda test_compile::test_cuda test_compile::test_the_device test_compile::test_inductor_on",
     "compress_spikes": "test_memory",
     "MultiStep and the other layers": "test_layers_multistep test_layers_blocks test_layers_fused",
+    "A loop over time, unchanged (fold_time)": "test_folding test_folding_defeat test_folding_zoo test_folding_random",
     "Networks of Table 1": "test_networks",
     "torch.compile, torch.library, autocast": "test_compile test_export::test_compile",
     "torch.export": "test_compile::test_export test_export::test_export",

@@ -8,7 +8,7 @@ from types import ModuleType
 import snntorch_bpsta as snn
 
 # For the command line, names only; and the rooms of the engine and of the neurons, which their packages hand out.
-INTERNAL = ("bench", "functional.", "neurons.")
+INTERNAL = ("bench", "functional.", "neurons.", "folding.")
 
 
 def public_modules():

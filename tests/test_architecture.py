@@ -30,6 +30,7 @@ ORDER = [
     "conversion",
     "decays",
     "layers",
+    "folding",
     "networks",
     "training",
     "cli",
@@ -225,7 +226,7 @@ def test_no_eager_heavy_import(path):
     assert list(eager_heavy(*read(path))) == []
 
 
-LIGHT = {"", *BASE, "surrogate", "memory", "functional", "neurons", "conversion", "decays", "layers"}
+LIGHT = {"", *BASE, "surrogate", "memory", "functional", "neurons", "conversion", "decays", "layers", "folding"}
 
 
 def test_the_package_imports_its_heavy_parts_on_first_use():

@@ -2,6 +2,7 @@
 
 import test_conversion_fuzz  # noqa: F401 (these fill the sets)
 import test_data_fuzz  # noqa: F401
+import test_folding_fuzz  # noqa: F401
 import test_functional_fuzz  # noqa: F401
 import test_layers_fuzz  # noqa: F401
 import test_neurons_fuzz  # noqa: F401

@@ -48,6 +48,41 @@ def test_a_backward_pass_is_seen_with_what_becomes_of_its_graph(keep):
     assert _torch.backward_pass() == -1
 
 
+def test_containers_are_taken_apart_and_put_together():
+    tree = {"a": [torch.zeros(1), 2], "b": (None, torch.ones(2))}
+    leaves, spec = _torch.tree_flatten(tree)
+    assert _torch.tree_leaves(tree)[1] == 2 and len(leaves) == 4
+    again = _torch.tree_unflatten(leaves, spec)
+    assert again["b"][1] is tree["b"][1] and type(again["a"]) is list
+    assert _torch.tree_flatten({"a": [1, 2], "b": (None, 3)})[1] == spec != _torch.tree_flatten([1])[1]
+    assert len({spec, spec}) == 1
+
+
+def test_functions_of_autograd_are_watched():
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * 5
+
+    seen, original = [], torch.autograd.Function.__dict__["apply"]
+    x = torch.ones(1, requires_grad=True)
+
+    def watch(cls, call, args, kwargs):
+        seen.append((cls, args))
+        return call(*args, **kwargs)
+
+    with _torch.functions_watched(watch):
+        Double.apply(x).backward()
+    assert seen == [(Double, (x,))] and x.grad == 5
+    assert torch.autograd.Function.__dict__["apply"] is original
+    Double.apply(x)
+    assert len(seen) == 1
+
+
 def test_an_export_is_seen():
     seen = []
 
@@ -121,7 +156,11 @@ def test_every_name_has_its_test():
     public = [name for name, value in vars(_torch).items() if callable(value) and not name.startswith("_")]
     source = Path(__file__).read_text(encoding="utf-8")
     ours = [name for name in public if inspect.getmodule(getattr(_torch, name)) is not re]
-    missing = [name for name in ours if name not in ("Any", "Callable", "TypeVar") and f"_torch.{name}" not in source]
+    missing = [
+        name
+        for name in ours
+        if name not in ("Any", "Callable", "Iterator", "TypeVar", "contextmanager") and f"_torch.{name}" not in source
+    ]
     assert missing == []
 
 

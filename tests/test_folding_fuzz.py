@@ -1,0 +1,49 @@
+"""Whatever fold_time is called with: a right result, or an error that names the argument."""
+
+import contextlib
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("hypothesis", reason="hypothesis (extra: dev) is missing")
+from _fuzz import ANYTHING, NETS, OPTIONS, REFUSED, SEQUENCES, attempt, calls, copied, fuzz, mostly, optional, tensors
+from hypothesis import strategies as st  # noqa: E402
+
+import snntorch_bpsta as snn  # noqa: E402
+from snntorch_bpsta._torch import tree_leaves  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+FLAG = optional(True, False)
+
+
+@fuzz("fold_time", "FoldTime", "FoldTime.report", "FoldReport", examples=150, draws=st.data(), arguments=calls(
+    net=NETS, steps=FLAG, fold=optional("steps", "joint"), check=FLAG, **OPTIONS,
+))  # fmt: skip
+def test_fold_time(draws, arguments):
+    arguments = dict(arguments)
+    net = arguments.pop("net")
+    nets = draws.draw(st.sampled_from([(), (), (), (nn.Identity(),), (3,)]), label="nets")
+    fast = attempt(snn.fold_time, net, *nets, **arguments)
+    if fast is REFUSED:
+        return
+    options = {name: value for name, value in arguments.items() if name not in OPTIONS}
+    assert type(attempt(snn.FoldTime, net, *nets, **options)) is snn.FoldTime
+    assert type(fast.report()) is snn.FoldReport and str(fast.report()) and repr(fast)
+    x = draws.draw(mostly(tensors(SEQUENCES), ANYTHING), label="x")
+    if not isinstance(net, nn.Module) or not isinstance(x, torch.Tensor):
+        return
+    loop = copy.deepcopy(fast)._loop
+    for _ in range(4):
+        try:
+            expected = loop(copied(x))
+        except Exception as error:
+            with contextlib.suppress(type(error)):
+                fast(copied(x))
+                raise AssertionError(f"no {type(error).__name__}") from error
+            return
+        got = fast(copied(x))
+        for a, b in zip(tree_leaves(got), tree_leaves(expected), strict=True):
+            assert a.shape == b.shape and a.dtype == b.dtype
+            assert a.is_meta or torch.allclose(a.to_dense(), b.to_dense(), equal_nan=True, rtol=1e-3, atol=1e-3)

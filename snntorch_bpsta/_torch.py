@@ -11,7 +11,6 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef as StorageWeakRef
 from torch.utils import _pytree
 from torch.utils._python_dispatch import _get_current_dispatch_mode
-from torch.utils._pytree import tree_leaves as tree_leaves
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

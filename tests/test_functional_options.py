@@ -558,3 +558,12 @@ def test_the_module_of_the_operator_may_be_reloaded():
                     assert all(map(torch.equal, train(run), expected))
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=300)
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 4), (3, 2, 0), (1, 0, 4)])
+def test_a_surrogate_of_ones_own_on_nothing(shape):
+    """An empty batch, the last of a data set that is filtered, say."""
+    x = torch.rand(shape).requires_grad_()
+    spk, mem = snn.Leaky(0.9, spike_grad=lambda x: snn.surrogate.atan()(x)).sequence(x)
+    spk.sum().backward()
+    assert spk.shape == x.grad.shape == shape and mem.shape == shape[1:]

@@ -28,7 +28,7 @@ def run(neuron: Neuron, t: passes.Tensors, c: passes.Constants, lay: passes.Layo
     with torch.no_grad():
         outputs = passes.forward(t, c, lay)
         *states, saved, _ = outputs[1:]
-        membrane = states[0] if saved.numel() == 0 else saved
+        membrane = saved if saved.shape == outputs[0].shape else states[0]
         steps = membrane.unsqueeze(0) if c.single else membrane
         before = torch.zeros_like(steps[0]) if t.mem is None else t.mem.to(steps.dtype)
         x = torch.cat([before.unsqueeze(0), steps]) - neuron.threshold.detach().to(steps.device, steps.dtype)

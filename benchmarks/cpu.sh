@@ -16,5 +16,6 @@ ask() {
 
 ask layer fused family
 ask network --threads 2
+ask loops
 ask memory step call time neurons cold
 ask compile --threads 2

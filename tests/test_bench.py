@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 if not (ROOT / "benchmarks" / "__main__.py").is_file():
     pytest.skip("the benchmark is not part of this distribution", allow_module_level=True)
 
-from benchmarks import QUESTIONS, baseline, children, cold, contest, family, memory, nets, ours, peers, timing  # noqa: E402
+from benchmarks import QUESTIONS, baseline, children, cold, contest, family, loops, memory, nets, ours, peers, timing  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.questions import ANSWERS  # noqa: E402
 from snntorch_bpsta import _torch, cli, functional  # noqa: E402
@@ -112,6 +112,32 @@ def test_light_questions(nothing_installed):
     assert rows["network"]["spikingjelly, its best"]["note"] == "not installed"
     assert float(rows["time"]["bpsta"]["ns_per_neuron_step"]) > 0 < float(rows["neurons"]["bpsta"]["p50_ms"])
     assert float(rows["step"]["host"]["of_host"]) == 1 and 0 < float(rows["step"]["bpsta, options on"]["of_host"])
+
+
+def test_loops(monkeypatch):
+    code, _ = bench("loops")
+    assert code == 0
+    with open("out/loops-cpu.csv", newline="") as file:
+        rows = {(row["case"], row["competitor"]): row for row in csv.DictReader(file)}
+    assert {case for case, _ in rows} == set(loops.QUICK)
+    for case in loops.QUICK:
+        folded = rows[case, loops.FOLDED]
+        assert float(folded["faster"]) > 0 < float(folded["first_call_of_loop"]) and float(folded["error"]) < 1e-4
+        assert float(rows[case, loops.LOOP]["faster"]) == 1
+
+
+@pytest.mark.parametrize("what", ["folded", "right"])
+def test_loops_when_wrong_get_no_speed(what, monkeypatch):
+    from snntorch_bpsta.folding import replay
+
+    right = replay.Runner.__call__
+    if what == "right":
+        monkeypatch.setattr(replay.Runner, "__call__", lambda *args: tuple(1.1 * t for t in right(*args)))
+    else:
+        monkeypatch.setattr(replay.Runner, "__call__", lambda *args: [].pop())
+    code, rows = bench("loops")
+    assert code == 2
+    assert rows["loops"][loops.FOLDED]["note"].startswith("WRONG") and not rows["loops"][loops.FOLDED]["faster"]
 
 
 def test_family(nothing_installed):

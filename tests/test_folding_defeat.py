@@ -374,6 +374,29 @@ class StateByAView(Steps):
         return spk1, mem1, mem2
 
 
+@way("writes to memory that another tensor shares")
+class RowInPlace(Steps):
+    def between(self, t, x, spk1, mem1, mem2):
+        spk1 = spk1.clone()
+        spk1[0] += 1
+        return spk1, mem1, mem2
+
+
+@way()
+class AsksForTheShapeOfAState(Steps):
+    """Which is another one in the first call, and after a call of another size."""
+
+    def forward(self, x):
+        mem1, mem2, out = self.lif1.mem, self.lif2.init_leaky(), []
+        for t in range(len(x)):
+            if mem1.shape[:1] != x.shape[1:2]:
+                mem1 = torch.ones(x.shape[1], 20) * 0.3
+            spk1, mem1 = self.lif1(self.fc1(x[t]), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            out.append(mem2)
+        return torch.stack(out)
+
+
 @way("writes to a tensor from outside")
 class WritesToItsInput(Steps):
     def forward(self, x):
@@ -550,6 +573,23 @@ def test_numbers_from_outside_the_net(change, monkeypatch):
         assert_same(after, net(x), "after")
     assert not torch.equal(before[1], after[1])
     assert fast.report().reason is None
+
+
+def test_states_of_another_size():
+    pair = []
+    for fold in (False, True):
+        torch.manual_seed(0)
+        net = AsksForTheShapeOfAState()
+        function = snn.fold_time(net) if fold else net
+        rows = []
+        for call, batch in enumerate((3, 3, 3, 3, 2, 2, 3, 3, 2, 3, 2, 2, 2, 3, 3, 2, 3)):
+            x = torch.rand(T, batch, 12, generator=torch.Generator().manual_seed(call)) * 2
+            rows.append(function(x).detach())
+            for lif in (net.lif1, net.lif2):
+                lif.mem = lif.mem.detach()
+        pair.append(rows)
+    assert_same(pair[1], pair[0], "outputs")
+    assert function.report().reason is None
 
 
 def test_closures_and_default_arguments():

@@ -25,7 +25,11 @@ NEURONS = {
     "RSynaptic": {"alpha": 0.7, "beta": 0.8, "linear_features": N},
 }
 PLAIN = ("linear", "linear", "neuron", "neuron", "neuron", "add", "mul", "relu", "norm", "cat", "mean")
-ODD = ("delay", "feedback", "leak", "dropout", "noise", "batch norm", "detach", "every second", "shared", "in place")
+ODD = (
+    "delay", "feedback", "leak", "dropout", "noise", "batch norm", "detach", "every second", "shared", "in place",
+    "state scaled", "states swapped", "step number", "mirror", "split", "where", "no grad", "sorted", "written",
+    "state reset", "membrane", "indexed",
+)  # fmt: skip
 
 
 class RandomLoop(nn.Module):
@@ -86,7 +90,7 @@ class RandomLoop(nn.Module):
                 )(row)
             ]
             for place, (what, a, b) in enumerate(self.program, 1):
-                values.append(self._step(str(place), what, values[a], values[b], states, before, zeros, t))
+                values.append(self._step(str(place), what, values[a], values[b], states, before, zeros, t, x))
             for place in self.out:
                 rows[place].append(values[place])
             for place in self.states:
@@ -100,7 +104,7 @@ class RandomLoop(nn.Module):
         out += [written] * self.prealloc + [total] * self.sums
         return tuple(out)
 
-    def _step(self, name, what, a, b, states, before, zeros, t):
+    def _step(self, name, what, a, b, states, before, zeros, t, x):
         layer = self.layers[name] if name in self.layers else None
         if what in ("linear", "norm", "batch norm"):
             return layer(a)
@@ -112,7 +116,19 @@ class RandomLoop(nn.Module):
             spk, *after = layer(a, *states[name])
             states[name] = [spk, *after] if isinstance(layer, (snntorch.RLeaky, snntorch.RSynaptic)) else after
             return spk
+        if what in ("state scaled", "states swapped", "state reset"):
+            self._disturb(what, states, t)
+            return a + b
         return {
+            "step number": lambda: a * (1 + t / 10) + (b if t == 2 else 0),
+            "mirror": lambda: a + self._row(x, -1 - t),
+            "split": lambda: torch.cat(a.chunk(2, dim=-1)[::-1], dim=-1) + b.unbind(0)[1],
+            "where": lambda: torch.where(a > 0.4, a, -b),
+            "no grad": lambda: a + self._without_gradients(b),
+            "sorted": lambda: a.sort(dim=-1)[0] + b.max(dim=-1, keepdim=True).values,
+            "written": lambda: self._written(a, b, t),
+            "membrane": lambda: a + 0.1 * sum(state[-1] for state in states.values() if state[-1].shape == a.shape),
+            "indexed": lambda: a[:, [1, 0, 3, 2, 5, 4]] + b[torch.tensor([2, 0, 1])],
             "add": lambda: a + b,
             "mul": lambda: a * torch.sigmoid(b),
             "relu": lambda: F.relu(a - 0.1),
@@ -127,6 +143,35 @@ class RandomLoop(nn.Module):
             "shared": lambda: self._first_linear(a),
             "in place": lambda: torch.zeros_like(a).add_(a).mul_(0.7),
         }[what]()
+
+    def _row(self, x, t):
+        return {"x[t]": lambda: x[t], "iter": lambda: x[t], "x[:, t]": lambda: x[:, t], "static": lambda: x}[
+            self.source
+        ]()
+
+    def _disturb(self, what, states, t):
+        """Do something to the states of the neurons, between their steps."""
+        names = [
+            name for name, state in states.items() if state[-1].shape == (B, N) and not self.layers[name].init_hidden
+        ]
+        if what == "states swapped" and len(names) > 1:
+            one, two = states[names[0]], states[names[1]]
+            one[-1], two[-1] = two[-1], one[-1]
+        elif names and what == "state scaled":
+            states[names[-1]][-1] = states[names[-1]][-1] * 0.8
+        elif names and t % 3 == 1:
+            states[names[0]][-1] = torch.zeros(B, N)
+
+    @staticmethod
+    def _without_gradients(b):
+        with torch.no_grad():
+            return b * 2
+
+    @staticmethod
+    def _written(a, b, t):
+        out = a.clone()
+        out[:, t % N] = b[:, 0]
+        return out
 
     def _first_linear(self, a):
         layer = next(

@@ -28,7 +28,7 @@ from .._torch import (
     tree_unflatten,
 )
 from ..conversion import convert
-from .guards import Surroundings, ambient, described, kinds_of, meta, state_of
+from .guards import Surroundings, ambient, described, hidden_shapes, kinds_of, meta, state_of
 from .passes import GIVEN_UP, Pass
 from .plan import simplified
 from .recorder import is_recording, record
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MOST = 16  # passes that are remembered
-_OWN = ("_net", "_nets", "_function", "_direct", "_fold", "_check", "_passes", "_around", "_last", "_new", "_warned")
+_KEPT = ("_net", "_nets", "_function", "_direct", "_fold", "_check")
+_OWN = (*_KEPT, "_passes", "_around", "_last", "_new", "_shaped", "_warned")  # what is known of the calls so far
 
 
 class _Steps:
@@ -103,7 +104,7 @@ class FoldTime(nn.Module):
         self._forget()
 
     def _forget(self):
-        self.__dict__.update(_passes=OrderedDict(), _around=None, _last=None, _new=0, _warned=set())
+        self.__dict__.update(_passes=OrderedDict(), _around=None, _last=None, _new=0, _shaped=False, _warned=set())
 
     # --- the net, for all but its forward ---------------------------------------------------------------
 
@@ -131,7 +132,7 @@ class FoldTime(nn.Module):
             setattr(self._net, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in _OWN[6:]}
+        return {name: value for name, value in self.__dict__.items() if name in _KEPT or name not in _OWN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -204,7 +205,8 @@ class FoldTime(nn.Module):
             function = self._function.step if isinstance(self._function, _Steps) else self._function
             self.__dict__["_around"] = Surroundings(function, modules)
         around = tuple(described(value) for value in self._around.values())
-        return spec, given, ambient(), tuple(state_of(module) for module in modules), around
+        shapes = hidden_shapes(modules) if self._shaped else ()
+        return spec, given, ambient(), tuple(state_of(module) for module in modules), around, shapes
 
     def _modules_of(self):
         """All modules, with the names that they have for the user."""
@@ -220,6 +222,10 @@ class FoldTime(nn.Module):
         out, recording = record(self._loop, args, kwargs, modules, self._around.tensors())
         if isinstance(recording, str):
             self._leave(found, recording)
+            return out
+        if recording.shaped and not self._shaped:  # the shapes of hidden states tell calls apart from now on
+            self.__dict__["_shaped"] = True
+            self._passes.clear()
             return out
         try:
             found.prepare(simplified(recording), self._fold == "joint", self._check, self._say)

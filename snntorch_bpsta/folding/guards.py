@@ -103,6 +103,11 @@ def state_of(module: nn.Module) -> tuple[Any, ...]:
     return tuple(rows)
 
 
+def hidden_shapes(modules: Iterable[nn.Module]) -> tuple[Any, ...]:
+    """The shapes of what known neurons hold."""
+    return tuple(getattr(module, name).shape for module in modules for name in states_of(module) or ())
+
+
 def ambient() -> tuple[Any, ...]:
     """The modes of PyTorch that a pass runs under."""
     cast = tuple(

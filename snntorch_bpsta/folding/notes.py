@@ -13,7 +13,8 @@ from torch import nn
 from .._torch import tree_leaves, version
 from . import seen
 from .guards import ambient
-from .records import Attribute, Given, Node, Ref, Unfoldable, Unknown, mapped
+from .neurons import states_of
+from .records import Attribute, Given, Node, Ref, Unfoldable, Unknown, mapped, refs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +56,9 @@ class Notes:
     def own(self, node: Node, values: dict[Any, Tensor]) -> Node:
         """Take a node down, with what came out of it."""
         node.index, node.grad, node.values = len(self.nodes), torch.is_grad_enabled(), values
+        node.of_state = node.kind == "op" and any(ref.node.of_state for ref in refs_of(node))
+        if isinstance(node.fn, Attribute) and node.kind == "const":
+            node.of_state = node.fn.name in (states_of(node.fn.module) or ())
         self.nodes.append(node)
         for out, value in values.items():
             if node.kind != "neuron" or id(value) not in self.owners:

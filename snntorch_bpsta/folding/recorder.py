@@ -67,6 +67,7 @@ class _Recorder(Notes, TorchFunctionMode):
     def __init__(self, modules, given):
         super().__init__(modules)
         self.ends, self.chains, self.counted, self.looks = {}, {}, [], []
+        self.shaped = False
         self.given = {id(t): t for t in given}
         self.settings = {m: dict(attributes(m)) for m in modules if states_of(m) is not None}
         for module in modules:
@@ -107,7 +108,7 @@ class _Recorder(Notes, TorchFunctionMode):
         for ref in [ref for node in self.nodes for ref in refs_of(node)]:
             if ref.node.kind == "const" and ref.node.fn in counted:
                 raise Unfoldable(f"{self.name(ref.node.fn)} is written to in place and read")
-        return Recording(self.nodes, result, spec, left, self.counted, self.looks, self.modules)
+        return Recording(self.nodes, result, spec, left, self.counted, self.looks, self.modules, self.shaped)
 
     # --- calls of torch -------------------------------------------------------------------------------
 
@@ -140,6 +141,8 @@ class _Recorder(Notes, TorchFunctionMode):
 
     def _seen(self, func, name, args, kwargs, out, effects, written):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        if seen.asks_shape(func, name):
+            self.shaped = self.shaped or any(self.ref(t).node.of_state for t in given)
         if name in seen.LEARNING:
             raise Unfoldable(f"{name}() is called in the pass, between its steps ({users_line()})")
         if name in seen.LOOKS:

@@ -35,6 +35,7 @@ class Node:
     chain: int = 0  # of a neuron: which of its runs through time, and the place in it
     position: int = 0
     index: int = 0  # among all nodes
+    of_state: bool = False  # made from what a neuron held before the pass, whose shape is that of another call
     repeats: int = 0  # how often the very call was made again
 
 
@@ -162,6 +163,7 @@ class Recording(NamedTuple):
     counted: list[Counted]
     looks: list[Look]
     names: dict[Any, str]  # of the modules
+    shaped: bool  # whether the shape of something that is `of_state` was asked for
 
 
 def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:

@@ -27,6 +27,10 @@ HARMLESS = {
     "can_cast", "is_same_size", "is_tensor", "type", "is_inference", "is_pinned", "is_storage", "_is_view", "dense_dim",
     "is_conj", "is_neg", "sparse_dim", "has_names", "is_shared", "requires_grad_", "_record_function_enter_new",
 }  # fmt: skip
+# Among them those about its shape.
+SHAPES = {
+    "shape", "ndim", "__len__", "size", "dim", "numel", "stride", "is_contiguous", "ndimension", "nelement", "is_same_size",
+}  # fmt: skip
 # Dropouts that multiply by a mask, which depends on nothing.
 MASKING = {"dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"}
 # Batch statistics: with them, the function writes to its running averages, at these places.
@@ -60,6 +64,13 @@ def running_averages(name: str, args: Any, kwargs: Any) -> list[Any]:
     default = name == "instance_norm"
     writes = default if found[2] is None else found[2]
     return [t for t in found[:2] if isinstance(t, torch.Tensor)] if writes else []
+
+
+def asks_shape(function: Any, name: str) -> bool:
+    """Whether a call asks for the shape of a tensor."""
+    if name == "__get__":
+        name = getattr(getattr(function, "__self__", None), "__name__", "")
+    return name in SHAPES
 
 
 def is_mask(index: Any) -> bool:

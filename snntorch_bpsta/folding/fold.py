@@ -66,7 +66,7 @@ class FoldTime(nn.Module):
     hooks, ``train()`` and ``eval()``; other attributes are those of the net. It is called as the net is.
 
     Args:
-        net, *nets, steps, fold, check: those of :func:`fold_time`, which converts the neurons too.
+        net, nets, steps, fold, check: those of :func:`fold_time`, which converts the neurons too.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or out of range.
@@ -250,8 +250,8 @@ class FoldTime(nn.Module):
         """What was done with the calls of the net the last time, and why.
 
         Args:
-            *args, **kwargs: arguments of a call, to have the speed-up measured: forward, and backward where there are
-                gradients.
+            *args: arguments of a call, to have the speed-up measured: forward, and backward where there are gradients.
+            **kwargs: the same by name.
         """
         if args or kwargs:
             ours, loop = (_seconds(call, args, kwargs) for call in (self, self._loop))

@@ -176,6 +176,41 @@ FAULTS = {
         "layers", "(x.shape[-1] // self.voters, self.voters)).mean(-1)",
         "(self.voters, x.shape[-1] // self.voters)).mean(-2)", "voters of one class lie apart", "layers_blocks",
     ),
+    # --- a loop over time ---
+    "chain": Fault(
+        "folding", "ref.node is end and ref.out == name", "ref.out == name",
+        "a state that something else wrote goes unseen", "folding_defeat",
+    ),
+    "turns": Fault(
+        "folding", "states[unit] = [last[name] for name in twin._states]", "states.pop(unit, None)",
+        "each part of the time begins from the first states", "folding",
+    ),
+    "left": Fault(
+        "folding", "            neurons.put(module, states)", "            pass", "hidden states stay as they were",
+        "folding_zoo",
+    ),
+    "around": Fault(
+        "folding", "around = tuple(described(value) for value in self._around.values())", "around = ()",
+        "numbers of the user's go unseen", "folding_defeat",
+    ),
+    "look": Fault(
+        "folding", "if run.look(look) != look.seen:", "if False:", "a branch on the input is taken for ever",
+        "folding_defeat",
+    ),
+    "draws": Fault(
+        "folding", "            last[effect] = node", "            pass", "random numbers in another order", "folding_zoo",
+    ),
+    "counted": Fault(
+        "folding", "attribute().add_(by)", "attribute().add_(0)", "batch norm forgets to count", "folding_zoo",
+    ),
+    "no-grad": Fault(
+        "folding", "else torch.set_grad_enabled(node.grad)", "else nullcontext()", "gradients where the user has none",
+        "folding_zoo",
+    ),
+    "compared": Fault(
+        "folding", "            self.failed.append(unit)\n\n", "            pass\n\n",
+        "a wrong layer is not left alone", "folding_defeat",
+    ),
     "preset": Fault(
         "networks", "**{**NEURONS[preset], **options}", "**{**options, **NEURONS[preset]}",
         "what the user asks for is overwritten", "networks",

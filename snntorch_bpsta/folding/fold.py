@@ -250,8 +250,8 @@ class FoldTime(nn.Module):
         """What was done with the calls of the net the last time, and why.
 
         Args:
-            args, kwargs: arguments of a call, to have the speed-up measured: forward, and backward where there are
-                gradients.
+            *args: arguments of a call, to have the speed-up measured: forward, and backward where there are gradients.
+            **kwargs: the same by name.
         """
         if args or kwargs:
             ours, loop = (_seconds(call, args, kwargs) for call in (self, self._loop))

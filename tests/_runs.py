@@ -8,6 +8,7 @@ import textwrap
 import torch
 
 from snntorch_bpsta.training import Recipe
+from snntorch_bpsta.training.run import train
 
 TINY = Recipe(
     dataset="digits", width=1 / 16, num_steps=2, epochs=4, batch_size=32, lr_warm_up_epochs=1, warm_up="none", limit=96,
@@ -45,3 +46,13 @@ def script(folder, text, **environment):
     if os.path.isdir(ELSEWHERE):
         environment["TMPDIR"] = ELSEWHERE
     return subprocess.run([sys.executable, path], capture_output=True, text=True, env=os.environ | environment)
+
+
+def train_alone(recipe, seed):
+    """The row of a run with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return train(recipe, seed, progress=False)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,6 +1,7 @@
 """One folder, one run: what kills, full disks, flipped bits and second commands leave of it."""
 
 import json
+import signal
 import subprocess
 import zipfile
 from dataclasses import replace
@@ -137,6 +138,23 @@ def test_the_default_folder_names_data_set_variant_and_seed(tmp_path, monkeypatc
         assert (tmp_path / "runs" / name / "result.json").is_file()
         assert cli.main(["train", *tiny, *options]) == 2 and "--overwrite" in capsys.readouterr().err
         assert cli.main(["train", *tiny, *options, "--overwrite"]) == 0
+
+
+def test_slurms_requeue_is_not_lightnings(tmp_path, monkeypatch):
+    """Which writes hpc_ckpt_1.ckpt into the working directory, past all checks, and goes on from it."""
+    for name, value in dict(NTASKS="1", JOB_NAME="job", JOB_ID="1", PROCID="0", LOCALID="0", NODELIST="here").items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    step, seen = module.Classifier.training_step, []
+
+    def watched(self, batch, batch_idx):
+        cluster = self.trainer._accelerator_connector.cluster_environment
+        seen.append((cluster.auto_requeue, signal.getsignal(signal.SIGUSR1)))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(module.Classifier, "training_step", watched)
+    train(replace(TINY, epochs=1), 3, tmp_path / "run", progress=False)
+    assert set(seen) == {(False, signal.SIG_DFL)} and [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 # --- what a run is ---------------------------------------------------------------------------------

@@ -233,6 +233,55 @@ def test_steps_go_on_from_the_hidden_states():
     assert_same(pair[1], pair[0], "steps")
 
 
+class ManyForms(Dense):
+    """Spikes in a list, as a stack, and as that stack again."""
+
+    def forward(self, x):
+        mem1, mem2, rows = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+        for _ in range(self.steps):
+            spk1, mem1 = self.lif1(self.fc1(x), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            rows.append(mem2)
+        return rows, torch.stack(rows), torch.stack(rows), mem2
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_results_may_be_written_to(grad):
+    """As those of the loop: each has memory of its own, and none of it is needed for backward."""
+    pair = []
+    for fold in (False, True):
+        torch.manual_seed(0)
+        net = ManyForms()
+        function, x = snn.fold_time(net) if fold else net, torch.rand(B, 12)
+        for _ in range(4):
+            net.zero_grad()
+            with torch.set_grad_enabled(grad):
+                rows, one, two, last = function(x)
+                one.mul_(2)
+                two[1:3] = 0
+                assert last is rows[-1]
+                rows[2].add_(5)
+                out = [one, two, *rows, net.lif2.mem]
+                if grad:
+                    sum((t * (i + 1)).sum() for i, t in enumerate(out)).backward()
+                    out = out + [p.grad for p in net.parameters() if p.grad is not None]
+        assert not fold or function.report().reason is None
+        pair.append([t.detach() for t in out])
+    assert_same(pair[1], pair[0], "results", 1e-4)
+
+
+def test_a_stack_may_be_written_to():
+    net, other = net_of(ours), net_of(ours)
+    fast, x = snn.fold_time(net), torch.rand(B, 12)
+    for function in (other, fast, fast, fast):
+        net.zero_grad()
+        spk, mem = function(x)
+        spk.mul_(0.5)
+        mem.add_(spk)
+        (spk.sum() + mem.sum()).backward()
+    assert_same([p.grad for p in net.parameters()], [p.grad for p in other.parameters()], "gradients", 1e-4)
+
+
 def test_gradient_accumulation():
     net, other = net_of(), net_of()
     fast = snn.fold_time(net)

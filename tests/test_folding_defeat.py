@@ -478,6 +478,20 @@ def test_right_or_left_alone(name):
     assert (left in (report.reason or "")) if left else report.reason is None, report
 
 
+def test_a_net_that_was_not_given():
+    net, other = Dense(), nn.Linear(5, 2)
+
+    def function(x):
+        return other(net(x)[1])
+
+    with pytest.warns(UserWarning, match=r"a parameter is used of a net that fold_time was not given.*\.py:\d+"):
+        snn.fold_time(function, net)(torch.rand(B, 12))
+    fast = snn.fold_time(function, net, other)
+    for _ in range(3):
+        torch.testing.assert_close(fast(x := torch.rand(B, 12)), function(x))
+    assert fast.report().reason is None
+
+
 def test_what_is_left_alone_is_warned_of_once():
     fast = snn.fold_time(StopsEarly())
     x = torch.rand(T, B, 12)

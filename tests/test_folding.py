@@ -83,6 +83,30 @@ def test_hooks_of_the_net_run_once_a_call():
     assert seen == [T] * 4 and fast.report().reason is None
 
 
+@pytest.mark.parametrize("on", ["net", "fold"])
+@pytest.mark.parametrize("function", [False, True])
+def test_backward_hooks_of_the_net(on, function):
+    net, seen = net_of(), []
+    fast = snn.fold_time(lambda x: net.forward(x), net) if function else snn.fold_time(net)
+    where = fast if on == "fold" else net
+    where.register_full_backward_hook(lambda module, into, out: seen.append(out[1].shape))
+    for _ in range(4):
+        fast(torch.rand(B, 12, requires_grad=True))[1].sum().backward()
+    assert seen == ([] if function and on == "net" else [(T, B, 5)] * 4)
+
+
+def test_sequences_of_every_length():
+    """So many kinds that not each is recorded; those that come again are folded."""
+    torch.manual_seed(0)
+    net = DenseSpikes()
+    fast, lengths = snn.fold_time(net), [*range(2, 18), 9, 9, 9, 30, 31, 9]
+    with pytest.warns(UserWarning, match="of another kind, by their shapes"):
+        for steps in lengths:
+            x = torch.rand(steps, B, 12) * 2
+            assert_same(fast(x), net(x), f"{steps} steps")
+    assert fast.report().reason is None and fast._last.replayed
+
+
 def test_moves_and_casts():
     net = net_of(ours)
     fast = snn.fold_time(net)

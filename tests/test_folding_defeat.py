@@ -712,6 +712,32 @@ def test_a_wrong_fold_is_found_and_left_alone(monkeypatch):
     assert "lif1" in report.grouped
 
 
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_failure_in_the_middle(norm, monkeypatch):
+    """The loop takes over, but where running averages have moved already: there the error goes to the user."""
+    from snntorch_bpsta.folding import replay
+
+    torch.manual_seed(0)
+    net = Dense()
+    if norm:
+        net.fc1 = nn.Sequential(net.fc1, nn.BatchNorm1d(20))
+    fast, x = snn.fold_time(net), torch.rand(B, 12)
+    for _ in range(3):
+        fast(x)
+
+    def fails(*args):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(replay, "over_time", fails)
+    if norm:
+        with pytest.raises(MemoryError, match="no room"):
+            fast(x)
+        return
+    with pytest.warns(UserWarning, match="the calls for all steps at once failed: MemoryError: no room"):
+        assert_same(fast(x), net(x), "outputs")
+    assert "no room" in fast.report().reason
+
+
 def test_an_error_of_the_net_is_the_users():
     net = Dense()
     fast = snn.fold_time(net)

@@ -190,8 +190,8 @@ class FoldTime(nn.Module):
         except OtherNumbersError as look:
             return self._other_numbers(found, str(look), args, kwargs)
         except Exception as error:  # the loop says it in the user's own words, or does not fail
-            if backward_pass() != -1:  # a checkpoint has all that it wants, and says so by an exception
-                raise
+            if backward_pass() != -1 or found.runner.writes:
+                raise  # a checkpoint says so that it has all it wants; running averages must not move twice
             self._leave(found, f"the calls for all steps at once failed: {type(error).__name__}: {error}")
             return self._loop(*args, **kwargs)
 

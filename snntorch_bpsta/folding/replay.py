@@ -12,7 +12,7 @@ from .._torch import tree_leaves, tree_unflatten
 from . import neurons
 from .layout import Rows, stacked_whole
 from .over_time import over_time
-from .records import Apply, Node, Ref, mapped, memory_of
+from .records import Apply, Attribute, Node, Ref, mapped, memory_of
 from .seen import EMPTY
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Runner:
 
     def __init__(self, plan: Plan, twins: dict[Any, Any]) -> None:
         self.plan, self.twins = plan, twins
+        nodes = plan.recording.nodes
+        self.writes = any(isinstance(effect, Attribute) for node in nodes for effect in node.effects)
         for node in plan.recording.nodes:
             if node.kind == "neuron" and node.fn not in twins:
                 twins[node.fn] = neurons.twin_of(node.fn)

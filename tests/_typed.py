@@ -30,6 +30,11 @@ net = snn.MultiStep(nn.Linear(3, 3), lif)
 assert_type(net[:1], snn.MultiStep)
 assert_type(snn.convert(net, match=lambda name, neuron: name == "1", report=print), snn.MultiStep)
 assert_type(snn.detach(snn.reset(net)), snn.MultiStep)
+fast = snn.fold_time(net, steps=True, fold="joint")
+assert_type(fast, snn.FoldTime)
+assert_type(fast.report().stepped, dict[str, str])
+snn.fold_time(lambda x: net(x), net, check=False)
+snn.fold_time(net, step=True)  # type: ignore[call-arg]
 with snn.energy.record_firing_rates(net) as firing, snn.flow.record_gradient_flow(net) as flow:
     assert_type(firing.rates(), dict[str, float])
     assert_type(flow.mean(), dict[str, Tensor])

@@ -83,6 +83,30 @@ def test_hooks_of_the_net_run_once_a_call():
     assert seen == [T] * 4 and fast.report().reason is None
 
 
+@pytest.mark.parametrize("on", ["net", "fold"])
+@pytest.mark.parametrize("function", [False, True])
+def test_backward_hooks_of_the_net(on, function):
+    net, seen = net_of(), []
+    fast = snn.fold_time(lambda x: net.forward(x), net) if function else snn.fold_time(net)
+    where = fast if on == "fold" else net
+    where.register_full_backward_hook(lambda module, into, out: seen.append(out[1].shape))
+    for _ in range(4):
+        fast(torch.rand(B, 12, requires_grad=True))[1].sum().backward()
+    assert seen == ([] if function and on == "net" else [(T, B, 5)] * 4)
+
+
+def test_sequences_of_every_length():
+    """So many kinds that not each is recorded; those that come again are folded."""
+    torch.manual_seed(0)
+    net = DenseSpikes()
+    fast, lengths = snn.fold_time(net), [*range(2, 18), 9, 9, 9, 30, 31, 9]
+    with pytest.warns(UserWarning, match="of another kind, by their shapes"):
+        for steps in lengths:
+            x = torch.rand(steps, B, 12) * 2
+            assert_same(fast(x), net(x), f"{steps} steps")
+    assert fast.report().reason is None and fast._last.replayed
+
+
 def test_moves_and_casts():
     net = net_of(ours)
     fast = snn.fold_time(net)
@@ -231,6 +255,55 @@ def test_steps_go_on_from_the_hidden_states():
                 snn.reset(net)
         pair.append([t.detach() for t in rows])
     assert_same(pair[1], pair[0], "steps")
+
+
+class ManyForms(Dense):
+    """Spikes in a list, as a stack, and as that stack again."""
+
+    def forward(self, x):
+        mem1, mem2, rows = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+        for _ in range(self.steps):
+            spk1, mem1 = self.lif1(self.fc1(x), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            rows.append(mem2)
+        return rows, torch.stack(rows), torch.stack(rows), mem2
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_results_may_be_written_to(grad):
+    """As those of the loop: each has memory of its own, and none of it is needed for backward."""
+    pair = []
+    for fold in (False, True):
+        torch.manual_seed(0)
+        net = ManyForms()
+        function, x = snn.fold_time(net) if fold else net, torch.rand(B, 12)
+        for _ in range(4):
+            net.zero_grad()
+            with torch.set_grad_enabled(grad):
+                rows, one, two, last = function(x)
+                one.mul_(2)
+                two[1:3] = 0
+                assert last is rows[-1]
+                rows[2].add_(5)
+                out = [one, two, *rows, net.lif2.mem]
+                if grad:
+                    sum((t * (i + 1)).sum() for i, t in enumerate(out)).backward()
+                    out = out + [p.grad for p in net.parameters() if p.grad is not None]
+        assert not fold or function.report().reason is None
+        pair.append([t.detach() for t in out])
+    assert_same(pair[1], pair[0], "results", 1e-4)
+
+
+def test_a_stack_may_be_written_to():
+    net, other = net_of(ours), net_of(ours)
+    fast, x = snn.fold_time(net), torch.rand(B, 12)
+    for function in (other, fast, fast, fast):
+        net.zero_grad()
+        spk, mem = function(x)
+        spk.mul_(0.5)
+        mem.add_(spk)
+        (spk.sum() + mem.sum()).backward()
+    assert_same([p.grad for p in net.parameters()], [p.grad for p in other.parameters()], "gradients", 1e-4)
 
 
 def test_gradient_accumulation():

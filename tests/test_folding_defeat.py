@@ -478,6 +478,20 @@ def test_right_or_left_alone(name):
     assert (left in (report.reason or "")) if left else report.reason is None, report
 
 
+def test_a_net_that_was_not_given():
+    net, other = Dense(), nn.Linear(5, 2)
+
+    def function(x):
+        return other(net(x)[1])
+
+    with pytest.warns(UserWarning, match=r"a parameter is used of a net that fold_time was not given.*\.py:\d+"):
+        snn.fold_time(function, net)(torch.rand(B, 12))
+    fast = snn.fold_time(function, net, other)
+    for _ in range(3):
+        torch.testing.assert_close(fast(x := torch.rand(B, 12)), function(x))
+    assert fast.report().reason is None
+
+
 def test_what_is_left_alone_is_warned_of_once():
     fast = snn.fold_time(StopsEarly())
     x = torch.rand(T, B, 12)
@@ -696,6 +710,32 @@ def test_a_wrong_fold_is_found_and_left_alone(monkeypatch):
     report = fast.report()
     assert "fc2" in report.stepped and "other numbers" in report.stepped["fc2"], report
     assert "lif1" in report.grouped
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_failure_in_the_middle(norm, monkeypatch):
+    """The loop takes over, but where running averages have moved already: there the error goes to the user."""
+    from snntorch_bpsta.folding import replay
+
+    torch.manual_seed(0)
+    net = Dense()
+    if norm:
+        net.fc1 = nn.Sequential(net.fc1, nn.BatchNorm1d(20))
+    fast, x = snn.fold_time(net), torch.rand(B, 12)
+    for _ in range(3):
+        fast(x)
+
+    def fails(*args):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(replay, "over_time", fails)
+    if norm:
+        with pytest.raises(MemoryError, match="no room"):
+            fast(x)
+        return
+    with pytest.warns(UserWarning, match="the calls for all steps at once failed: MemoryError: no room"):
+        assert_same(fast(x), net(x), "outputs")
+    assert "no room" in fast.report().reason
 
 
 def test_an_error_of_the_net_is_the_users():

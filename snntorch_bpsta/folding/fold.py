@@ -39,7 +39,7 @@ from .report import FoldReport
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MOST = 16  # passes that are remembered
+_MOST = 64  # passes that are remembered
 _KEPT = ("_net", "_nets", "_function", "_direct", "_fold", "_check")
 _OWN = (*_KEPT, "_passes", "_around", "_last", "_new", "_shaped", "_warned")  # what is known of the calls so far
 
@@ -117,6 +117,19 @@ class FoldTime(nn.Module):
         for net in self.__dict__.get("_nets", ()):
             net.training = mode
 
+    @property
+    def _is_full_backward_hook(self):
+        return self._hooked().get("_is_full_backward_hook")
+
+    @_is_full_backward_hook.setter
+    def _is_full_backward_hook(self, full):
+        self._hooked()["_is_full_backward_hook"] = full
+
+    def _hooked(self):
+        """The attributes of the module whose hooks a call runs: the net's, unless a function calls the net."""
+        mine = self.__dict__
+        return mine["_net"].__dict__ if mine.get("_direct") else mine
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -143,16 +156,17 @@ class FoldTime(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if is_recording() or is_compiling() or is_transforming() or is_exporting():
             return self._loop(*args, **kwargs)
-        if self._new >= GIVEN_UP:
-            return self._loop(*args, **kwargs)
         key = self._key(args, kwargs)
         found = self._passes.get(key)
         if found is None:
             self.__dict__["_new"] += 1
-            if self._new == GIVEN_UP:
+            if self._new >= GIVEN_UP:
                 self._say(
-                    f"the last {GIVEN_UP} calls were all of another kind: a number or an object that the net reads changes"
+                    f"the last {GIVEN_UP} calls were all of another kind, by their shapes or a number or an object that the "
+                    "net reads; such calls run its own loop"
                 )
+                if self._new % GIVEN_UP:  # now and then one is recorded all the same
+                    return self._loop(*args, **kwargs)
             found = self._passes[key] = Pass()
             if len(self._passes) > _MOST:
                 self._passes.popitem(last=False)
@@ -176,8 +190,8 @@ class FoldTime(nn.Module):
         except OtherNumbersError as look:
             return self._other_numbers(found, str(look), args, kwargs)
         except Exception as error:  # the loop says it in the user's own words, or does not fail
-            if backward_pass() != -1:  # a checkpoint has all that it wants, and says so by an exception
-                raise
+            if backward_pass() != -1 or found.runner.writes:
+                raise  # a checkpoint says so that it has all it wants; running averages must not move twice
             self._leave(found, f"the calls for all steps at once failed: {type(error).__name__}: {error}")
             return self._loop(*args, **kwargs)
 

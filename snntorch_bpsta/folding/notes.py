@@ -78,7 +78,12 @@ class Notes:
         elif id(t) in self.given:
             source = Given(t)
         else:
-            source = Unknown(f"a tensor is used that was made by something which is not seen ({users_line()})")
+            what = "a tensor is used that was made by something which is not seen"
+            if isinstance(t, nn.Parameter):
+                what = (
+                    "a parameter is used of a net that fold_time was not given: fold_time(function, net, the other net)"
+                )
+            source = Unknown(f"{what} ({users_line()})")
         self.own(Node("const", source), {0: t})
         return self.owners[id(t)]
 

@@ -26,6 +26,7 @@ from .records import (
     Node,
     Recording,
     Unfoldable,
+    memory_of,
     refs_of,
     set_item,
 )
@@ -108,7 +109,9 @@ class _Recorder(Notes, TorchFunctionMode):
         for ref in [ref for node in self.nodes for ref in refs_of(node)]:
             if ref.node.kind == "const" and ref.node.fn in counted:
                 raise Unfoldable(f"{self.name(ref.node.fn)} is written to in place and read")
-        return Recording(self.nodes, result, spec, left, self.counted, self.looks, self.modules, self.shaped)
+        memory = [memory_of(leaf) for leaf in leaves]
+        memory = [memory.index(each) for each in memory]
+        return Recording(self.nodes, result, memory, spec, left, self.counted, self.looks, self.modules, self.shaped)
 
     # --- calls of torch -------------------------------------------------------------------------------
 

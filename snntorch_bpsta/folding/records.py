@@ -158,12 +158,19 @@ class Recording(NamedTuple):
 
     nodes: list[Node]
     result: list[Any]
+    memory: list[Any]  # of each tensor of the result: those that are equal shared their memory
     spec: Any
     left: list[tuple[Attribute, Ref]]  # attributes of modules that hold something new
     counted: list[Counted]
     looks: list[Look]
     names: dict[Any, str]  # of the modules
     shaped: bool  # whether the shape of something that is `of_state` was asked for
+
+
+def memory_of(t: Any) -> Any:
+    """Where the numbers of a tensor are."""
+    shared = isinstance(t, torch.Tensor) and t.layout is torch.strided and t.device.type != "meta" and t.numel()
+    return t.untyped_storage().data_ptr() if shared else id(t)
 
 
 def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:

@@ -12,7 +12,7 @@ from .._torch import tree_leaves, tree_unflatten
 from . import neurons
 from .layout import Rows, stacked_whole
 from .over_time import over_time
-from .records import Apply, Node, Ref, mapped
+from .records import Apply, Attribute, Node, Ref, mapped, memory_of
 from .seen import EMPTY
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Runner:
 
     def __init__(self, plan: Plan, twins: dict[Any, Any]) -> None:
         self.plan, self.twins = plan, twins
+        nodes = plan.recording.nodes
+        self.writes = any(isinstance(effect, Attribute) for node in nodes for effect in node.effects)
         for node in plan.recording.nodes:
             if node.kind == "neuron" and node.fn not in twins:
                 twins[node.fn] = neurons.twin_of(node.fn)
@@ -52,7 +54,7 @@ class Runner:
                 raise OtherNumbersError(f"{getattr(look.function, '__name__', '')}() at {look.line}")
         for block in self.plan.blocks[self.plan.looks :]:
             run.run(block)
-        result = [run.value(x) if type(x) is Ref else x for x in recording.result]
+        result = list(_handed_out(run, recording))
         left: dict[Any, dict[str, Tensor]] = {}
         for attribute, ref in recording.left:
             left.setdefault(attribute.module, {})[attribute.name] = run.value(ref)
@@ -72,11 +74,27 @@ class Runner:
         return run.failed
 
 
+def _handed_out(run, recording):
+    """The results, each in memory of its own, as in the loop: what the user writes to them is nobody else's."""
+    taken = {memory_of(rows): None for stack in run.stacks.values() for rows in stack.values()}
+    taken |= dict.fromkeys(run.shared)
+    out: dict[Any, Any] = {}
+    for x, memory in zip(recording.result, recording.memory, strict=True):
+        if type(x) is Ref and (x, memory) not in out:
+            t = run.value(x)
+            if taken.get(memory_of(t), memory) != memory:
+                t = t.clone()
+            taken[memory_of(t)] = memory
+            out[x, memory] = t
+        yield out[x, memory] if type(x) is Ref else x
+
+
 class _Run:
     """The values of one run."""
 
     def __init__(self, plan, twins, inputs):
         self.plan, self.twins, self.inputs = plan, twins, inputs
+        self.shared: set[Any] = set()  # memory that a result may share with what is kept for backward
         self.single: dict[Node, dict[Any, Tensor]] = {}
         self.stacks: dict[Unit, dict[Any, Tensor]] = {}
         self.rows: dict[tuple[Unit, Any], tuple[Tensor, ...]] = {}
@@ -165,7 +183,9 @@ class _Run:
         whole = stacked_whole(node, self.plan.of)
         if whole is not None:
             rows, dim = whole
-            return self.stacks[rows.unit][rows.out][rows.places].movedim(0, dim)
+            stack = self.stacks[rows.unit][rows.out]
+            self.shared.add(memory_of(stack))
+            return stack[rows.places].movedim(0, dim)
         args, kwargs = mapped((node.args, node.kwargs), lambda x: self.value(x) if type(x) is Ref else x)
         return node.fn(*args, **kwargs)
 

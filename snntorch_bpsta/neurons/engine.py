@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._checks import check_device, check_temporal_alpha
+from .._checks import check_device, check_flags, check_temporal_alpha
 from .._torch import is_autocast, is_compiling
 from ..functional.multistep import multistep
 from ..functional.record import DEFAULT_SPIKE_GRAD, Call, Neuron
@@ -128,6 +128,7 @@ class Circuit(Engine):
     def _run(self, input_, states, *, relu=False, inplace=False, **options):
         for name in ("R", "C", "time_step"):
             check_device(name, getattr(self, name), input_.device)
+        check_flags(relu=relu)
         if relu:
             input_ = input_.relu()
         input_ = input_ * self.R * (1 / (self.R * self.C)) * self.time_step  # in snnTorch's order

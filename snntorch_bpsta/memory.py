@@ -272,8 +272,8 @@ def keep_memory(on: bool = True) -> None:
     """Have this process keep the memory that it frees, so that the next training step finds it as it left it.
 
     Large tensors are new memory at every step: the system hands out pages that it has to fill with zeros, and takes them
-    back when they are freed. On a CPU that can be a good part of the time of a step. Afterwards glibc takes tensors of every size
-    from the memory that it has (``mallopt``: ``M_MMAP_MAX`` 0, and no ``M_TRIM_THRESHOLD``), and hands none back to the
+    back when they are freed. On a CPU that can be a good part of the time of a step. Afterwards glibc takes tensors of every
+    size from the memory that it has (``mallopt``: ``M_MMAP_MAX`` 0, and no ``M_TRIM_THRESHOLD``), and hands none back to the
     system. The process stays as large as its largest step, and a few per cent larger for the gaps.
 
     For the whole process, PyTorch's other layers and numpy too, and for what is allocated from now on; not for CUDA's

@@ -99,3 +99,4 @@ class NetworkArguments(LeakyArguments, total=False):
     dropout: float
     relu: bool
     fold: bool
+    output_spike_grad: SpikeGrad | None

@@ -213,7 +213,7 @@ def _study_options(parser):
 
 
 def _compare_options(parser):
-    _add_recipe_options(parser, skip=("spatial_adj", "temporal_alpha"))
+    _add_recipe_options(parser, skip=("spatial_adj", "temporal_alpha", "output_spike_grad"))
     add = parser.add_argument
     add("--seeds", type=_seeds, help="how many (5), or which (3,7); default: as the study has it, 3 to compare")
     add("--jobs", type=_positive, help="runs side by side (default: 1)")

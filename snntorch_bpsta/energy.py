@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ._checks import check_module, check_number
+from ._checks import check_flags, check_instance, check_module, check_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["E_AC_FP32_PJ", "E_AC_PJ", "E_MAC_PJ", "FiringRates", "Operations"]
 __all__ += ["count_operations", "energy_ratio", "record_firing_rates"]
@@ -57,17 +57,55 @@ class FiringRates(dict[str, tuple[torch.Tensor | int, int]]):
 
     def rates(self) -> dict[str, float]:
         """Spikes per neuron and step of each layer, in the order of the network."""
-        return {name: float(spikes) / max(count, 1) for name, (spikes, count) in self.items()}
+        return {name: self.penalty([name]).item() for name in self}
 
     def mean(self) -> float:
         """Spikes per neuron and step over all neurons of the network."""
-        spikes = sum(float(spikes) for spikes, _ in self.values())
-        return spikes / max(sum(count for _, count in self.values()), 1)
+        return self.penalty().item() if self else 0.0
+
+    def penalty(self, layers: Sequence[str] | None = None) -> torch.Tensor:
+        """The mean firing rate as a term of a loss: times a weight it makes a network fire less.
+
+        It carries the gradient where the rates were recorded with ``differentiable=True``. In place of one layer's
+        ``snntorch.functional.l1_rate_sparsity`` it is that of all `layers`, weighted by their neurons.
+
+        Args:
+            layers: names of the layers that count; None for all. The output neurons are best left out, for the loss asks
+                them to fire.
+
+        Returns:
+            Tensor: one number.
+
+        Raises:
+            ValueError: a layer that is not recorded, or none at all.
+            TypeError: `layers` is no list of names.
+
+        Example:
+            >>> import torch, snntorch_bpsta as snn
+            >>> net = snn.networks.small(width=1/16, num_steps=4)
+            >>> with snn.energy.record_firing_rates(net, differentiable=True) as firing:
+            ...     spk_rec = net(torch.rand(2, 1, 28, 28))
+            >>> loss = snn.functional.ce_rate_loss()(spk_rec, torch.tensor([3, 8])) + 0.3 * firing.penalty([*firing][:-1])
+            >>> loss.backward()
+        """
+        names = [*self] if layers is None else layers
+        check_instance("layers", names, (list, tuple), "names of layers")
+        unknown = [name for name in names if name not in self]
+        if unknown or not names:
+            raise ValueError(f"layers must be some of those that were recorded, {[*self]}, got {[*names]}")
+        counts = [self[name] for name in names]
+        spikes = torch.stack([torch.as_tensor(spikes, dtype=torch.float64) for spikes, _ in counts]).sum()
+        return spikes / max(sum(count for _, count in counts), 1)
 
 
 @contextmanager
-def record_firing_rates(net: nn.Module) -> Iterator[FiringRates]:
+def record_firing_rates(net: nn.Module, differentiable: bool = False) -> Iterator[FiringRates]:
     """Count the spikes of every ``snntorch.SpikingNeuron`` in `net` while the context lasts (single steps or sequences).
+
+    Args:
+        net: any module.
+        differentiable: keep the graph of the counts, for :meth:`FiringRates.penalty`. A spike then counts as its
+            value, which is 1 without ``graded_spikes_factor``.
 
     Yields:
         FiringRates: filled as the network runs.
@@ -81,13 +119,15 @@ def record_firing_rates(net: nn.Module) -> Iterator[FiringRates]:
         5
     """
     check_module("net", net)
+    check_flags(differentiable=differentiable)
     counts = FiringRates()
 
     def count(name):
         def hook(module, args, output):
-            spk = (output[0] if isinstance(output, tuple) else output).detach()
+            spk = output[0] if isinstance(output, tuple) else output
             spikes, steps = counts.get(name, (0, 0))
-            counts[name] = (spikes + (spk != 0).sum(), steps + spk.numel())
+            fired = spk.sum(dtype=torch.float32) if differentiable else (spk.detach() != 0).sum()
+            counts[name] = (spikes + fired, steps + spk.numel())
 
         return hook
 

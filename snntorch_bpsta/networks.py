@@ -15,6 +15,7 @@ from ._checks import (
     check_module,
     check_number,
     check_positive_int,
+    check_surrogate,
     check_tensor,
 )
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Unpack
 
-    from ._typing import LeakyArguments, NetworkArguments, StepOutput, WarmUp
+    from ._typing import LeakyArguments, NetworkArguments, SpikeGrad, StepOutput, WarmUp
 
 __all__ = ["NETWORKS", "NEURONS", "READOUTS", "SpikingNetwork", "build", "large", "middle", "set_warm_up", "small"]
 
@@ -134,6 +135,7 @@ def build(
     dropout: float = 0.5,
     relu: bool = True,
     fold: bool = True,
+    output_spike_grad: SpikeGrad | None = None,
     **neuron: Unpack[LeakyArguments],
 ) -> SpikingNetwork:
     """Build a network from the paper's notation.
@@ -149,6 +151,9 @@ def build(
         dropout: probability of ``DP``.
         relu: rectify the currents of hidden neurons, as the paper does.
         fold: batch statistics over T*B (True) or per step (False); see :class:`~snntorch_bpsta.MultiStep`.
+        output_spike_grad: the surrogate of the output neurons, in place of Eq. 9 or of the hidden neurons' one. Under Eq. 9
+            an output neuron that has fallen silent gets no gradient any more, and its class is lost; under a surrogate
+            it does.
         **neuron: arguments of :class:`~snntorch_bpsta.Leaky`.
 
     Returns:
@@ -166,6 +171,7 @@ def build(
     check_number("width", width, "> 0", above=0)
     check_number("dropout", dropout, "a number in [0, 1]", lowest=0, highest=1)
     check_flags(fold=fold, relu=relu)
+    check_surrogate("output_spike_grad", output_spike_grad)
     channels, *size = input_shape
     layers, features = [], None  # features: size of the flattened input once a dense layer has come
     encoding = num_steps  # for the first neuron only
@@ -206,6 +212,8 @@ def build(
             layers.append(nn.Linear(flatten(), number * num_classes))
             features = number * num_classes
             if readout == "spikes":
+                if output_spike_grad is not None:
+                    neuron = {**neuron, "spatial_adj": False, "spike_grad": output_spike_grad}
                 layers += [*_encode(encoding), Leaky(**neuron)]
             layers.append(Voting(number))
     return SpikingNetwork(

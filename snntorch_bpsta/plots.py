@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["animation", "raster", "samples", "study"]
 
-_COLOURS = {"baseline": "#7a7a7a", "bpsa": "#1f77b4", "bpsa+bpta": "#d62728", "bpta": "#2ca02c"}
+_COLOURS = {
+    "baseline": "#7a7a7a",
+    "bpsa": "#1f77b4",
+    "bpsa+bpta": "#d62728",
+    "bpta": "#2ca02c",
+    "bpsa-hidden": "#9467bd",
+}
 _NONE = type(None)
 
 

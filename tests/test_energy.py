@@ -121,6 +121,36 @@ def test_layers_by_name_and_the_mean_over_all_neurons():
     assert firing.mean() == pytest.approx((5 + 12) / (12 + 48)), "weighted by neurons, not by layers"
 
 
+def test_the_penalty_is_the_rate_and_its_gradient_that_of_the_spikes():
+    torch.manual_seed(0)
+    net = snn.MultiStep(nn.Linear(2, 8), snn.Leaky(**LEAKY), nn.Linear(8, 3), snn.Leaky(**LEAKY))
+    with record_firing_rates(net, differentiable=True) as firing:
+        spk_rec = net(4 * CURRENT)
+    assert 0 < firing.mean() < 1 and firing.penalty().item() == pytest.approx(firing.mean())
+    assert firing.penalty(["3"]).item() == pytest.approx(spk_rec.mean().item()) == pytest.approx(firing.rates()["3"])
+    (expected,) = torch.autograd.grad(spk_rec.mean(), net[2].weight, retain_graph=True)
+    (found,) = torch.autograd.grad(firing.penalty(["3"]), net[2].weight, retain_graph=True)
+    assert expected.count_nonzero() > 0 and torch.allclose(found, expected, atol=1e-7)
+    both = torch.autograd.grad(firing.penalty(), net[0].weight, retain_graph=True)[0]
+    hidden = torch.autograd.grad(firing.penalty(["1"]), net[0].weight)[0]
+    assert hidden.count_nonzero() > 0 and not torch.equal(both, hidden), "each layer counts"
+
+
+def test_a_penalty_on_what_is_not_recorded():
+    net = NETS["sequence"]()
+    with record_firing_rates(net) as firing:
+        net(CURRENT)
+    assert firing.penalty().item() == pytest.approx(5 / 12) and not firing.penalty().requires_grad
+    with pytest.raises(ValueError, match=r"some of those that were recorded, \['0'\], got \['1'\]"):
+        firing.penalty(["1"])
+    with pytest.raises(ValueError, match=r"some of those that were recorded, \[\], got \[\]"):
+        energy.FiringRates().penalty()
+    with pytest.raises(TypeError, match="layers must be names of layers, got str"):
+        firing.penalty("0")
+    with pytest.raises(TypeError, match="differentiable must be"), record_firing_rates(net, differentiable=1):
+        pass
+
+
 def test_several_batches_add_up():
     net = NETS["sequence"]()
     with record_firing_rates(net) as firing:

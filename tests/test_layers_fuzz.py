@@ -165,18 +165,21 @@ def test_energy_ratio(arguments):
         assert isinstance(ratio, float) and 0 <= ratio <= INF
 
 
-@fuzz("record_firing_rates", "FiringRates", "FiringRates.rates", "FiringRates.mean", examples=60, net=mostly(NETS),
-      x=tensors((2, N)))  # fmt: skip
-def test_firing_rates(net, x):
+@fuzz("record_firing_rates", "FiringRates", "FiringRates.rates", "FiringRates.mean", "FiringRates.penalty", examples=60,
+      net=mostly(NETS), x=tensors((2, N)), differentiable=mostly(st.booleans()),
+      layers=mostly(st.sampled_from([None, [], ["0"], ["none"]])))  # fmt: skip
+def test_firing_rates(net, x, differentiable, layers):
     def record():
-        with energy.record_firing_rates(net) as firing:
+        with energy.record_firing_rates(net, differentiable) as firing:
             if isinstance(net, nn.Sequential):
                 for neuron in (module for module in net.modules() if isinstance(module, tuple(NEURONS.values()))):
                     neuron(x)
         return firing
 
-    firing = attempt(record, naming=["net"])
+    firing = attempt(record, naming=["net", "differentiable"])
     if firing is not REFUSED:
+        rate = attempt(firing.penalty, layers=layers)
+        assert rate is REFUSED or 0 <= rate.item() <= 1
         assert 0 <= firing.mean() <= 1 and all(0 <= rate <= 1 for rate in firing.rates().values())
         assert not any(module._forward_hooks for module in net.modules())
 

@@ -173,8 +173,10 @@ def test_every_recipe_builds_its_network(dataset, variant, no_init):
     rows = {"small": "small", "middle": "middle", "large": "large"}
     assert net.notation == TABLE_1[rows[recipe.network]]
     assert len(net.input_shape) == 3 and net.num_classes in (10, 11)
-    options = VARIANTS[variant]
-    assert {(n.spatial_adj, n.temporal_alpha) for n in neurons(net)} == {tuple(options.values())}
+    spatial_adj, temporal_alpha, output = VARIANTS[variant].values()
+    assert {(n.spatial_adj, n.temporal_alpha) for n in [*neurons(net)][:-1]} == {(spatial_adj, temporal_alpha)}
+    last = [*neurons(net)][-1]
+    assert (last.spatial_adj, last.temporal_alpha) == (spatial_adj and output == "same", temporal_alpha)
     assert all(isinstance(n.spike_grad, snn.surrogate.Rectangle) != n.spatial_adj for n in neurons(net))
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import snntorch_bpsta as snn
+from snntorch_bpsta.energy import FiringRates
 from snntorch_bpsta.training import Recipe
 from snntorch_bpsta.training.datamodule import Frames, augment
 from snntorch_bpsta.training.module import Classifier, learning_rate_schedule
@@ -111,6 +112,23 @@ def test_it_learns():
     row = train(recipe, 0, progress=False)
     assert row["accuracy"] > 0.85  # 10 classes; 0.93 to 0.96 seen
     assert 0 < row["firing_rate"] < 0.6 and row["history"][0]["train_loss"] > row["history"][-1]["train_loss"]
+
+
+def test_a_penalty_on_the_firing_rate_lowers_it_and_spares_the_output_and_the_warm_up(monkeypatch):
+    seen = set()
+    whole = FiringRates.penalty
+    monkeypatch.setattr(
+        FiringRates, "penalty", lambda self, layers=None: seen.add((*self, *(layers or ()))) or whole(self, layers)
+    )
+    plain = replace(TINY, epochs=6, warm_up="surrogate", warm_up_epochs=2, dropout=0.0, limit=256).variant("baseline")
+    without, strong = (train(replace(plain, rate_penalty=weight), 1, progress=False) for weight in (0.0, 30.0))
+    first, second = ([row["train_loss"] for row in run["history"]] for run in (without, strong))
+    assert first[:2] == second[:2] and first[2:] != second[2:], "not in the warm-up"
+    *hidden, _ = strong["firing_rates"].values()
+    names = (*strong["firing_rates"],)
+    assert (*names, *names[:-1]) in seen and (*names, *names) not in seen, "not the output"
+    *before, _ = without["firing_rates"].values()
+    assert sum(hidden) < 0.9 * sum(before) and hidden[-1] < 0.1 * before[-1]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])

@@ -87,15 +87,16 @@ def test_a_recipe_is_plain_frozen_data():
 
 def test_the_variants():
     assert VARIANTS == {
-        "baseline": {"spatial_adj": False, "temporal_alpha": 0.0},
-        "bpsa": {"spatial_adj": True, "temporal_alpha": 0.0},
-        "bpsa+bpta": {"spatial_adj": True, "temporal_alpha": 0.8},
-        "bpta": {"spatial_adj": False, "temporal_alpha": 0.8},
+        "baseline": {"spatial_adj": False, "temporal_alpha": 0.0, "output_spike_grad": "same"},
+        "bpsa": {"spatial_adj": True, "temporal_alpha": 0.0, "output_spike_grad": "same"},
+        "bpsa+bpta": {"spatial_adj": True, "temporal_alpha": 0.8, "output_spike_grad": "same"},
+        "bpta": {"spatial_adj": False, "temporal_alpha": 0.8, "output_spike_grad": "same"},
+        "bpsa-hidden": {"spatial_adj": True, "temporal_alpha": 0.0, "output_spike_grad": "rectangle"},
     }
     for name, options in VARIANTS.items():
         assert RECIPE.variant(name) == replace(RECIPE, **options)
     with pytest.raises(
-        ValueError, match="variant must be one of 'baseline', 'bpsa', 'bpsa\\+bpta', 'bpta'; got 'stbp'"
+        ValueError, match="variant must be one of 'baseline', 'bpsa', 'bpsa\\+bpta', 'bpta', 'bpsa-hidden'; got 'stbp'"
     ):
         RECIPE.variant("stbp")
 
@@ -131,10 +132,13 @@ def test_the_network_of_a_recipe_takes_its_options():
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_is_that_of_every_neuron(name):
-    spatial_adj, temporal_alpha = VARIANTS[name].values()
+    spatial_adj, temporal_alpha, output = VARIANTS[name].values()
     recipe = RECIPE.variant(name)
-    neurons = [module for module in recipe.build_network().modules() if isinstance(module, snn.Leaky)]
+    assert recipe.variant_name() == name
+    *neurons, last = [module for module in recipe.build_network().modules() if isinstance(module, snn.Leaky)]
     assert len(neurons) > 2
+    rectangle = snn.surrogate.rectangle()
+    assert last.spatial_adj == (spatial_adj and output == "same") and (last.spatial_adj or last.spike_grad == rectangle)
     for neuron in neurons:
         assert (neuron.spatial_adj, neuron.temporal_alpha) == (spatial_adj, temporal_alpha)
         assert spatial_adj or neuron.spike_grad == snn.surrogate.rectangle()

@@ -132,10 +132,17 @@ class Classifier(L.LightningModule):
         name = self.recipe.dataset.removesuffix("_simulated")
         if self.recipe.augment and name in AUGMENTATIONS:
             x = augment(x, *AUGMENTATIONS[name])
-        loss = self._loss(self(x), targets)
-        self._losses.append(loss.detach())
+        if self.recipe.rate_penalty and self._warm_up_of(self.current_epoch) is None:
+            with energy.record_firing_rates(self.net, differentiable=True) as firing:
+                out_rec = self(x)
+            hidden = [*firing][:-1] if self.recipe.readout == "spikes" else [*firing]
+            penalty = self.recipe.rate_penalty * firing.penalty(hidden)
+        else:
+            out_rec, penalty = self(x), 0.0
+        loss = self._loss(out_rec, targets)
+        self._losses.append(loss.detach())  # without the penalty, to be compared
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(targets))
-        return loss
+        return loss + penalty
 
     def on_validation_epoch_start(self) -> None:
         self._recording = ExitStack()

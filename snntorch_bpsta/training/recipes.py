@@ -17,12 +17,14 @@ from .losses import rate_cross_entropy_loss, rate_mse_loss
 __all__ = ["RECIPES", "VARIANTS", "Recipe"]
 
 # The rows of every comparison. "baseline" is STBP: the rectangular surrogate, plain backpropagation through time. "bpta" is
-# the temporal adjustment alone, which the paper does not show.
+# the temporal adjustment alone, which the paper does not show; "bpsa-hidden" is Eq. 9 in the hidden layers under an output
+# that cannot die.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "baseline": {"spatial_adj": False, "temporal_alpha": 0.0},
-    "bpsa": {"spatial_adj": True, "temporal_alpha": 0.0},
-    "bpsa+bpta": {"spatial_adj": True, "temporal_alpha": 0.8},
-    "bpta": {"spatial_adj": False, "temporal_alpha": 0.8},
+    "baseline": {"spatial_adj": False, "temporal_alpha": 0.0, "output_spike_grad": "same"},
+    "bpsa": {"spatial_adj": True, "temporal_alpha": 0.0, "output_spike_grad": "same"},
+    "bpsa+bpta": {"spatial_adj": True, "temporal_alpha": 0.8, "output_spike_grad": "same"},
+    "bpta": {"spatial_adj": False, "temporal_alpha": 0.8, "output_spike_grad": "same"},
+    "bpsa-hidden": {"spatial_adj": True, "temporal_alpha": 0.0, "output_spike_grad": "rectangle"},
 }
 COMPARED = ("baseline", "bpsa", "bpsa+bpta")  # those of Table 8
 
@@ -50,6 +52,10 @@ class Recipe:
     num_steps: int = _option(16, "time steps T")
     spatial_adj: bool = _option(True, "BPSA (Eq. 9); without it the STBP rectangle")
     temporal_alpha: float = _option(0.8, "BPTA's alpha (Eq. 10), 0 is off")
+    output_spike_grad: str = _option(
+        "same", "surrogate of the output neurons: the hidden ones', or STBP's rectangle", ("same", "rectangle")
+    )
+    rate_penalty: float = _option(0.0, "weight in the loss of the hidden neurons' mean firing rate, after the warm-up")
     warm_up: str = _option(
         "none", "first epochs without neurons, or with a logistic surrogate", ("none", "identity", "surrogate")
     )
@@ -99,9 +105,10 @@ class Recipe:
 
     def variant_name(self) -> str:
         """The row of ``VARIANTS`` that this recipe is; its alpha where it is none of them."""
-        own = {"spatial_adj": self.spatial_adj, "temporal_alpha": self.temporal_alpha}
+        own = {name: getattr(self, name) for name in VARIANTS["baseline"]}
         named = (name for name, values in VARIANTS.items() if values == own)
-        return next(named, f"{'bpsa+' if self.spatial_adj else ''}bpta{self.temporal_alpha:g}")
+        hidden = "-hidden" if self.output_spike_grad != "same" else ""
+        return next(named, f"{'bpsa+' if self.spatial_adj else ''}bpta{self.temporal_alpha:g}{hidden}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and checkpoints."""
@@ -120,7 +127,8 @@ class Recipe:
             neuron["spike_grad"] = rectangle()
         net = getattr(networks, self.network)(
             dataset.input_shape, dataset.num_classes, preset=self.preset, width=self.width, readout=self.readout,
-            num_steps=self.num_steps, dropout=self.dropout, relu=self.relu, **neuron,
+            num_steps=self.num_steps, dropout=self.dropout, relu=self.relu,
+            output_spike_grad=None if self.output_spike_grad == "same" else rectangle(), **neuron,
         )  # fmt: skip
         return net.to(memory_format=torch.channels_last)
 

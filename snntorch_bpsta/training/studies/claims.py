@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._checks import check_choice, check_instance, check_int
 from ..recipes import COMPARED, VARIANTS, Recipe
-from .gradients import measure_gradients, train_on
+from .gradients import OF_THE_PAPER, measure_gradients, train_on
 from .simulator import measure_simulator
 
 if TYPE_CHECKING:
@@ -118,12 +118,20 @@ STUDIES = {
             "as it is": {},
             "three times": _times(lr=lambda lr: 3 * lr),
         },
+        (*COMPARED, "bpsa-hidden"),
+    ),
+    "pareto": Study(
+        "Accuracy against spikes, each variant under four strengths of a penalty on the firing rate of its hidden neurons: "
+        "does Eq. 9 save what a penalty on the baseline does not? (ours)",
+        {f"penalty {weight:g}": {"rate_penalty": weight} for weight in (0.0, 0.3, 1.0, 3.0)},
+        ("baseline", "bpsa", "bpsa-hidden"),
+        seeds=3,
     ),
     "gradients": Study(
         "How far the error comes: |dL/du| over the steps, of one neuron and, with the first and the last weights of a "
         "trained baseline, of every layer of a network (Fig. 1 to 4, measured).",
         {"one neuron": {}, "first weights": {}, "last weights": {}},
-        tuple(VARIANTS),
+        OF_THE_PAPER,
         seeds=1,
         measure=measure_gradients,
         together=True,

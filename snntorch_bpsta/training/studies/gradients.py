@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
+OF_THE_PAPER = ("baseline", "bpsa", "bpsa+bpta", "bpta")  # variants that differ in every neuron
+
 
 def one_neuron(current: float = 0.2, num_steps: int = 16, beta: float = 0.9, threshold: float = 0.5) -> list[Result]:
     """A neuron (Eq. 2) under a constant current, whose loss is its spike count in the last third of the steps.
@@ -29,7 +31,8 @@ def one_neuron(current: float = 0.2, num_steps: int = 16, beta: float = 0.9, thr
         list: one dict per variant: ``variant``, ``u`` (membrane), ``o`` (spikes) and ``flow`` (dL/du), each of `num_steps`.
     """
     rows = []
-    for variant, options in VARIANTS.items():
+    for variant in OF_THE_PAPER:
+        options = {name: VARIANTS[variant][name] for name in ("spatial_adj", "temporal_alpha")}
         cur = torch.full((num_steps, 1), float(current), dtype=torch.float64, requires_grad=True)
         surrogate: dict[str, Any] = {} if options["spatial_adj"] else {"spike_grad": rectangle()}
         out = lif_multistep(
@@ -103,7 +106,7 @@ def _through_network(baseline, seed, folder, **options):
     x = x.transpose(0, 1) if x.dim() == 5 else x
     found = {}
     for weights, state in (("first weights", first), ("last weights", last)):
-        for variant in VARIANTS:
+        for variant in OF_THE_PAPER:
             net = baseline.variant(variant).build_network().eval()
             net.load_state_dict(state)
             with record_gradient_flow(net) as flow:

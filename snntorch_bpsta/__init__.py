@@ -18,6 +18,7 @@ from .folding import FoldReport, FoldTime, fold_time
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
 from .memory import compress_spikes, keep_memory
 from .neurons import AdaptiveLeaky, AdaptiveRLeaky, Alpha, Lapicque, Leaky, RLeaky, RSynaptic, Synaptic
+from .telling import which
 
 if TYPE_CHECKING:
     from . import data as data
@@ -32,7 +33,7 @@ __all__ = ["AdaptiveLeaky", "AdaptiveRLeaky", "Alpha", "Lapicque", "Leaky", "RLe
 __all__ += ["ConvBlock", "DirectEncoding", "MultiStep", "NeuronDropout", "Voting"]
 __all__ += ["FoldReport", "FoldTime", "fold_time"]
 __all__ += ["Conversion", "bound_decays", "convert", "detach", "patched", "reset", "revert"]
-__all__ += ["compress_spikes", "functional", "keep_memory", "surrogate"]
+__all__ += ["compress_spikes", "functional", "keep_memory", "surrogate", "which"]
 __all__ += [name for name in _snntorch.public_names(_snntorch.snntorch) if name not in __all__]
 
 _ON_FIRST_USE = ("data", "energy", "flow", "networks", "nir", "plots", "training")

@@ -101,7 +101,7 @@ class SpikingNetwork(MultiStep):
         if input_.shape[0] == 0:
             raise ValueError(f"input_ must hold at least one time step, got shape {tuple(input_.shape)}")
         if frames:  # they bring their own T, also where that is 1
-            return self._run(self, input_, without=DirectEncoding)
+            return self._run(input_, without=DirectEncoding)
         return super().forward(input_)
 
 

@@ -161,19 +161,19 @@ FAULTS = {
         "energy", "self.missed[self.running[-1]] = None", "pass", "a product that is not counted is not named", "energy",
     ),
     "fold": Fault(
-        "_folded", "unflatten(0, x.shape[:2])", "unflatten(0, x.shape[1::-1]).transpose(0, 1)",
+        "layers/over_time", "unflatten(0, x.shape[:2])", "unflatten(0, x.shape[1::-1]).transpose(0, 1)",
         "time and batch swapped", "layers_multistep",
     ),
     "foreign": Fault(
-        "_folded", "if names and not _same_by_step(layer, x, out):", "if False:",
+        "layers/over_time", "if names and not _same_by_step(layer, x, out):", "if False:",
         "a module with a state of its own is folded", "layers_multistep",
     ),
     "dropout": Fault(
-        "layers", "dropout(torch.ones_like(x[0]), self.p)", "dropout(torch.ones_like(x), self.p)",
+        "layers/blocks", "dropout(torch.ones_like(x[0]), self.p)", "dropout(torch.ones_like(x), self.p)",
         "a mask per step in place of one per sample", "layers_blocks",
     ),
     "voting": Fault(
-        "layers", "(x.shape[-1] // self.voters, self.voters)).mean(-1)",
+        "layers/blocks", "(x.shape[-1] // self.voters, self.voters)).mean(-1)",
         "(self.voters, x.shape[-1] // self.voters)).mean(-2)", "voters of one class lie apart", "layers_blocks",
     ),
     # --- a loop over time ---

@@ -108,6 +108,24 @@ def test_multistep(draws):
         assert out.is_meta or torch.allclose(out.double(), expected.double(), equal_nan=True)
 
 
+@fuzz("which", examples=60, draws=st.data())
+def test_which(draws):
+    net = snn.MultiStep(*(LAYERS[name]() for name in draws.draw(st.lists(st.sampled_from(sorted(LAYERS)), max_size=3))))
+    net = draws.draw(mostly(st.just(net), ANYTHING), label="net")
+    x = draws.draw(mostly(tensors((3, 2, N)), ANYTHING), label="input_")
+    if isinstance(net, nn.Module):
+        try:
+            copy.deepcopy(net)(copied(x))
+        except Exception:  # the net cannot take it
+            with contextlib.suppress(Exception):
+                snn.which(net, x)
+            return
+    how = attempt(snn.which, net, x)
+    if how is not REFUSED:
+        assert set(how) <= {name for name, _ in net.named_modules()}
+        assert all(isinstance(words, str) and words for words in how.values())
+
+
 @fuzz("ConvBlock", examples=60, arguments=calls(
     in_channels=st.sampled_from([1, 2]), out_channels=st.sampled_from([1, 3]), num_steps=optional(None, 1, 4),
     neuron=st.sampled_from([snn.Leaky(beta=0.5), snntorch.Leaky(beta=0.5), nn.Identity()]),

@@ -56,7 +56,7 @@ def twin_of(neuron: Any) -> Any:
     twin = ours.__new__(ours)
     mine = twin.__dict__
     mine.update(neuron.__dict__)
-    mine.update(init_hidden=False, output=False)
+    mine.update(init_hidden=False, output=False, _twin_of=neuron)
     if isinstance(neuron, Adjusted):
         mine["inplace"] = False  # what the current is needed for besides is not asked
         twin._forget()

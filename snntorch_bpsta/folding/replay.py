@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._torch import tree_leaves, tree_unflatten
+from ..layers.over_time import over_time
 from . import neurons
 from .layout import Rows, stacked_whole
-from .over_time import over_time
 from .records import Apply, Attribute, Node, Ref, mapped, memory_of
 from .seen import EMPTY
 

@@ -9,6 +9,7 @@ import torch
 
 from .._checks import check_flags
 from .._torch import is_compiling, is_exporting, is_transforming
+from ..telling import tell
 from . import custom, operator, passes
 from .cells import CELLS
 from .plan import flat, plan_of
@@ -36,7 +37,7 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
     if plan.constants is None:
         if plan.reason and not call.single:
             say_loop(neuron.cell, plan.reason)
-        return _run_reference(neuron, call)
+        return _run_reference(neuron, call, plan.reason)
     x, inplace = call.input, call.inplace
     if plan.rectify:
         x, inplace = x.relu(), False
@@ -60,7 +61,8 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
                 f"impl={str(call.impl)!r} does not cover {custom.REASON}; use 'auto' or 'reference'"
             )
         say_loop(neuron.cell, custom.REASON)
-        return _run_reference(neuron, call)
+        return _run_reference(neuron, call, custom.REASON)
+    tell(None, f"step by step: {plan.impl}" if call.single else plan.impl)
     result = [outputs[0]]
     for place, last in plan.returned:
         result.append(outputs[place][-1] if last else outputs[place])
@@ -90,8 +92,9 @@ def _parameters(neuron, call, plan):
     return *values, factor.to(x.device, state)
 
 
-def _run_reference(neuron, call):
+def _run_reference(neuron, call, reason=None):
     x, row = call.input, CELLS[neuron.cell]
+    tell(None, ("step by step: reference" if call.single else "reference") + (f", for {reason}" if reason else ""))
     if call.relu:
         x = x.relu()
     if call.single:

@@ -25,6 +25,7 @@ from ..functional.multistep import say_loop
 from ..functional.record import IMPLS
 from ..functional.reference import temporal_residual
 from ..surrogate import SpatialAdjustment, Surrogate
+from ..telling import tell
 from .build import Built
 from .engine import WARM_UP_SURROGATE, Engine
 from .stale import Watched
@@ -169,6 +170,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         transformed = not (self.init_hidden or is_compiling()) and is_transforming()
         kept = {name: self.__dict__.get(name) for name in (*self._states, "reset")} if transformed else None
         out = self._from(input_, states)
+        tell(self, "step by step")
         if kept is not None:
             self._put(**kept)
         return out
@@ -263,6 +265,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
             if impl == "auto":
                 say_loop(type(self).__name__, reason)
             self._check_fits(input_[0], strict=True)
+            tell(self, f"reference, for {reason}")
             spk_rec, *after = self._loop(input_, states, step or self._from, **options)
         after = dict(zip(self._returns, after, strict=True))
         if self.init_hidden and reason is None:  # a view could not be detached in place
@@ -332,6 +335,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
     def _identity(self, input_, states, multistep, impl="auto", relu=False, num_steps=None, inplace=False, record=()):
         """The "identity" warm-up: the current is the output, and the states stay as they are."""
         self._check_record(record)
+        tell(self, "its current, as it warms up")
         input_ = _prepared(input_, relu, num_steps)
         if not multistep and self.init_hidden and not self.output:
             return input_

@@ -11,6 +11,7 @@ from .._torch import is_autocast, is_compiling
 from ..functional.multistep import multistep
 from ..functional.record import DEFAULT_SPIKE_GRAD, Call, Neuron
 from ..surrogate import Logistic
+from ..telling import claim
 from .build import Mixin
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Engine(Mixin):
         step. `states` are those before the first step, None for zeros."""
         call = Call(input_, tuple(states), num_steps, relu, inplace or self.inplace, record, self.save, impl, single)
         spk, *after = multistep(self._record()[0], call)
+        claim(self)
         if spk.dtype != input_.dtype:
             lower = input_.dtype in (torch.float16, torch.bfloat16) and is_autocast(input_)
             spk = spk if lower else self._typed(spk, input_)

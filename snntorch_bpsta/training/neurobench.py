@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ..conversion import reset
-from ..layers import _WHOLE_SEQUENCE, DirectEncoding, MultiStep, NeuronDropout
+from ..layers import DirectEncoding, MultiStep, NeuronDropout
+from ..layers.over_time import How, row_of
 from ..networks import SpikingNetwork
 from .recipes import Recipe
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from .._typing import AnyPath, Result
 
 __all__ = ["evaluate", "measure", "multistep_model"]
-
-_NOT_BY_STEPS = (snntorch.SpikingNeuron, nn.RNNBase, *_WHOLE_SEQUENCE)  # inside a module that is no container
 
 
 def need() -> ModuleType:
@@ -110,7 +109,7 @@ def _step_by_step(net, input_, encode):
 
 def _flat(net):
     for layer in net:
-        if isinstance(layer, MultiStep) or type(layer).forward is nn.Sequential.forward:
+        if isinstance(layer, MultiStep) or row_of(layer).how is How.CHAIN:
             yield from _flat(layer)
         else:
             yield layer
@@ -119,14 +118,15 @@ def _flat(net):
 def _step(layer, x, t):
     if isinstance(layer, (DirectEncoding, NeuronDropout)):  # of one step, and without effect in eval mode
         return x
-    if isinstance(layer, nn.ModuleList):
+    how = row_of(layer).how
+    if how is How.LIST:
         return layer[t](x)
-    if isinstance(layer, snntorch.SpikingNeuron):
+    if how in (How.SEQUENCE, How.STEPPED):
         out = layer(x)
         return out[0] if isinstance(out, tuple) else out
-    if getattr(layer, "time_major", False) or any(isinstance(each, _NOT_BY_STEPS) for each in layer.modules()):
-        raise NotImplementedError(f"{type(layer).__name__} takes whole sequences, and NeuroBench counts step by step")
-    return layer(x)
+    if how is How.FOLDED:
+        return layer(x)
+    raise NotImplementedError(f"{type(layer).__name__} takes whole sequences, and NeuroBench counts step by step")
 
 
 def measure(net: nn.Module, loader: DataLoader, device: str | torch.device | None = None) -> Result:

@@ -216,6 +216,7 @@ def _compare_options(parser):
     _add_recipe_options(parser, skip=("spatial_adj", "temporal_alpha", "output_spike_grad"))
     add = parser.add_argument
     add("--seeds", type=_seeds, help="how many (5), or which (3,7); default: as the study has it, 3 to compare")
+    add("--variants", type=_names, metavar="NAMES", help="these of the variants alone: baseline,bpsa")
     add("--jobs", type=_positive, help="runs side by side (default: 1)")
     add(
         "--out", type=Path,
@@ -248,7 +249,7 @@ def _study(arguments):
     try:
         rows = study(
             name, recipe, given.get("seeds", seeds), out, jobs=given.get("jobs", 1),
-            **_given(arguments, "data_root", "download", "accelerator", "also_test"),
+            **_given(arguments, "variants", "data_root", "download", "accelerator", "also_test"),
         )  # fmt: skip
     except RunsFailed as error:
         failed, rows = error, error.rows

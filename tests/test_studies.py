@@ -71,6 +71,8 @@ def test_settings_by_name():
     ("arguments", "error", "message"),
     [
         (("speed", RECIPE, [0]), ValueError, "name must be one of 'compare', 'ablation'"),
+        (("alpha", RECIPE, [0], ["baseline"]), ValueError, "variants must be one of 'bpsa', 'bpta'; got 'baseline'"),
+        (("alpha", RECIPE, [0], "bpsa"), TypeError, "variants must be names of variants, got str"),
         (("alpha", "digits", [0]), TypeError, "recipe must be a Recipe, got str"),
         (("alpha", RECIPE, 3), TypeError, "seeds must be a list, tuple or range of integers, got int"),
         (("simulator", RECIPE, [0]), ValueError, "recipe must be None for the study 'simulator'"),
@@ -290,6 +292,16 @@ def test_every_variant_with_every_seed_in_that_order(calls, tmp_path):
     assert sorted((c[0].variant_name(), c[1]) for c in calls) == sorted(wanted)
     assert all(options == {"data_root": "somewhere"} for *_, options in calls)
     assert sorted(map(repr, read(out))) == sorted(map(repr, rows))
+
+
+def test_a_variant_with_a_recipe_of_its_own(calls, tmp_path):
+    out = tmp_path / "runs.json"
+    study("compare", RECIPE, [0], out, say=silent, variants=["bpsa"])
+    rows = study("compare", replace(RECIPE, lr=0.5), [0], out, say=silent, variants=("baseline", "bpsa+bpta"))
+    assert [row["variant"] for row in rows] == ["baseline", "bpsa+bpta"]
+    assert {(row["variant"], row["recipe"]["lr"]) for row in read(out)} == {
+        ("bpsa", RECIPE.lr), ("baseline", 0.5), ("bpsa+bpta", 0.5),
+    }  # fmt: skip
 
 
 def test_runs_in_the_file_are_not_done_again(calls, tmp_path):

@@ -150,13 +150,16 @@ STUDIES = {
 }
 
 
-def grid(name: str, recipe: Recipe | None, seeds: Sequence[int]) -> dict[tuple[str, str, int], Recipe | None]:
+def grid(
+    name: str, recipe: Recipe | None, seeds: Sequence[int], variants: Sequence[str] | None = None
+) -> dict[tuple[str, str, int], Recipe | None]:
     """The runs of a study: ``(setting, variant, seed)`` -> recipe.
 
     Args:
         name: a key of :data:`STUDIES`.
         recipe: what the settings and variants change; None for a study that trains nothing.
         seeds: list, tuple or range of int.
+        variants: those of the study's that are run; None for all.
 
     Raises:
         ValueError, TypeError: an argument out of range or of the wrong type.
@@ -170,9 +173,15 @@ def grid(name: str, recipe: Recipe | None, seeds: Sequence[int]) -> dict[tuple[s
     check_instance("seeds", seeds, (list, tuple, range), "a list, tuple or range of integers")
     for seed in seeds:
         check_int("seeds", seed, 0, 2**32)
+    if variants is not None:
+        check_instance("variants", variants, (list, tuple), "names of variants")
+        for variant in variants:
+            check_choice("variants", variant, study.variants)
     runs: dict[tuple[str, str, int], Recipe | None] = {}
     for setting, changes in study.settings.items():
         for variant in study.variants:
+            if variants is not None and variant not in variants:
+                continue
             if setting == "artificial" and variant != study.variants[0]:
                 continue  # without neurons all variants are one
             # what the setting is about goes before what the variant says

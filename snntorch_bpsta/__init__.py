@@ -15,6 +15,7 @@ from ._version import __version__ as __version__
 from .conversion import Conversion, convert, detach, patched, reset, revert
 from .decays import bound_decays
 from .folding import FoldReport, FoldTime, fold_time
+from .functional.skipping import skip_zeros
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
 from .memory import compress_spikes, keep_memory
 from .neurons import AdaptiveLeaky, AdaptiveRLeaky, Alpha, Lapicque, Leaky, RLeaky, RSynaptic, Synaptic
@@ -33,7 +34,7 @@ __all__ = ["AdaptiveLeaky", "AdaptiveRLeaky", "Alpha", "Lapicque", "Leaky", "RLe
 __all__ += ["ConvBlock", "DirectEncoding", "MultiStep", "NeuronDropout", "Voting"]
 __all__ += ["FoldReport", "FoldTime", "fold_time"]
 __all__ += ["Conversion", "bound_decays", "convert", "detach", "patched", "reset", "revert"]
-__all__ += ["compress_spikes", "functional", "keep_memory", "surrogate", "which"]
+__all__ += ["compress_spikes", "functional", "keep_memory", "skip_zeros", "surrogate", "which"]
 __all__ += [name for name in _snntorch.public_names(_snntorch.snntorch) if name not in __all__]
 
 _ON_FIRST_USE = ("data", "energy", "flow", "networks", "nir", "plots", "training")

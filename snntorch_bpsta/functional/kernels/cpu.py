@@ -63,14 +63,18 @@ def _run(kernel, steps, num_neurons, before, behind):
         kernel(*before, 0, num_neurons, *behind)
         return
     size = -(-num_neurons // threads // BLOCK) * BLOCK
-    ranges = [(begin, min(begin + size, num_neurons)) for begin in range(0, num_neurons, size)]
+    spread(kernel, [(*before, begin, min(begin + size, num_neurons), *behind) for begin in range(0, num_neurons, size)])
+
+
+def spread(kernel, calls):
+    """Call `kernel` with each of the arguments, side by side."""
     rest = []
-    for part in ranges[1:]:
+    for call in calls[1:]:
         try:
-            rest.append(_pool().submit(kernel, *before, *part, *behind))
+            rest.append(_pool().submit(kernel, *call))
         except RuntimeError:  # no more threads: the main one has ended, and this one goes on
-            kernel(*before, *part, *behind)
-    kernel(*before, *ranges[0], *behind)
+            kernel(*call)
+    kernel(*calls[0])
     for future in rest:
         future.result()
 

@@ -84,12 +84,24 @@ FAULTS = {
         "every block of neurons begins at the first channel", "functional_options",
     ),
     "ranges": Fault(
-        "functional/kernels/cpu", "min(begin + size, num_neurons)) for", "min(begin + size, num_neurons - 1)) for",
+        "functional/kernels/cpu", "min(begin + size, num_neurons), *behind)", "min(begin + size, num_neurons - 1), *behind)",
         "the last neuron of two threads is left out", "functional_options",
     ),
     "pack": Fault(
         "functional/kernels/rows", "lowest |= (word & 1) << bit", "lowest |= (word & 1) << 0",
         "the flags of eight neurons in one bit", "functional_options",
+    ),
+    "window": Fault(
+        "functional/kernels/vectors", "for tap in reversed(range(size**2))", "for tap in range(size**2)",
+        "the kernel is turned", "functional_skipping",
+    ),
+    "beyond": Fault(
+        "functional/skipping", "+ torch.arange(size.images, device=\"cpu\")", "", "two threads write one place",
+        "functional_skipping",
+    ),
+    "at-spikes": Fault(
+        "functional/kernels/skip", "gradients + 4 * start[row],", "gradients + 4 * start[0],",
+        "the gradient of another spike", "functional_skipping",
     ),
     "transpose": Fault(
         "functional/recurrent", "return dx.reshape(-1, dx.shape[-1]).t() @ z.reshape(-1, z.shape[-1])",

@@ -63,6 +63,8 @@ HEAVY = {
         "functional.kernels.rows",
         "functional.kernels.cpu_forward",
         "functional.kernels.cpu_backward",
+        "functional.kernels.skip",
+        "functional.kernels.vectors",
     },
     "tonic": set(),
     "torchvision": set(),

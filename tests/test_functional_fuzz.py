@@ -150,6 +150,12 @@ def test_keep_memory(on):
     snn.keep_memory(False)
 
 
+@fuzz("skip_zeros", examples=20, on=ANYTHING)
+def test_skip_zeros(on):
+    assert attempt(snn.skip_zeros, on) in (None, REFUSED)
+    snn.skip_zeros()
+
+
 @fuzz("compress_spikes", examples=250, draws=st.data())
 def test_compress_spikes(draws):
     shape = draws.draw(

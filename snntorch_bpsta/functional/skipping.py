@@ -145,7 +145,8 @@ def conv2d(x: Tensor, layer: nn.Conv2d, at_spikes: bool = False) -> tuple[Tensor
         why = "square kernels of stride 1, with fewer zeros around than taps, alone"
     if why is not None or x.dim() != 4:
         return None, why or "images [N, C, H, W] alone"
-    size = _Layer(*x.shape, layer.out_channels, layer.kernel_size[0], int(layer.padding[0]))
+    images, channels, height, width = x.shape
+    size = _Layer(images, channels, height, width, layer.out_channels, layer.kernel_size[0], int(layer.padding[0]))
     if min(size.out) < 1:
         return None, "the kernel is larger than the picture"
     return _run(x, layer, size, at_spikes)

@@ -9,9 +9,9 @@ where column `x` begins in it. Addresses are integers, sizes are in elements unl
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from llvmlite import ir
+from llvmlite import ir  # comes with numba
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -19,17 +19,17 @@ _I16, _I32, _I64, _FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.Fl
 
 
 class Block(NamedTuple):
-    """The shape of a block: a kernel of ``size * size`` taps, `lanes` floats in a vector, `count` of them an output channel
-    block, `channels` input channels."""
+    """The shape of a block: a kernel of ``size * size`` taps, `channels` input channels, and output channels in as many
+    `vectors` of `lanes` floats."""
 
     size: int
     lanes: int
-    count: int
+    vectors: int
     channels: int
 
     @property
     def outputs(self) -> int:
-        return self.lanes * self.count
+        return self.lanes * self.vectors
 
     @property
     def bytes(self) -> int:
@@ -73,7 +73,7 @@ class _Emitter:
         """The vectors of all taps at `base`, those of one tap `step` bytes after those of the one before."""
         return [
             self.load(self.at(base, tap * step + 4 * self.block.lanes * v))
-            for tap in self.taps for v in range(self.block.count)
+            for tap in self.taps for v in range(self.block.vectors)
         ]  # fmt: skip
 
     def weights(self, base, entry):
@@ -90,7 +90,7 @@ class _Emitter:
             rows.append(self.builder.add(rows[-1], row_bytes))
         return [
             self.load(self.at(rows[size - 1 - tap // size], (size - 1 - tap % size) * step + 4 * self.block.lanes * v))
-            for tap in self.taps for v in range(self.block.count)
+            for tap in self.taps for v in range(self.block.vectors)
         ]  # fmt: skip
 
     def loop(self, begin, end, values, body):
@@ -135,14 +135,14 @@ def _intrinsic(count, emit):
 
 
 @cache
-def forward_row(block: Block):
+def forward_row(block: Block) -> Any:
     """``(list, offsets, weights, rows, strides, width, width_out, shift)``: adds what a row of the input gives to the K rows
     of the output that it reaches, whose addresses lie at `rows` and the bytes from pixel to pixel at `strides`. Output pixel
     ``x - shift`` has all it gets from this row once input pixel `x` is done."""
 
     def emit(builder, entries, offsets, weights, rows, strides, width, width_out, shift):
         e = _Emitter(builder, block)
-        size, count = block.size, block.count
+        size, count = block.size, block.vectors
         bases = [e.load(e.at(rows, k, 8), _I64, 8) for k in range(size)]
         steps = [e.load(e.at(strides, k, 8), _I64, 8) for k in range(size)]
 
@@ -183,7 +183,7 @@ def _turned(taps, size, count):
 
 
 @cache
-def add_pictures(block: Block):
+def add_pictures(block: Block) -> Any:
     """``(places, number, picture, row_bytes, sums)``: adds, for each tap, the pixels of a padded picture ``[*, OB]`` that it
     makes of the places (int32), to `sums` ``[taps, OB]``: the gradient of an input channel's weights."""
 
@@ -195,7 +195,7 @@ def add_pictures(block: Block):
             pixels = e.window(e.at(picture, place, 4 * block.outputs), row_bytes)
             return [builder.fadd(a, g) for a, g in zip(values, pixels, strict=True)]
 
-        count = len(e.taps) * block.count
+        count = len(e.taps) * block.vectors
         for i, value in enumerate(e.loop(e.number(0), number, [e.zero] * count, add)):
             at = e.at(sums, 4 * block.lanes * i)
             e.store(builder.fadd(e.load(at), value), at)
@@ -204,7 +204,7 @@ def add_pictures(block: Block):
 
 
 @cache
-def row_gradients(block: Block):
+def row_gradients(block: Block) -> Any:
     """``(list, offsets, weights, picture, row_bytes, width, gradients)``: adds to the gradient of each entry of a row's list
     what it gets from one block of output channels, whose padded gradient begins at `picture` for the row."""
 

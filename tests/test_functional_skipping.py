@@ -183,6 +183,18 @@ def test_the_number_of_threads_does_not_matter(case):
         assert all(torch.equal(value, other[name]) for name, value in seen[0].items() if name != "bias")
 
 
+def test_the_order_of_the_threads_does_not_matter(monkeypatch):
+    """Not even where the last images come first."""
+    from snntorch_bpsta.functional.kernels import cpu
+
+    x, layer = input_of("many-images", rate=0.3), layer_of("many-images")
+    expected = skipped(x, layer, True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(cpu, "spread", lambda kernel, calls: [kernel(*call) for call in reversed(calls)])
+    found = skipped(x, layer, True)
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
 def test_no_images():
     layer = layer_of("3x3")
     for x in (torch.zeros(0, 32, 9, 11), torch.zeros(2, 32, 9, 11)[:, :, :0]):

@@ -30,6 +30,18 @@ tree_unflatten: Callable[[Any, Any], Any] = _pytree.tree_unflatten
 tree_leaves: Callable[[Any], list[Any]] = _pytree.tree_leaves
 
 
+def has_global_hooks() -> bool:
+    """Whether hooks on all modules that there are look at what goes through them. (PyTorch's own function goes on to say
+    so when one with always_call=True was removed.)"""
+    of = torch.nn.modules.module
+    return bool(
+        of._global_forward_hooks
+        or of._global_forward_pre_hooks
+        or of._global_backward_hooks
+        or of._global_backward_pre_hooks
+    )
+
+
 def is_of_a_transform(x: torch.Tensor) -> bool:
     """Whether `x` is a tensor of a torch.func transform, with which nothing can be done outside of it."""
     return not is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x)

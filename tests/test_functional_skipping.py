@@ -341,3 +341,105 @@ def test_more_spikes_never_pay_where_fewer_do_not(what, by_cost):
     block = block_of(3, 64, 16)
     chosen = [skipping.pays(size, block, spikes, what) for spikes in range(0, 16 * 64 * 14 * 14, 1000)]
     assert chosen[0] and not chosen[-1] and chosen == sorted(chosen, reverse=True)
+
+
+# --- in a network ---------------------------------------------------------------------------------------
+
+
+def exact(layer):
+    """Weights whose sums are exact in any order."""
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_((p * 64).round() / 64)
+    return layer
+
+
+def network(last=True, **options):
+    torch.manual_seed(3)
+    lif = dict(beta=0.5, threshold=0.25, reset_mechanism="zero") | options
+    return snn.MultiStep(
+        exact(nn.Conv2d(2, 16, 3, padding=1)), snn.Leaky(**lif), nn.MaxPool2d(2), exact(nn.Conv2d(16, 32, 3)),
+        snn.Leaky(**lif), nn.Identity(), nn.Flatten(), exact(nn.Linear(32 * 9, 20)), *([snn.Leaky(**lif)] if last else []),
+    )  # fmt: skip
+
+
+FRAMES = (torch.rand(4, 3, 2, 10, 10, generator=torch.Generator().manual_seed(4)) < 0.2).float()
+
+
+def gradients(net, on):
+    snn.skip_zeros(on)
+    try:
+        net.zero_grad()
+        x = FRAMES.clone().requires_grad_()
+        out = net(x)
+        (out * torch.arange(20.0)).sum().backward()
+        return out.detach(), [x.grad, *(p.grad.clone() for p in net.parameters())]
+    finally:
+        snn.skip_zeros()
+
+
+OPTIONS = {
+    "bpsa": dict(spatial_adj=True), "both": dict(spatial_adj=True, temporal_alpha=0.8), "off": {},
+    "subtract": dict(spatial_adj=True, reset_mechanism="subtract"), "bpta": dict(temporal_alpha=0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_network_has_the_same_gradients(name):
+    net = network(**OPTIONS[name])
+    expected, found = (gradients(net, on) for on in (False, True))
+    assert torch.equal(found[0], expected[0]) and 0 < found[0].mean() < 1
+    for a, b in zip(found[1], expected[1], strict=True):
+        assert b.abs().max() > 0 and torch.allclose(a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item())
+    at_spikes = ", its input's gradient at spikes" if OPTIONS[name].get("spatial_adj") else ""
+    told = snn.which(net, FRAMES)
+    assert [*told] == ["1", "3", "4", "7", "8"]
+    for place in ("3", "7"):
+        assert told[place].startswith("skips zeros at rate 0.") and told[place].endswith(at_spikes or told[place][-4:])
+
+
+def ways(net, **options):
+    told = snn.which(net, FRAMES, **options)
+    return [told.get(place, "") for place in ("3", "7")]
+
+
+def test_the_gradient_is_asked_for_everywhere_by_other_neurons_and_by_who_looks():
+    net = network(spatial_adj=True)
+    assert all("at spikes" in how for how in ways(net))
+    snn.networks.set_warm_up(net, "surrogate")
+    assert all("skips" in how and "at spikes" not in how for how in ways(net))
+    snn.networks.set_warm_up(net, None)
+    handle = net[1].register_full_backward_hook(lambda *arguments: None)
+    first, second = ways(net)
+    assert "at spikes" not in first and "at spikes" in second
+    handle.remove()
+
+
+def test_layers_that_are_looked_at_are_pytorchs():
+    net = network(spatial_adj=True)
+    handle = net[3].register_forward_hook(lambda *arguments: None)
+    first, second = ways(net)
+    assert first == "" and "skips" in second
+    handle.remove()
+    with snn.energy.count_operations(net) as operations:
+        assert ways(net) == ["", ""]
+    assert operations["3"]["ac"] > 0
+    net.fold = False
+    assert ways(net) == ["", ""]
+    net.fold = True
+    net[3] = nn.utils.parametrizations.weight_norm(net[3])
+    first, second = ways(net)
+    assert "skips" not in first and "skips" in second
+
+
+def test_a_network_is_trained_on_as_before():
+    """Three steps, a copy and a state_dict."""
+    nets = [network(spatial_adj=True) for _ in range(2)]
+    for net, on in zip(nets, (False, True), strict=True):
+        optimizer = torch.optim.SGD(net.parameters(), 2**-8)
+        for _ in range(3):
+            gradients(net, on)
+            optimizer.step()
+    for a, b in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+    assert torch.equal(gradients(copy.deepcopy(nets[1]), True)[0], gradients(nets[1], True)[0])

@@ -48,6 +48,19 @@ def test_a_backward_pass_is_seen_with_what_becomes_of_its_graph(keep):
     assert _torch.backward_pass() == -1
 
 
+def test_hooks_on_all_modules_are_seen():
+    assert not _torch.has_global_hooks()
+    of = torch.nn.modules.module
+    for register in (
+        lambda hook: of.register_module_forward_hook(hook, always_call=True), of.register_module_forward_pre_hook,
+        of.register_module_full_backward_hook, of.register_module_full_backward_pre_hook,
+    ):  # fmt: skip
+        handle = register(lambda *arguments: None)
+        assert _torch.has_global_hooks()
+        handle.remove()
+        assert not _torch.has_global_hooks()
+
+
 def test_containers_are_taken_apart_and_put_together():
     tree = {"a": [torch.zeros(1), 2], "b": (None, torch.ones(2))}
     leaves, spec = _torch.tree_flatten(tree)

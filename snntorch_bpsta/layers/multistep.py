@@ -18,6 +18,7 @@ from .._checks import (
     check_tensor,
 )
 from .._torch import is_compiling
+from ..functional.skipping import SKIPPING
 from ..telling import tell
 from .over_time import How, folded, one_tensor, row_of
 from .together import flat, spiking_behind, together
@@ -154,6 +155,11 @@ class MultiStep(nn.Sequential):
                 return layer.sequence(x, record=layer._returns, **options)
             return layer.sequence(x, **options)[0]
         if row.how is How.FOLDED:
+            if options and self.fold:
+                out, how = SKIPPING[type(layer)](x.flatten(0, 1), layer, **options)
+                tell(layer, how)
+                if out is not None:
+                    return out.unflatten(0, x.shape[:2])
             return folded(layer, x) if self.fold else _step_by_step(layer, x)
         if row.how is How.WHOLE:
             if isinstance(layer, MultiStep) and layer.batch_first:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
+from .._torch import has_global_hooks
+from ..functional.skipping import SKIPPING
 from .blocks import ConvBlock, DirectEncoding
 from .over_time import How, row_of
 
@@ -97,4 +99,14 @@ def _in_front_of_a_neuron(layers, x, spiking):
     return None
 
 
-RULES = (_in_front_of_a_neuron,)
+def _behind_a_neuron(layers, x, spiking):
+    """A convolution or linear layer of spikes, which may skip the zeros; under Eq. 9 the neuron needs its gradient at the
+    spikes alone."""
+    layer = layers[0].layer
+    if spiking is None or type(layer) not in SKIPPING or is_hooked(layer) or has_global_hooks():
+        return None
+    seen = spiking._backward_hooks or spiking._backward_pre_hooks
+    return Together(options={"at_spikes": spiking.spatial_adj and spiking.warm_up is None and not seen})
+
+
+RULES = (_in_front_of_a_neuron, _behind_a_neuron)

@@ -8,7 +8,7 @@ from types import ModuleType
 import snntorch_bpsta as snn
 
 # For the command line, names only; and the rooms of the engine and of the neurons, which their packages hand out.
-INTERNAL = ("bench", "functional.", "neurons.", "folding.")
+INTERNAL = ("bench", "functional.", "neurons.", "layers.", "folding.")
 
 
 def public_modules():

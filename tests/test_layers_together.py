@@ -114,7 +114,10 @@ def test_which_names_the_implementation_and_what_runs_with_it():
         nn.Linear(N, N), nn.ReLU(), leaky(), nn.Sequential(nn.Linear(N, N), leaky()), nn.Linear(N, N),
         snn.DirectEncoding(7), leaky(),
     )  # fmt: skip
-    assert snn.which(net, torch.rand(1, B, N)) == {"2": "cpu, with ReLU", "3.1": "cpu", "6": "cpu, with DirectEncoding"}
+    assert snn.which(net, torch.rand(1, B, N)) == {
+        "2": "cpu, with ReLU", "3.0": "dense: too small", "3.1": "cpu", "4": "dense: too small",
+        "6": "cpu, with DirectEncoding",
+    }  # fmt: skip
     assert snn.which(net, torch.rand(T, B, N))["6"] == "cpu"
     net[1].register_forward_hook(lambda module, args, out: None)
     assert snn.which(net, torch.rand(T, B, N))["2"] == "cpu"

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._torch import tree_leaves, tree_unflatten
+from ..functional.skipping import conv2d, linear
 from ..layers.over_time import over_time
+from ..telling import tell
 from . import neurons
 from .layout import Rows, stacked_whole
-from .records import Apply, Attribute, Node, Ref, mapped, memory_of
+from .records import Apply, Attribute, Node, Ref, mapped, memory_of, refs_of
 from .seen import EMPTY
 
 if TYPE_CHECKING:
@@ -209,6 +211,16 @@ class _Run:
         if not any(many for _, many in tensors):
             tensors[0] = tensors[0][0].expand(steps, *tensors[0][0].shape), True
         values, stacked = [value for value, _ in tensors], [many for _, many in tensors]
+        if node.fn in _DOORS and stacked[0] and not any(stacked[1:]):
+            neuron = _spiking(unit)
+            if neuron is not None:
+                adjusted = getattr(neuron, "spatial_adj", False) and getattr(neuron, "warm_up", None) is None
+                door = partial(_DOORS[node.fn], at_spikes=adjusted)
+                out, how = _with(node, values[0].flatten(0, 1), *values[1:], fn=door)
+                for module in {ref.node.fn.module for ref in refs_of(node) if isinstance(ref.node.fn, Attribute)}:
+                    tell(module, how if out is not None else f"dense: {how}")
+                if out is not None:
+                    return {0: out.unflatten(0, values[0].shape[:2])}
         opaque = isinstance(node.fn, Apply)
         return _by_place(over_time(partial(_with, node), getattr(node.fn, "__name__", ""), values, stacked, opaque))
 
@@ -294,11 +306,30 @@ def _alike(got, expected, exact):
     return torch.allclose(got, expected, rtol=0, atol=_ROUNDING[expected.dtype] * max(largest, 1e-30), equal_nan=True)
 
 
-def _with(node: Node, *values: Tensor) -> Any:
-    """Call the function of a node with other tensors."""
+# Functions that can skip the zeros of spikes.
+_DOORS: dict[Any, Any] = {torch.conv2d: conv2d, torch.nn.functional.conv2d: conv2d, torch.nn.functional.linear: linear}
+# Functions of spikes that return spikes, of the same neuron: where it did not fire there is none.
+_HANDING_ON = ("contiguous", "flatten", "max_pool2d", "permute", "reshape", "squeeze", "transpose", "unsqueeze", "view")
+
+
+def _spiking(unit: Unit) -> Any:
+    """The neuron whose spikes a group takes at each step, as they are or the largest of some; None if it does not."""
+    source = unit.sources[0]
+    while isinstance(source, Rows):
+        node = source.unit.first
+        if node.kind == "neuron":
+            return node.fn if source.out == "spk" else None
+        if getattr(node.fn, "__name__", "") not in _HANDING_ON or len(source.unit.sources) != 1:
+            return None
+        source = source.unit.sources[0]
+    return None
+
+
+def _with(node: Node, *values: Tensor, fn: Any = None) -> Any:
+    """Call the function of a node, or another, with other tensors."""
     rest = iter(values)
     args, kwargs = mapped((node.args, node.kwargs), lambda x: next(rest) if type(x) is Ref else x)
-    return node.fn(*args, **kwargs)
+    return (fn or node.fn)(*args, **kwargs)
 
 
 def _by_place(out: Any) -> dict[Any, Tensor]:

@@ -122,62 +122,83 @@ def block_of(size: int, out_channels: int, lanes: int) -> Block | None:
     return Block(size, lanes, count, channels)
 
 
-def conv2d(x: Tensor, layer: nn.Conv2d, at_spikes: bool = False) -> tuple[Tensor | None, str]:
-    """``layer(x)``, skipping the zeros of `x` ``[N, C, H, W]``, or None where that does not pay or cannot be; and how, in
-    words.
+def conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1, *, at_spikes: bool = False,
+) -> tuple[Tensor | None, str]:  # fmt: skip
+    """``torch.nn.functional.conv2d``, skipping the zeros of `input` ``[N, C, H, W]``, or None where that does not pay or
+    cannot be; and how, or why not, in words.
 
     Args:
-        x: spikes.
-        layer: its weight and bias.
-        at_spikes: whoever made `x` needs its gradient where `x` is not zero alone: it is zero elsewhere then.
+        input: spikes.
+        weight, bias, stride, padding, dilation, groups: PyTorch's.
+        at_spikes: whoever made `input` needs its gradient where it is not zero alone: it is zero elsewhere then.
     """
-    why = _why_not(x, layer)
-    if why is None and (
-        layer.kernel_size[0] != layer.kernel_size[1]
-        or layer.stride != (1, 1)
-        or layer.dilation != (1, 1)
-        or layer.groups != 1
-        or layer.padding_mode != "zeros"
-        or isinstance(layer.padding, str)
-        or layer.padding[0] != layer.padding[1]
-        or layer.padding[0] >= layer.kernel_size[0]
-    ):
-        why = "square kernels of stride 1, with fewer zeros around than taps, alone"
-    if why is not None or x.dim() != 4:
-        return None, why or "images [N, C, H, W] alone"
-    images, channels, height, width = x.shape
-    size = _Layer(images, channels, height, width, layer.out_channels, layer.kernel_size[0], int(layer.padding[0]))
-    if min(size.out) < 1:
-        return None, "the kernel is larger than the picture"
-    return _run(x, layer, size, at_spikes)
+    why = _why_not(input, weight, bias, 4)
+    if why is not None:
+        return None, why
+    border, (images, channels, height, width), (outputs, *_, rows, columns) = padding, input.shape, weight.shape
+    if isinstance(padding, (tuple, list)) and len({*padding}) == 1:
+        border = padding[0]
+    plain = all(value in (1, (1, 1), [1, 1]) for value in (stride, dilation)) and groups == 1
+    if rows != columns or not plain or not isinstance(border, int) or not 0 <= border < rows:
+        return None, "square kernels of stride 1, with fewer zeros around than taps, alone"
+    size = _Layer(images, channels, height, width, outputs, rows, border)
+    if weight.shape[1] != channels or min(size.out) < 1:
+        return None, "the kernel does not fit"
+    return _run(input, weight, bias, size, at_spikes)
 
 
-def linear(x: Tensor, layer: nn.Linear, at_spikes: bool = False) -> tuple[Tensor | None, str]:
-    """As :func:`conv2d`, for `x` ``[N, in_features]``."""
-    why = _why_not(x, layer)
-    if why is not None or x.dim() != 2:
-        return None, why or "rows [N, in_features] alone"
-    rows = len(x)
+def linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *, at_spikes: bool = False
+) -> tuple[Tensor | None, str]:
+    """As :func:`conv2d`, for ``torch.nn.functional.linear`` of `input` ``[N, in_features]``."""
+    why = _why_not(input, weight, bias, 2)
+    if why is not None:
+        return None, why
+    rows, (outputs, features) = len(input), weight.shape
+    if input.shape[1] != features:
+        return None, "the weights do not fit"
     width = next((width for width in range(64, 7, -1) if rows % width == 0), 1)
-    size = _Layer(rows // width, layer.in_features, 1, width, layer.out_features, 1, 0)
-    out, how = _run(x.reshape(rows // width, 1, width, -1).permute(0, 3, 1, 2), layer, size, at_spikes)
-    return None if out is None else out.permute(0, 2, 3, 1).reshape(rows, -1), how
+    size = _Layer(rows // width, features, 1, width, outputs, 1, 0)
+    pictures = input.reshape(rows // width, 1, width, features).permute(0, 3, 1, 2)
+    out, how = _run(pictures, weight, bias, size, at_spikes)
+    return None if out is None else out.permute(0, 2, 3, 1).reshape(rows, outputs), how
 
 
-def _why_not(x, layer):
-    """Why the layer cannot skip zeros, whatever these are."""
+def of_layer(layer: nn.Module, x: Tensor, at_spikes: bool) -> tuple[Tensor | None, str]:
+    """The same for a module of one of the classes `SKIPPING`."""
+    if type(layer) is nn.Linear:
+        return linear(x, layer.weight, layer.bias, at_spikes=at_spikes)
+    assert isinstance(layer, nn.Conv2d)
+    if layer.padding_mode != "zeros":
+        return None, "zeros around alone"
+    rest = layer.stride, layer.padding, layer.dilation, layer.groups
+    return conv2d(x, layer.weight, layer.bias, *rest, at_spikes=at_spikes)
+
+
+SKIPPING = (nn.Conv2d, nn.Linear)
+
+
+def _why_not(x, weight, bias, dimensions):
+    """Why a layer cannot skip zeros, whatever these are."""
     if not _on:
         return "skip_zeros(False)"
     if is_compiling() or is_transforming() or is_watched():
         return "not in a graph"
-    if x.device.type != "cpu" or x.dtype != torch.float32 or layer.weight.dtype != torch.float32 or is_autocast(x):
+    for each in (x, weight) if bias is None else (x, weight, bias):
+        if type(each) not in (torch.Tensor, nn.Parameter):
+            return "no tensors of other classes"
+        if each.device.type != "cpu" or each.dtype != torch.float32:
+            return "float32 on a CPU alone"
+    if is_autocast(x):
         return "float32 on a CPU alone"
-    if type(x) is not torch.Tensor or type(layer.weight) is not nn.Parameter:
-        return "no tensors of other classes"
+    if x.dim() != dimensions or weight.dim() != dimensions:
+        return f"an input of {dimensions} dimensions alone"
     return None
 
 
-def _run(x, layer, size, at_spikes):
+def _run(x, weight, bias, size, at_spikes):
     block = block_of(size.size, size.out_channels, _lanes())
     if block is None:
         return None, "no vectors of this processor take this kernel"
@@ -185,19 +206,21 @@ def _run(x, layer, size, at_spikes):
         return None, "nothing there"
     if size.products < _LEAST or size.width * block.channels > 1 << 16:
         return None, "too small" if size.products < _LEAST else "too wide"
-    if not x.is_contiguous(memory_format=torch.channels_last):
+    if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
         x = x.contiguous(memory_format=torch.channels_last)
     counts = count(x)
     if int(counts.min()) < 0:
         return None, "not only zeros and ones"
     spikes = int(counts.sum())
     rate = spikes / x.numel()
-    training = torch.is_grad_enabled() and (layer.weight.requires_grad or x.requires_grad)
+    training = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
     passes = "forward" if not training else "spikes" if at_spikes and x.requires_grad else "weights"
     if not pays(size, block, spikes, passes):
-        return None, f"dense at rate {rate:.2g}"
-    weight = layer.weight if layer.weight.dim() == 4 else layer.weight[:, :, None, None]
-    out = _Skipping.apply(x, weight, layer.bias, size, block, counts, at_spikes)
+        return None, f"rate {rate:.2g}"
+    x = x.contiguous(memory_format=torch.channels_last)
+    out = _Skipping.apply(
+        x, weight if weight.dim() == 4 else weight[:, :, None, None], bias, size, block, counts, at_spikes
+    )
     return out, f"skips zeros at rate {rate:.2g}" + ", its input's gradient at spikes" * at_spikes
 
 
@@ -366,6 +389,3 @@ def _unpacked(packed, weight):
 def _first(out, channels):
     """Pictures ``[N, C, H, W]``, channels last, of the first `channels` in ``[N, H, W, *]``."""
     return (out if out.shape[-1] == channels else out[..., :channels].contiguous()).permute(0, 3, 1, 2)
-
-
-SKIPPING = {nn.Conv2d: conv2d, nn.Linear: linear}

@@ -18,7 +18,7 @@ from .._checks import (
     check_tensor,
 )
 from .._torch import is_compiling
-from ..functional.skipping import SKIPPING
+from ..functional.skipping import of_layer
 from ..telling import tell
 from .over_time import How, folded, one_tensor, row_of
 from .together import flat, spiking_behind, together
@@ -156,8 +156,8 @@ class MultiStep(nn.Sequential):
             return layer.sequence(x, **options)[0]
         if row.how is How.FOLDED:
             if options and self.fold:
-                out, how = SKIPPING[type(layer)](x.flatten(0, 1), layer, **options)
-                tell(layer, how)
+                out, how = of_layer(layer, x.flatten(0, 1), **options)
+                tell(layer, how if out is not None else f"dense: {how}")
                 if out is not None:
                     return out.unflatten(0, x.shape[:2])
             return folded(layer, x) if self.fold else _step_by_step(layer, x)

@@ -45,9 +45,9 @@ class _Cost(NamedTuple):
 # The forward pass alone; with the weights' gradient; with that of the input at the spikes as well. A dense gradient of the
 # input costs both ways the same.
 _COSTS = {
-    "forward": _Cost(0.0106, 0.0753, 0.957, 3.11, 0.255, 0.0078, 0.375, 2.03),
-    "weights": _Cost(0.0231, 0.0959, 1.548, 8.24, 0.741, 0.0181, 0.765, 3.83),
-    "spikes": _Cost(0.0433, 0.1176, 1.934, 9.33, 0.770, 0.0260, 1.339, 5.52),
+    "forward": _Cost(0.0113, 0.053, 1.14, 3.06, 0.434, 0.00802, 0.464, 1.92),
+    "weights": _Cost(0.0274, 0.0438, 1.38, 8.65, 1.17, 0.0195, 0.793, 3.56),
+    "spikes": _Cost(0.0446, 0.0849, 2.03, 9.53, 1.13, 0.028, 1.37, 5.29),
 }
 _MARGIN = 0.85
 _LEAST = 1 << 20  # multiplications, below which the fixed costs of a call decide
@@ -159,11 +159,16 @@ def linear(
     rows, (outputs, features) = len(input), weight.shape
     if input.shape[1] != features:
         return None, "the weights do not fit"
-    width = next((width for width in range(64, 7, -1) if rows % width == 0), 1)
-    size = _Layer(rows // width, features, 1, width, outputs, 1, 0)
-    pictures = input.reshape(rows // width, 1, width, features).permute(0, 3, 1, 2)
+    size = rows_of(rows, features, outputs)
+    pictures = input.reshape(size.images, 1, size.width, features).permute(0, 3, 1, 2)
     out, how = _run(pictures, weight, bias, size, at_spikes)
     return None if out is None else out.permute(0, 2, 3, 1).reshape(rows, outputs), how
+
+
+def rows_of(rows: int, features: int, outputs: int) -> _Layer:
+    """A linear layer on so many rows."""
+    width = next((width for width in range(64, 7, -1) if rows % width == 0), 1)
+    return _Layer(rows // width, features, 1, width, outputs, 1, 0)
 
 
 def of_layer(layer: nn.Module, x: Tensor, at_spikes: bool) -> tuple[Tensor | None, str]:
@@ -226,20 +231,22 @@ def _run(x, weight, bias, size, at_spikes):
 
 def pays(size: _Layer, block: Block, spikes: int, passes: str) -> bool:
     """Whether skipping zeros is faster."""
-    cost, taps = _COSTS[passes], size.size**2
+    skipping, dense = terms(size, block, spikes)
+    cost = _COSTS[passes]
+    ours = sum(each * count for each, count in zip(cost, skipping, strict=False))
+    theirs = sum(each * count for each, count in zip(cost[len(skipping) :], dense, strict=True))
+    return ours < _MARGIN * theirs
+
+
+def terms(size: _Layer, block: Block, spikes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many there are of what costs something, in the order of the costs: skipping, and dense."""
+    taps, looked = size.size**2, size.images * size.channels * size.height * size.width
     outputs = -(-size.out_channels // block.outputs) * block.outputs
     blocks = -(-size.channels // block.channels)
-    rows, looked = size.images * size.height, size.images * size.channels * size.height * size.width
+    slid = size.images * size.height * blocks * (size.width + size.size - 1) * outputs * size.size
     packed = blocks * block.channels * outputs * taps
-    skipping = (
-        cost.met * spikes * outputs * taps
-        + cost.slid * rows * blocks * (size.width + size.size - 1) * outputs * size.size
-        + cost.looked * looked
-        + cost.packed * packed
-        + cost.out * size.images * size.out[0] * size.out[1] * outputs
-    )
-    dense = cost.product * size.products + cost.dense_looked * looked + cost.dense_packed * packed
-    return skipping < _MARGIN * dense
+    out = size.images * size.out[0] * size.out[1] * outputs
+    return (spikes * outputs * taps, slid, looked, packed, out), (size.products, looked, packed)
 
 
 def count(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ OURS = "bpsta"  # begins the names of our competitors
 WRONG = "WRONG"  # begins the note of a competitor of ours that is not what it claims to be
 _SHORT = 2.0  # ms; shorter calls are repeated within a round until they last this long
 _LIBRARIES = (
-    "torch", "triton", "numba", "snntorch", "spikingjelly", "norse", "sinabs", "tetherpy",
+    "torch", "triton", "numba", "snntorch", "spikingjelly", "norse", "sinabs", "spyx", "jax", "tetherpy",
 )  # fmt: skip
 
 
@@ -46,10 +46,10 @@ class Settings:
 
 class Turn:
     """What one competitor does in one round. `prepare`, which is not timed, gives each call its argument; the call is then
-    not repeated within a round."""
+    not repeated within a round. `columns` say what it did, where a process of its own has to tell."""
 
-    def __init__(self, call, prepare=None):
-        self.call, self.prepare = call, prepare
+    def __init__(self, call, prepare=None, columns=None):
+        self.call, self.prepare, self.columns = call, prepare, columns
 
     def ms(self, device, number=1):
         argument = () if self.prepare is None else (self.prepare(),)

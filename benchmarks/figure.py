@@ -59,3 +59,26 @@ def _lines(new_figure, report):
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
     return figure
+
+
+def draw_clock(rows, file):
+    """Seconds an epoch over the firing rate of it, a line a run; a PNG beside the CSV file. Returns its path."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for gradient, colour in (("baseline", "#7a7a7a"), ("bpsa", "#1f77b4")):
+        for skipping, style in ((False, "o:"), (True, "o-")):
+            own = [row for row in rows if (row["gradient"], row["skip_zeros"]) == (gradient, skipping)]
+            rates, seconds = ([row[name] for row in own] for name in ("firing_rate", "process_seconds"))
+            label = f"{'rectangle' if gradient == 'baseline' else 'BPSA'}, {'skipping zeros' if skipping else 'dense'}"
+            axis.plot(rates, seconds, style, color=colour, label=label, markersize=3)
+            for x, y, text in ((rates[0], seconds[0], "1"), (rates[-1], seconds[-1], str(len(own)))):
+                axis.annotate(text, (x, y), textcoords="offset points", xytext=(3, 3), fontsize=7)
+    axis.set(xlabel="firing rate after the epoch (its number at the ends)", ylabel="seconds of the processor, an epoch")
+    axis.set(xlim=(0, None), ylim=(0, None))
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize=8)
+    path = file.with_suffix(".png")
+    figure.savefig(path, dpi=150)
+    return path

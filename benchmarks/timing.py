@@ -187,8 +187,8 @@ class Report:
             writer = csv.DictWriter(file, ["question", *names, *load, *self.environment], restval="")
             writer.writeheader()
             for row in self.rows:
-                short = {name: _short(value, 5) for name, value in row.items()}
-                writer.writerow({"question": self.question, **short, **load, **self.environment})
+                cells = {name: short(value, 5) for name, value in row.items()}
+                writer.writerow({"question": self.question, **cells, **load, **self.environment})
 
     @property
     def busy(self):
@@ -206,7 +206,7 @@ class Report:
         if self.busy:
             lines.append(f"WARNING: the machine was busy (load above {self.settings.threads + 0.5:g})")
         names = _columns(self.rows)
-        cells = [names] + [[_short(row.get(name, ""), 4) for name in names] for row in self.rows]
+        cells = [names] + [[short(row.get(name, ""), 4) for name in names] for row in self.rows]
         widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
         for line in cells:
             left = [cell.ljust(width) for cell, width in zip(line[:2], widths, strict=False)]
@@ -222,7 +222,7 @@ def _columns(rows):
     return [*names, "note"]
 
 
-def _short(value, digits):
+def short(value, digits):
     if value is None:
         return ""
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

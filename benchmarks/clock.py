@@ -23,7 +23,8 @@ import snntorch_bpsta as snn
 from snntorch_bpsta.training import Recipe
 from snntorch_bpsta.training.module import learning_rate_schedule
 
-from .timing import Settings, environment, short
+from .sparse import switched_back
+from .timing import Settings, environment, kept_memory, short
 
 GRADIENTS = ("baseline", "bpsa")  # of training.recipes.VARIANTS
 RUNS = tuple(itertools.product(GRADIENTS, (False, True)))  # and whether zeros are skipped
@@ -111,7 +112,6 @@ class Batches:
 def clock(file, recipe, data_root=None, threads=1):
     """All epochs of the four runs that are not in `file` yet; returns the rows of all."""
     torch.set_num_threads(threads)
-    snn.keep_memory()
     samples = snn.data.load(recipe.dataset, root=data_root, num_steps=recipe.num_steps, limit=recipe.limit or None)
     held = torch.arange(len(samples)) % _VALIDATION == 0
     training, validation = (Batches(samples, part.nonzero().flatten(), recipe.batch_size) for part in (~held, held))
@@ -120,7 +120,7 @@ def clock(file, recipe, data_root=None, threads=1):
     identity = {"recipe": recipe.as_dict(), "samples": len(samples), "labels": int(samples.targets.sum())}
     runs = [Run(state, recipe, gradient, skipping, identity) for gradient, skipping in RUNS]
     about = environment(Settings(device=torch.device("cpu"), threads=threads))
-    try:
+    with kept_memory(), switched_back():
         for number in range(recipe.epochs):
             for run in runs[number % len(runs) :] + runs[: number % len(runs)]:
                 if len(run.rows) > number:
@@ -129,8 +129,6 @@ def clock(file, recipe, data_root=None, threads=1):
                 row = run.epoch(training, validation, about)
                 print(", ".join(f"{name} {short(row[name], 4)}" for name in row if name not in about), flush=True)
                 _write(file, [row for run in runs for row in run.rows])
-    finally:
-        snn.skip_zeros()
     return [row for run in runs for row in run.rows]
 
 

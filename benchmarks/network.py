@@ -7,12 +7,10 @@ from unittest import mock
 
 import torch
 
-import snntorch_bpsta as snn
-
 from . import nets
 from .apart import Apart
 from .contest import add_all, noted, size, skipped
-from .timing import WRONG, Turn, figures, measure
+from .timing import WRONG, Turn, figures, kept_memory, measure
 
 _CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")  # the folders of what torch.compile has compiled before
 
@@ -35,8 +33,8 @@ def network(settings, report):
     shape = (3, 2, 2, 34, 34) if settings.quick else (10, 16, 2, 34, 34)
     x, case = _frames(settings, shape), size(shape)
     turns, others, notes, parts, expected = {}, {}, {}, {}, None
-    kept = _keep_memory()
     with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(kept_memory())
         if not skipped(settings, nets.LOOP):
             with noted(notes, nets.LOOP):
                 turns[nets.LOOP] = stack.enter_context(Apart(_loop, settings, shape))
@@ -71,15 +69,6 @@ def network(settings, report):
 def _frames(settings, shape):
     generator = torch.Generator(settings.device).manual_seed(settings.seed)
     return (torch.rand(shape, device=settings.device, generator=generator) < 0.3).float()
-
-
-def _keep_memory():
-    """What the memory settings of this process are from now on."""
-    try:
-        snn.keep_memory()
-    except NotImplementedError:
-        return "as it is"
-    return "kept"
 
 
 def _loop(settings, shape):

@@ -18,7 +18,7 @@ import snntorch_bpsta as snn
 from .apart import Apart
 from .contest import add_all, chosen, noted
 from .peers import Peer, Task, Unavailable, build, found
-from .timing import WRONG, figures, measure, percentiles
+from .timing import WRONG, figures, kept_memory, measure, percentiles
 
 BATCH, BETA = 16, 0.95
 _TOLERANCE = 1e-3  # of the spikes: one product of all steps rounds otherwise than one a step
@@ -155,6 +155,8 @@ class _SpyxHalves:
     prepare = None
 
     def __init__(self, settings, task):
+        with contextlib.suppress(NotImplementedError):
+            snn.keep_memory()  # as in the process of the others
         if task.device.type == "cuda":
             os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         import jax
@@ -219,7 +221,7 @@ def onm(settings, report):
 def _race(settings, report, task):
     x, case = _input(settings, task), f"n = {task.neurons}"
     turns, others, notes, expected = {}, {}, {}, None
-    with contextlib.ExitStack() as stack:
+    with kept_memory(), contextlib.ExitStack() as stack:
         for peer in chosen(settings, PEERS):
             with noted(notes, peer.name):
                 if peer is SPYX:

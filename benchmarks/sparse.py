@@ -1,5 +1,7 @@
 """A training step over the firing rate: a convolution behind spiking neurons that skips zeros, and PyTorch's dense ones."""
 
+import contextlib
+
 import torch
 from torch import nn
 
@@ -7,7 +9,7 @@ import snntorch_bpsta as snn
 
 from .contest import add_all, noted, skipped
 from .nets import channels_last, ours
-from .timing import WRONG, Turn, figures, measure
+from .timing import WRONG, Turn, figures, kept_memory, measure
 
 RATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 SKIPPING, DENSE = "bpsta, skipping zeros", "bpsta, skip_zeros off"
@@ -46,7 +48,7 @@ def sparse(settings, report):
     """Forward and backward at every rate, with all gradients: of the weights, and of the input where it is a spike."""
     channels, side, (steps, batch) = (4, 6, (2, 1)) if settings.quick else (128, 28, (4, 6))
     shape = (steps, batch, channels, side, side)
-    try:
+    with kept_memory(), switched_back():
         for case, (dense, skipping) in CASES.items():
             for rate in RATES[2::4] if settings.quick else RATES:
                 # A current of 1 makes a neuron fire at once and leaves it at 0: the spikes behind it are the current.
@@ -60,6 +62,13 @@ def sparse(settings, report):
                     SKIPPING: (skipping, channels_last, True),
                 }
                 _race(settings, report, f"{case}, {channels}C3 on {side}x{side}, rate {rate:g}", competitors, x, grad)
+
+
+@contextlib.contextmanager
+def switched_back():
+    """Zeros are skipped again behind the ``with`` block."""
+    try:
+        yield
     finally:
         snn.skip_zeros()
 
@@ -72,7 +81,8 @@ def _race(settings, report, case, competitors, x, grad):
         others[name] = {"rate": float(x.mean())}
         with noted(notes, name):
             conv = _convolution(settings, x.size(2), layout)
-            step = _step(build(conv), tuple(conv.parameters()), layout(x), layout(grad), on)
+            run = build(conv)
+            step = _step(run, tuple(conv.parameters()), layout(x), layout(grad), on)
             results = [tensor.detach().clone() for tensor in step()]
             results[1] *= x  # what it is elsewhere nobody asks
             expected = expected or results
@@ -83,6 +93,8 @@ def _race(settings, report, case, competitors, x, grad):
             if not error <= _TOLERANCE and name in (SKIPPING, DENSE):
                 notes[name] = f"{WRONG}: off by {error:.1e}; no speed is reported"
                 continue
+            if isinstance(run, nn.Module):
+                others[name]["ran"] = snn.which(run, layout(x)).get("1", "dense")
             turns[name] = Turn(step)
     add_all(report, case, figures(measure(turns, settings), LAST), others, notes)
 

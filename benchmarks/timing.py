@@ -1,5 +1,6 @@
 """Rounds in random order, percentiles, and the report: a table, a CSV file, and what they were measured on."""
 
+import contextlib
 import csv
 import datetime
 import importlib.metadata
@@ -149,6 +150,20 @@ def environment(settings):
         "python": platform.python_version(),
         **versions,
     }
+
+
+@contextlib.contextmanager
+def kept_memory():
+    """:func:`snntorch_bpsta.keep_memory` for all competitors of this process; yields what its settings are."""
+    try:
+        snntorch_bpsta.keep_memory()
+    except NotImplementedError:
+        yield "as it is"
+        return
+    try:
+        yield "kept"
+    finally:
+        snntorch_bpsta.keep_memory(False)
 
 
 def _load():

@@ -21,7 +21,7 @@ KEPT = ", memory kept"
 # small operators in the other libraries, and what is no operator is `rest`: Python.
 _PARTS = {
     "neuron": ("_Eager",),
-    "convolution": ("conv", "Conv", "addmm", "aten::mm", "linear", "Linear"),
+    "convolution": ("conv", "Conv", "addmm", "aten::mm", "linear", "Linear", "skip", "Skip"),
     "pool": ("pool", "Pool"),
     "memory": ("copy", "fill_", "zero", "empty", "resize", "cat", "stack", "clone", "contiguous", "unbind"),
 }

@@ -207,7 +207,8 @@ def test_sparse(monkeypatch):
             assert float(row["error"]) <= 1e-4 and float(row["p50_ms"]) > 0
             assert float(row["rate"]) == pytest.approx(float(case.rpartition(" ")[2]), abs=0.1)
         assert float(rows[case, sparse.LAST]["faster"]) == 1
-        assert bool(rows[case, sparse.SKIPPING]["ran"]) == case.startswith("LIF")
+        assert rows[case, sparse.SKIPPING]["ran"] == ("skips zeros" if case.endswith(" 0.1") else "dense")
+        assert {rows[case, name]["ran"] for name in (sparse.DENSE, sparse.NCHW, sparse.LAST)} == {"dense"}
 
 
 def test_sparse_switches_and_switches_back(monkeypatch):
@@ -218,9 +219,13 @@ def test_sparse_switches_and_switches_back(monkeypatch):
 
 
 def test_a_convolution_when_wrong_gets_no_speed(monkeypatch):
-    skipping = sparse.snn.functional.skipping
-    right = skipping.conv2d
-    monkeypatch.setattr(skipping, "conv2d", lambda *args, **options: 1.001 * right(*args, **options))
+    right = sparse.skipping.of_layer
+
+    def wrong(*args, **options):
+        y, how = right(*args, **options)
+        return None if y is None else 1.001 * y, how
+
+    monkeypatch.setattr(sparse.skipping, "of_layer", wrong)
     code, rows = bench("sparse")
     assert code == 2
     assert rows["sparse"][sparse.SKIPPING]["note"].startswith("WRONG") and not rows["sparse"][sparse.SKIPPING]["p50_ms"]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The CPU set: bash benchmarks/cpu.sh [FOLDER of the results]
-# One thread, but for the network. Wants a quiet machine, the peers (see README.md), a C++ compiler for torch.compile, 16 GB of
-# memory and about 40 minutes. LIMIT is the time in seconds for a competitor of each case, COMPILE_STEPS the longest loop that
+# One thread, but for `compile`. Wants a quiet machine, the peers (see README.md), a C++ compiler for torch.compile, 16 GB of
+# memory and about an hour. LIMIT is the time in seconds for a competitor of each case, COMPILE_STEPS the longest loop that
 # torch.compile is given, BASELINE another checkout of this repository to race.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +15,8 @@ ask() {
 }
 
 ask layer fused family
-ask network --threads 2
+ask network sparse
+ask onm
 ask loops
 ask memory step call time neurons cold
 ask compile --threads 2

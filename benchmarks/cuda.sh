@@ -28,6 +28,8 @@ ask 150 layer fused --seconds 2 --compile-steps 16
 ask 80 family call --seconds 1
 ask 100 network memory step --seconds 1
 ask 60 loops --seconds 1
+ask 60 onm --seconds 1 --rounds 5
+ask 30 sparse --seconds 1
 ask 70 time neurons --seconds 2
 ask 70 compile --seconds 2
 ask 90 cold --rounds 2

@@ -3,6 +3,9 @@
 import math
 
 _VALUES = {"p50_ms": "ms", "p50_us": "us", "p50_s": "s", "peak_MiB": "MiB", "saved_bytes": "bytes per neuron and step"}
+_PARTS = {
+    "convolution_ms": "#4c72b0", "neuron_ms": "#dd8452", "pool_ms": "#55a868", "memory_ms": "#8172b3", "rest_ms": "0.7",
+}  # fmt: skip
 _COLOURS = {"floor": "0.8", "without": "0.8", "snntorch": "#7a7a7a", "host": "#7a7a7a", "bpsta": "#1f77b4"}
 
 
@@ -14,7 +17,7 @@ def draw(report):
     """Bars, a panel per case; or lines over the size. A PNG beside the CSV file; returns its path."""
     from matplotlib.figure import Figure
 
-    drawn = _lines if report.question in ("time", "neurons") else _bars
+    drawn = {"time": _lines, "neurons": _lines, "sparse": _rates, "network": _stacked}.get(report.question, _bars)
     figure = drawn(Figure, report)
     e = report.environment
     figure.suptitle(f"{report.question}: {e['device']}, {e['threads']} thread(s), torch {e['torch']}", fontsize=9)
@@ -42,6 +45,47 @@ def _bars(new_figure, report):
     return figure
 
 
+def _stacked(new_figure, report):
+    """A bar a competitor, of the parts of its step where they are known."""
+    rows = [row for row in report.rows if "p50_ms" in row]
+    parts = [name for name in _PARTS if any(name in row for row in rows)]
+    figure = new_figure(figsize=(8, 0.3 * len(rows) + 1), layout="constrained")
+    axis, names = figure.subplots(), [row["competitor"] for row in rows]
+    left = [0.0] * len(rows)
+    for part in parts:
+        values = [row.get(part, 0.0) for row in rows]
+        axis.barh(names, values, left=left, color=_PARTS[part], label=part.removesuffix("_ms"))
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    whole = [row["p50_ms"] for row in rows]
+    unknown = [0.0 if any(part in row for part in parts) else row["p50_ms"] for row in rows]
+    drawn = axis.barh(names, unknown, left=left, color="white", edgecolor="0.5", hatch="//", linewidth=0.5)
+    axis.bar_label(drawn, [f"{value:.3g}" for value in whole], padding=3, fontsize=7)
+    axis.invert_yaxis()
+    axis.set_xlabel("ms of a step, forward + backward", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.margins(x=0.12)
+    if parts:
+        axis.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def _rates(new_figure, report):
+    """A panel a case, ms of a step over the firing rate."""
+    cases = list(dict.fromkeys(row["case"].rpartition(", rate ")[0] for row in report.rows))
+    figure = new_figure(figsize=(8, 3.6), layout="constrained")
+    for axis, case in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
+        rows = [row for row in report.rows if row["case"].startswith(f"{case}, rate ") and "p50_ms" in row]
+        for name in dict.fromkeys(row["competitor"] for row in rows):
+            points = [(row["rate"], row["p50_ms"]) for row in rows if row["competitor"] == name]
+            style = ":" if name in ("torch, NCHW", "bpsta, skip_zeros off") else "-"
+            axis.plot(*zip(*points, strict=True), "o" + style, color=_colour(name), label=name, markersize=3)
+        axis.set_title(case, fontsize=8, loc="left")
+        axis.set(xlabel="firing rate", ylabel="ms of a training step")
+        _from_zero(axis)
+    axis.legend(frameon=False, fontsize=7)
+    return figure
+
+
 def _lines(new_figure, report):
     figure = new_figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
@@ -59,3 +103,33 @@ def _lines(new_figure, report):
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _from_zero(axis):
+    """A grid, and both axes from 0 to a little more than the largest point."""
+    points = [point for line in axis.lines for point in line.get_xydata()]
+    right, top = (1.08 * max(point[i] for point in points) for i in range(2))
+    axis.set(xlim=(0, right), ylim=(0, top))
+    axis.grid(alpha=0.3)
+
+
+def draw_clock(rows, file):
+    """Seconds an epoch over the firing rate of it, a line a run; a PNG beside the CSV file. Returns its path."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for gradient, colour in (("baseline", "#7a7a7a"), ("bpsa", "#1f77b4")):
+        for skipping, style in ((False, "o:"), (True, "o-")):
+            own = [row for row in rows if (row["gradient"], row["skip_zeros"]) == (gradient, skipping)]
+            rates, seconds = ([row[name] for row in own] for name in ("firing_rate", "process_seconds"))
+            label = f"{'rectangle' if gradient == 'baseline' else 'BPSA'}, {'skipping zeros' if skipping else 'dense'}"
+            axis.plot(rates, seconds, style, color=colour, label=label, markersize=3)
+            for x, y, text in ((rates[0], seconds[0], "1"), (rates[-1], seconds[-1], str(len(own)))):
+                axis.annotate(text, (x, y), textcoords="offset points", xytext=(3, 3), fontsize=7)
+    axis.set(xlabel="firing rate after the epoch (its number at the ends)", ylabel="seconds of the processor, an epoch")
+    _from_zero(axis)
+    axis.legend(frameon=False, fontsize=8)
+    path = file.with_suffix(".png")
+    figure.savefig(path, dpi=150)
+    return path

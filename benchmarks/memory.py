@@ -40,6 +40,11 @@ def saved_bytes(run, x):
     return total, total - sizes.get(spk.untyped_storage().data_ptr(), 0)
 
 
+def names_of_nodes(tensor):
+    """Names of the operators whose backward would run."""
+    return {type(node).__name__ for node in _graph(tensor.grad_fn)}
+
+
 def _graph(node):
     seen, todo = set(), [node]
     while todo:

@@ -13,6 +13,7 @@ from snntorch_bpsta.networks import middle
 from .peers import PAPER, PLAIN, Unavailable, spikingjelly_node
 
 LOOP, FOLDED, OURS, BOUND = "snntorch loop", "snntorch neurons, folded layers", "bpsta MultiStep", "without neurons"
+LAST = ", channels last"  # ends the name of a network that has its weights and gets its frames that way
 
 
 class Loop(nn.Module):
@@ -83,13 +84,18 @@ _GAIN = 1.5  # on PyTorch's initial weights: 15 to 23 % of the neurons of each l
 
 
 def build(name, settings):
-    """One of :data:`NETWORKS`; they all have the same weights."""
+    """One of :data:`NETWORKS`, with :data:`LAST` behind its name in channels last; they all have the same weights."""
     torch.manual_seed(settings.seed)
-    net = NETWORKS[name]().to(settings.device)
+    net = NETWORKS[name.removesuffix(LAST)]().to(settings.device)
     with torch.no_grad():
         for weight in net.parameters():
             weight.mul_(_GAIN)
-    return net
+    return net.to(memory_format=torch.channels_last) if name.endswith(LAST) else net
+
+
+def channels_last(x):
+    """`x`, ``[T, B, C, H, W]``, with the images of all steps in channels last."""
+    return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
 
 
 def host_middle(width):

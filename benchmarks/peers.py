@@ -31,6 +31,7 @@ class Task(NamedTuple):
     num_steps: int
     relu: bool = False  # rectify the current first
     compile_steps: int = 128  # torch.compile unrolls the loop: not for more steps than this
+    neurons: int = 0  # of a linear layer in front of the neurons, where it is part of the task
 
 
 class Peer(NamedTuple):
@@ -46,12 +47,17 @@ class Peer(NamedTuple):
     graph: bool = False  # one CUDA graph of forward and backward is replayed
 
 
-def build(peer, task):
-    """``run(x) -> spk`` of `peer` for `task`; :class:`Unavailable` says why not."""
+def found(peer, task):
+    """:class:`Unavailable` says why `peer` cannot take part in `task`."""
     if importlib.util.find_spec(peer.library) is None:
         raise Unavailable("not installed")
     if peer.needs_cuda and task.device.type != "cuda":
         raise Unavailable("needs CUDA")
+
+
+def build(peer, task):
+    """``run(x) -> spk`` of `peer` for `task`; :class:`Unavailable` says why not."""
+    found(peer, task)
     run = peer.build(task, **(peer.options or {}))
     if not task.relu or peer.build is _compiled or (peer.options or {}).get("relu"):
         return run

@@ -13,11 +13,13 @@ from .layer import fused, layer, neurons, time_steps
 from .loops import loops
 from .memory import memory
 from .network import compile_, network
+from .onm import onm
+from .sparse import sparse
 from .timing import Report
 
 ANSWERS = {
-    "layer": layer, "fused": fused, "family": family, "loops": loops, "network": network, "memory": memory,
-    "time": time_steps, "neurons": neurons, "compile": compile_, "cold": cold, "step": step, "call": call,
+    "layer": layer, "fused": fused, "family": family, "loops": loops, "network": network, "sparse": sparse, "onm": onm,
+    "memory": memory, "time": time_steps, "neurons": neurons, "compile": compile_, "cold": cold, "step": step, "call": call,
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Rounds in random order, percentiles, and the report: a table, a CSV file, and what they were measured on."""
 
+import contextlib
 import csv
 import datetime
 import importlib.metadata
@@ -23,7 +24,7 @@ OURS = "bpsta"  # begins the names of our competitors
 WRONG = "WRONG"  # begins the note of a competitor of ours that is not what it claims to be
 _SHORT = 2.0  # ms; shorter calls are repeated within a round until they last this long
 _LIBRARIES = (
-    "torch", "triton", "numba", "snntorch", "spikingjelly", "norse", "sinabs", "tetherpy",
+    "torch", "triton", "numba", "snntorch", "spikingjelly", "norse", "sinabs", "spyx", "jax", "tetherpy",
 )  # fmt: skip
 
 
@@ -46,10 +47,10 @@ class Settings:
 
 class Turn:
     """What one competitor does in one round. `prepare`, which is not timed, gives each call its argument; the call is then
-    not repeated within a round."""
+    not repeated within a round. `columns` say what it did, where a process of its own has to tell."""
 
-    def __init__(self, call, prepare=None):
-        self.call, self.prepare = call, prepare
+    def __init__(self, call, prepare=None, columns=None):
+        self.call, self.prepare, self.columns = call, prepare, columns
 
     def ms(self, device, number=1):
         argument = () if self.prepare is None else (self.prepare(),)
@@ -151,6 +152,20 @@ def environment(settings):
     }
 
 
+@contextlib.contextmanager
+def kept_memory():
+    """:func:`snntorch_bpsta.keep_memory` for all competitors of this process; yields what its settings are."""
+    try:
+        snntorch_bpsta.keep_memory()
+    except NotImplementedError:
+        yield "as it is"
+        return
+    try:
+        yield "kept"
+    finally:
+        snntorch_bpsta.keep_memory(False)
+
+
 def _load():
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
 
@@ -187,8 +202,8 @@ class Report:
             writer = csv.DictWriter(file, ["question", *names, *load, *self.environment], restval="")
             writer.writeheader()
             for row in self.rows:
-                short = {name: _short(value, 5) for name, value in row.items()}
-                writer.writerow({"question": self.question, **short, **load, **self.environment})
+                cells = {name: short(value, 5) for name, value in row.items()}
+                writer.writerow({"question": self.question, **cells, **load, **self.environment})
 
     @property
     def busy(self):
@@ -206,7 +221,7 @@ class Report:
         if self.busy:
             lines.append(f"WARNING: the machine was busy (load above {self.settings.threads + 0.5:g})")
         names = _columns(self.rows)
-        cells = [names] + [[_short(row.get(name, ""), 4) for name in names] for row in self.rows]
+        cells = [names] + [[short(row.get(name, ""), 4) for name in names] for row in self.rows]
         widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
         for line in cells:
             left = [cell.ljust(width) for cell, width in zip(line[:2], widths, strict=False)]
@@ -222,7 +237,7 @@ def _columns(rows):
     return [*names, "note"]
 
 
-def _short(value, digits):
+def short(value, digits):
     if value is None:
         return ""
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

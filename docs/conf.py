@@ -4,12 +4,16 @@ import ast
 import inspect
 import json
 import re
+import sys
 import zlib
 from pathlib import Path
 
 import snntorch_bpsta
 from snntorch_bpsta import _typing
 from snntorch_bpsta.neurons import FAMILY
+
+sys.path.insert(0, str(Path(__file__).parent))
+from measured import markdown, measured  # noqa: E402, of this folder
 
 project = "snntorch-bpsta"
 copyright = "2026, the snntorch-bpsta developers"
@@ -94,8 +98,7 @@ def compatibility(folder):
                 by_run[name] += count
 
     def table(corner, rows):
-        lines = [[corner, *runs], ["---"] * (len(runs) + 1), *rows]
-        return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return markdown([[corner, *runs], *rows])
 
     def cell(row):
         failed = [f"**{row['failed']} FAILED**"] if row["failed"] else []
@@ -128,6 +131,9 @@ def compatibility(folder):
 def fill_in(app, name, source):
     if name == "compatibility":
         for table, text in compatibility(Path(__file__).parent / "compatibility").items():
+            source[0] = source[0].replace(f"<!-- {table} -->", text)
+    if name == "where-the-time-goes":
+        for table, text in measured(Path(__file__).parent.parent / "benchmarks" / "results").items():
             source[0] = source[0].replace(f"<!-- {table} -->", text)
     if name == "results":
         results = Path(__file__).parent.parent / "results"

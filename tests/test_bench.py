@@ -4,6 +4,8 @@ import contextlib
 import csv
 import importlib.metadata
 import io
+import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,10 +18,28 @@ ROOT = Path(__file__).parent.parent
 if not (ROOT / "benchmarks" / "__main__.py").is_file():
     pytest.skip("the benchmark is not part of this distribution", allow_module_level=True)
 
-from benchmarks import QUESTIONS, baseline, children, cold, contest, family, loops, memory, nets, ours, peers, timing  # noqa: E402
+from benchmarks import (  # noqa: E402
+    QUESTIONS,
+    apart,
+    baseline,
+    children,
+    clock,
+    cold,
+    contest,
+    family,
+    loops,
+    memory,
+    nets,
+    network,
+    onm,
+    ours,
+    peers,
+    sparse,
+    timing,
+)
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.questions import ANSWERS  # noqa: E402
-from snntorch_bpsta import _torch, cli, functional  # noqa: E402
+from snntorch_bpsta import _torch, cli, data, functional  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +72,7 @@ def bench(*argv):
 def nothing_installed(monkeypatch):
     """No peer but snnTorch."""
     find = peers.importlib.util.find_spec
-    gone = ("spikingjelly", "norse", "sinabs", "tether")
+    gone = ("spikingjelly", "norse", "sinabs", "tether", "spyx")
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None if name in gone else find(name))
 
 
@@ -103,15 +123,281 @@ def test_ours_when_wrong_gets_no_speed(what, monkeypatch, capsys, nothing_instal
 
 
 def test_light_questions(nothing_installed):
-    code, rows = bench("fused", "network", "time", "neurons", "step")
+    code, rows = bench("fused", "time", "neurons", "step")
     assert code == 0
-    assert list(rows) == ["fused", "network", "time", "neurons", "step"]
+    assert list(rows) == ["fused", "time", "neurons", "step"]
     assert float(rows["fused"]["bpsta, relu and in place"]["spikes_differ"]) == 0
-    assert float(rows["network"][nets.OURS]["spikes_differ"]) == 0 < float(rows["network"][nets.OURS]["rate"])
-    assert float(rows["network"][nets.BOUND]["of_floor"]) == 1
-    assert rows["network"]["spikingjelly, its best"]["note"] == "not installed"
     assert float(rows["time"]["bpsta"]["ns_per_neuron_step"]) > 0 < float(rows["neurons"]["bpsta"]["p50_ms"])
     assert float(rows["step"]["host"]["of_host"]) == 1 and 0 < float(rows["step"]["bpsta, options on"]["of_host"])
+
+
+def test_network(nothing_installed):
+    code, rows = bench("network")
+    assert code == 0
+    rows = rows["network"]
+    users = rows.pop(nets.LOOP)
+    assert float(users["faster"]) == 1 and users["memory"] == "as it is" and users["neuron_ms"] == ""
+    assert users["rate"] == rows[nets.LOOP + network.KEPT]["rate"]  # the same network and frames, in another process
+    assert float(rows[nets.BOUND + nets.LAST]["of_floor"]) == 1 != float(rows[nets.BOUND]["of_floor"])
+    for layout in ("", nets.LAST):
+        assert rows[f"spikingjelly, its best{layout}"]["note"] == "not installed"
+        assert float(rows[nets.OURS + layout]["spikes_differ"]) <= 1e-2 < float(rows[nets.OURS + layout]["rate"])
+    ran = {name: row for name, row in rows.items() if not row["note"]}
+    assert len(ran) == 8
+    for name, row in ran.items():
+        parts = {part: float(row[f"{part}_ms"]) for part in ("convolution", "neuron", "pool", "memory", "rest")}
+        assert sum(parts.values()) == pytest.approx(float(row["p50_ms"]), rel=1e-3)
+        assert parts["convolution"] > 0 < parts["rest"], name
+        if name.startswith(nets.OURS):
+            bound = name.replace(nets.OURS, nets.BOUND)
+            assert parts["neuron"] > float(ran[bound]["neuron_ms"])
+
+
+def test_the_networks_in_channels_last_are_so_inside(monkeypatch):
+    strides = []
+    convolve = torch.nn.functional.conv2d
+
+    def look(x, weight, *args):
+        strides.append((x.is_contiguous(memory_format=torch.channels_last), weight.stride(1)))
+        return convolve(x, weight, *args)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", look)
+    x = (torch.rand(2, 3, 2, 34, 34) < 0.3).float()
+    for name in (nets.LOOP, nets.FOLDED, nets.BOUND):
+        nets.build(name + nets.LAST, settings())(nets.channels_last(x))
+    assert len(strides) == 3 * (2 + 1 + 1) and set(strides) == {(True, 1)}
+
+
+def test_a_network_when_wrong_gets_no_speed(monkeypatch, nothing_installed):
+    monkeypatch.setitem(nets.NETWORKS, nets.OURS, lambda: torch.nn.Sequential(nets.NETWORKS[nets.FOLDED](), Flip()))
+    code, rows = bench("network")
+    assert code == 2
+    for layout in ("", nets.LAST):
+        row = rows["network"][nets.OURS + layout]
+        assert row["note"].startswith("WRONG") and not row["p50_ms"]
+
+
+class Flip(torch.nn.Module):
+    def forward(self, spk):
+        return 1 - spk
+
+
+@pytest.mark.parametrize(
+    "operator, part",
+    [
+        ("aten::mkldnn_convolution", "convolution"), ("aten::addmm", "convolution"), ("aten::copy_", "memory"),
+        ("aten::max_pool2d_with_indices_backward", "pool"), ("_EagerBackward", "neuron"), ("aten::gt", "neuron"),
+        ("benchmarks: step", "rest"),
+    ],
+)  # fmt: skip
+def test_the_part_of_an_operator(operator, part):
+    assert network._part(operator) == part
+
+
+def test_sparse(monkeypatch):
+    code, _ = bench("sparse")
+    assert code == 0
+    with open("out/sparse-cpu.csv", newline="") as file:
+        rows = {(row["case"], row["competitor"]): row for row in csv.DictReader(file)}
+    cases = {case for case, _ in rows}
+    assert len(cases) == 4 and len(rows) == 16
+    for case in cases:
+        for name in (sparse.SKIPPING, sparse.DENSE, sparse.NCHW, sparse.LAST):
+            row = rows[case, name]
+            assert float(row["error"]) <= 1e-4 and float(row["p50_ms"]) > 0
+            assert float(row["rate"]) == pytest.approx(float(case.rpartition(" ")[2]), abs=0.1)
+        assert float(rows[case, sparse.LAST]["faster"]) == 1
+        assert rows[case, sparse.SKIPPING]["ran"] == ("skips zeros" if case.endswith(" 0.1") else "dense")
+        assert {rows[case, name]["ran"] for name in (sparse.DENSE, sparse.NCHW, sparse.LAST)} == {"dense"}
+
+
+def test_sparse_switches_and_switches_back(monkeypatch):
+    switched = []
+    monkeypatch.setattr(sparse.snn, "skip_zeros", lambda on=True: switched.append(on))
+    bench("sparse")
+    assert {True, False} == set(switched) and switched[-1] is True
+
+
+def test_a_convolution_when_wrong_gets_no_speed(monkeypatch):
+    right = sparse.skipping.of_layer
+
+    def wrong(*args, **options):
+        y, how = right(*args, **options)
+        return None if y is None else 1.001 * y, how
+
+    monkeypatch.setattr(sparse.skipping, "of_layer", wrong)
+    code, rows = bench("sparse")
+    assert code == 2
+    assert rows["sparse"][sparse.SKIPPING]["note"].startswith("WRONG") and not rows["sparse"][sparse.SKIPPING]["p50_ms"]
+    assert rows["sparse"][sparse.LAST]["p50_ms"]
+
+
+def test_onm(nothing_installed):
+    code, rows = bench("onm")
+    assert code == 0
+    rows = rows["onm"]
+    assert rows["spyx LIF, jax.jit"]["note"] == rows["sinabs LIF"]["note"] == "not installed"
+    ran = {name: row for name, row in rows.items() if not row["note"]}
+    assert set(ran) == {onm.SNNTORCH.name, *(peer.name for peer in onm.OURS)}
+    for name, row in ran.items():
+        assert 0 < float(row["forward_ms"]) < float(row["p80_ms"]) and float(row["backward_ms"]) > 0
+        assert float(row["rate"]) > 0 and (name == onm.SNNTORCH.name or float(row["spikes_differ"]) <= 1e-3)
+
+
+def test_onm_when_wrong_gets_no_speed(monkeypatch, nothing_installed):
+    right = onm.snn.Leaky.sequence
+
+    def wrong(self, x, **options):
+        spk, *rest = right(self, x, **options)
+        return (1 - spk, *rest)
+
+    monkeypatch.setattr(onm.snn.Leaky, "sequence", wrong)
+    code, rows = bench("onm")
+    assert code == 2
+    assert rows["onm"]["bpsta sequence"]["note"].startswith("WRONG") and not rows["onm"]["bpsta sequence"]["p50_ms"]
+
+
+def test_forward_and_backward_are_timed_apart():
+    class Slow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            timing.time.sleep(0.02)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            timing.time.sleep(0.1)
+            return grad
+
+    net = torch.nn.Linear(2, 2)
+    turn = onm._Halves(net, lambda x: Slow.apply(net(x)), torch.ones(1, 2))
+    ms = turn.ms(torch.device("cpu"))
+    assert 20 <= turn.parts[0] < 90 < 100 <= turn.parts[1] and ms == sum(turn.parts)
+
+
+class Own:
+    """A turn that tells of its process, and fails where it is asked to."""
+
+    prepare = None
+
+    def __init__(self, settings, there=True):
+        if not there:
+            raise peers.Unavailable("not here")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        self.columns, self.parts = {"pid": os.getpid(), "cores": cores}, [torch.get_num_threads()]
+
+    def ms(self, device, number=1):
+        if number == 0:
+            raise KeyError("lost")
+        if number < 0:
+            os._exit(7)
+        return 2.0 * number
+
+
+def test_a_competitor_in_a_process_of_its_own():
+    with apart.Apart(Own, settings(threads=1)) as turn:
+        assert turn.columns["pid"] != os.getpid() and turn.columns["cores"] == 1
+        with pytest.raises(RuntimeError, match="KeyError: 'lost'"):
+            turn.ms(torch.device("cpu"), 0)
+        assert turn.ms(torch.device("cpu"), 3) == 6 and turn.parts == [1]
+        process = turn._process
+    assert process.exitcode == 0
+
+
+def test_a_process_that_cannot_be_or_ends_says_so():
+    with pytest.raises(peers.Unavailable, match="not here"):
+        apart.Apart(Own, settings(), False)
+    with apart.Apart(Own, settings()) as turn, pytest.raises(ConnectionError, match="exit code 7"):
+        turn.ms(torch.device("cpu"), -1)
+
+
+# --- training by the clock ----------------------------------------------------------------------
+
+CLOCK = [
+    "out/clock.csv",
+    "--dataset",
+    "digits",
+    "--width",
+    "0.0625",
+    "--num-steps",
+    "2",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "16",
+]
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 17, (40, 1, 8, 8), generator=generator, dtype=torch.uint8).numpy()
+    monkeypatch.setattr(data, "load", lambda *args, **options: data.Samples(images, torch.arange(40) % 10, 16))
+
+
+def clock_rows():
+    with open("out/clock.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if "seconds" not in k and k != "date"} for row in csv.DictReader(file)]
+
+
+def test_clock_goes_on_where_it_was_stopped(few_images, monkeypatch):
+    pytest.importorskip("matplotlib")
+    assert clock.main(CLOCK) == 0
+    whole = clock_rows()
+    assert [(row["gradient"], row["skip_zeros"], row["epoch"]) for row in whole] == [
+        (gradient, str(skipping), str(epoch)) for gradient, skipping in clock.RUNS for epoch in (1, 2)
+    ]
+    assert all(0 < float(row["firing_rate"]) < 1 and 0 <= float(row["accuracy"]) <= 1 for row in whole)
+    assert whole[0]["loss"] != whole[1]["loss"] != whole[5]["loss"] and Path("out/clock.png").is_file()
+    shutil.rmtree("out")
+
+    measure, calls = clock.Run._measure, []
+
+    def stopped(self, validation):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return measure(self, validation)
+
+    monkeypatch.setattr(clock.Run, "_measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        clock.main(CLOCK)
+    assert len(clock_rows()) == 5
+    assert clock.main(CLOCK) == 0 and len(calls) == 6 + 3
+    assert clock_rows() == whole
+
+
+def test_clock_takes_no_states_of_another_run(few_images, capsys):
+    pytest.importorskip("matplotlib")
+    assert clock.main([*CLOCK, "--epochs", "1"]) == 0
+    capsys.readouterr()
+    assert clock.main([*CLOCK, "--batch-size", "8"]) == 2
+    error = capsys.readouterr().err
+    assert "is of another run" in error and error.count("\n") == 1
+
+
+# --- the page of the docs that reads the rows ---------------------------------------------------
+
+
+def test_the_page_where_the_time_goes_reads_the_rows(few_images, nothing_installed):
+    pytest.importorskip("matplotlib")
+    measured = runpy.run_path(str(ROOT / "docs" / "measured.py"))["measured"]
+    page = (ROOT / "docs" / "where-the-time-goes.md").read_text(encoding="utf-8")
+    empty = measured("out")
+    assert all(page.count(f"<!-- {name} -->") == 1 and "Not measured" in text for name, text in empty.items())
+    assert (
+        bench("network", "sparse", "onm")[0] == 0 == clock.main(["out/clock-digits.csv", *CLOCK[1:], "--epochs", "1"])
+    )
+    with open("out/network-other.csv", "w") as file:
+        file.write("question,case,competitor,p50_ms\nnetwork,a,bpsta,1\n")  # of before the parts
+    texts = measured("out")
+    for name, row in (
+        ("network", "| without neurons, channels last |"), ("goals", "| >= 3.5 |"), ("sparse", "| 0.5 |"),
+        ("onm", "| bpsta MultiStep |"), ("clock", "| rectangle | skipped | 1 |"),
+    ):  # fmt: skip
+        assert row in texts[name] and "1 thread(s)" in texts[name]
+    assert "not installed" in texts["onm"]
+    assert "clock-digits.png" in texts["clock"] and texts["network"].count("thread(s)") == 1
 
 
 def test_loops(monkeypatch):
@@ -313,8 +599,8 @@ def test_a_missing_library_of_figures_is_named(monkeypatch, capsys):
 
 def test_figures(nothing_installed):
     pytest.importorskip("matplotlib")
-    assert bench("time", "step", "--plot")[0] == 0
-    for question in ("time", "step"):
+    assert bench("time", "step", "network", "sparse", "--plot")[0] == 0
+    for question in ("time", "step", "network", "sparse"):
         with open(f"out/{question}-cpu.png", "rb") as file:
             assert file.read(4) == b"\x89PNG"
 

@@ -10,6 +10,7 @@ import torch
 
 from .._torch import tree_leaves, tree_unflatten
 from ..functional.skipping import conv2d, linear
+from ..layers.memory_format import is_channels_last, usual
 from ..layers.over_time import over_time
 from ..telling import tell
 from . import neurons
@@ -113,9 +114,9 @@ class _Run:
         if key not in self.rows:
             last = self.stacks[unit].get(("last", ref.out))
             if last is not None and place == len(unit.members) - 1:
-                return last
+                return usual(last)
             self.rows[key] = self.stacks[unit][ref.out].unbind(0)
-        return self.rows[key][place]
+        return usual(self.rows[key][place])
 
     def look(self, look: Look) -> Any:
         """Look at numbers again."""
@@ -169,7 +170,7 @@ class _Run:
                     elif out in unit.outside:
                         kept[unit].setdefault(out, []).append(part)
         for unit, parts in kept.items():
-            self.stacks[unit] = {out: torch.cat(rows) if len(rows) > 1 else rows[0] for out, rows in parts.items()}
+            self.stacks[unit] = {out: _joined(rows) for out, rows in parts.items()}
 
     def _part(self, unit, part, here, states):
         """Some steps of a group."""
@@ -185,7 +186,7 @@ class _Run:
         whole = stacked_whole(node, self.plan.of)
         if whole is not None:
             rows, dim = whole
-            stack = self.stacks[rows.unit][rows.out]
+            stack = usual(self.stacks[rows.unit][rows.out])
             self.shared.add(memory_of(stack))
             return stack[rows.places].movedim(0, dim)
         args, kwargs = mapped((node.args, node.kwargs), lambda x: self.value(x) if type(x) is Ref else x)
@@ -330,6 +331,15 @@ def _with(node: Node, *values: Tensor, fn: Any = None) -> Any:
     rest = iter(values)
     args, kwargs = mapped((node.args, node.kwargs), lambda x: next(rest) if type(x) is Ref else x)
     return (fn or node.fn)(*args, **kwargs)
+
+
+def _joined(parts):
+    """Parts of the time as one; PyTorch's cat would forget that pictures lie channels last."""
+    if len(parts) == 1:
+        return parts[0]
+    if not is_channels_last(parts[0]):
+        return torch.cat(parts)
+    return torch.cat([part.flatten(0, 1) for part in parts]).unflatten(0, (-1, parts[0].shape[1]))
 
 
 def _by_place(out: Any) -> dict[Any, Tensor]:

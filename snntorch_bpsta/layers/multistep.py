@@ -20,6 +20,7 @@ from .._checks import (
 from .._torch import is_compiling
 from ..functional.skipping import of_layer
 from ..telling import tell
+from .memory_format import is_free, is_indifferent, usual
 from .over_time import How, folded, one_tensor, row_of
 from .together import flat, spiking_behind, together
 
@@ -46,7 +47,8 @@ class MultiStep(nn.Sequential):
     Neurons of this package run through their ``sequence``, which also does the work of an ``nn.ReLU`` and a
     :class:`DirectEncoding` right before it; snnTorch's own are stepped from a fresh state, or from their
     hidden one with ``init_hidden=True``. ``nn.Sequential`` inside is walked; snnTorch's ``BatchNormTT`` lists give each
-    step its own entry; a module with ``time_major = True`` gets the whole ``[T, B, *]``.
+    step its own entry; a module with ``time_major = True`` gets the whole ``[T, B, *]``. On a CPU convolutions run channels
+    last, and what is returned, or given to a module of your own, lies as usual.
 
     Args:
         *layers: modules, or one ordered dict of them, as ``nn.Sequential`` takes them (and with its state_dict keys).
@@ -121,12 +123,14 @@ class MultiStep(nn.Sequential):
     def _run(self, x, without=()):
         """All layers on `x` ``[T, B, *]``, but those of the classes `without`: what the last one returns, of a neuron with
         ``output=True`` its states too."""
-        layers, spiking = list(flat(self, without)), None
+        layers, spiking, free = list(flat(self, without)), None, is_free(x)
         while layers:
             call = together(layers, x, spiking)
             layer, layers = layers[call.place].layer, layers[call.taken :]
+            if free and (isinstance(layer, MultiStep) or not is_indifferent(layer)):
+                x = usual(x)
             try:
-                out = self._run_layer(layer, x, not layers, call.options)
+                out = self._run_layer(layer, x, not layers, free, call.options)
             except _NAMED as error:
                 if is_compiling() or type(error) not in _NAMED or getattr(error, "_named", False):
                     raise
@@ -134,7 +138,9 @@ class MultiStep(nn.Sequential):
             tell(layer, *call.told)
             spiking = spiking_behind(layer, spiking)
             x = _spikes(out) if layers else out
-        return x
+        if not free:
+            return x
+        return tuple(usual(row) for row in x) if isinstance(x, tuple) else usual(x)
 
     def _named(self, error, layer, x):
         """The same error, with the layer."""
@@ -147,7 +153,7 @@ class MultiStep(nn.Sequential):
         named._named = True
         return named
 
-    def _run_layer(self, layer, x, last, options):
+    def _run_layer(self, layer, x, last, free, options):
         """One layer on ``[T, B, *]``, as its row says; the `last` one, a neuron with ``output=True``, returns its states."""
         row = row_of(layer)
         if row.how is How.SEQUENCE:
@@ -160,7 +166,7 @@ class MultiStep(nn.Sequential):
                 tell(layer, how if out is not None else f"dense: {how}")
                 if out is not None:
                     return out.unflatten(0, x.shape[:2])
-            return folded(layer, x) if self.fold else _step_by_step(layer, x)
+            return folded(layer, x, free) if self.fold else _step_by_step(layer, x)
         if row.how is How.WHOLE:
             if isinstance(layer, MultiStep) and layer.batch_first:
                 out = layer(x.transpose(0, 1))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .._torch import is_compiling, tree_leaves, version
+from .memory_format import channels_last, is_free, usual
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,8 +114,9 @@ def _samples_of(name: str) -> int | None:
 _looked_at: WeakKeyDictionary[nn.Module, set[bool]] = WeakKeyDictionary()
 
 
-def folded(layer: nn.Module, x: Tensor) -> Tensor:
-    """``layer`` on all steps of `x` ``[T, B, *]`` as one batch ``[T*B, *]``: -> ``[T, B, *]``.
+def folded(layer: nn.Module, x: Tensor, free: bool) -> Tensor:
+    """``layer`` on all steps of `x` ``[T, B, *]`` as one batch ``[T*B, *]``: -> ``[T, B, *]``. Where the memory format is
+    `free`, a convolution runs channels last.
 
     Raises:
         TypeError: it returns no tensor; or it is none of PyTorch's and goes on from something that it keeps, so that a batch
@@ -124,7 +126,10 @@ def folded(layer: nn.Module, x: Tensor) -> Tensor:
     foreign = [] if is_compiling() else [m for m in layer.modules() if not type(m).__module__.startswith("torch.nn.")]
     look = bool(foreign) and layer.training not in _looked_at.setdefault(layer, set())
     before = [_kept(module) for module in foreign] if look else []
-    out = one_tensor(layer(x.flatten(0, 1)), x.shape[0] * x.shape[1]).unflatten(0, x.shape[:2])
+    rows = x.flatten(0, 1)
+    if free and type(layer) is nn.Conv2d:
+        rows = channels_last(rows)
+    out = one_tensor(layer(rows), x.shape[0] * x.shape[1]).unflatten(0, x.shape[:2])
     for module, old in zip(foreign, before, strict=False):
         new = _kept(module)
         names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
@@ -209,8 +214,12 @@ def over_time(call: Callable[..., Any], name: str, values: list[Tensor], stacked
                 return call(*values)
         least = _samples_of(name)
         if least is not None and stacked[0] and not any(stacked[1:]) and step >= least:
-            out = call(first.flatten(0, 1), *values[1:])
+            rows = first.flatten(0, 1)
+            if name == "conv2d" and is_free(rows):
+                rows = channels_last(rows)
+            out = call(rows, *values[1:])
             return _each(out, lambda t: t.unflatten(0, first.shape[:2]))
+        values = [usual(value) for value in values]
         try:
             return torch.vmap(call, in_dims=tuple(0 if many else None for many in stacked))(*values)
         except (RuntimeError, NotImplementedError, ValueError):

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 from torch import Tensor
+from torch.nn import AvgPool2d, MaxPool2d
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -50,6 +51,7 @@ class SequenceOptions(TypedDict, total=False):
     num_steps: int | None
     inplace: bool
     record: tuple[str, ...]
+    pool: MaxPool2d | AvgPool2d | None
 
 
 class LeakyArguments(HostArguments, total=False):

@@ -26,7 +26,8 @@ FEATURES = {
     "Decays that learn": "test_decays",
     "Surrogates": "test_surrogate",
     "lif_multistep": "test_functional_door",
-    "CPU kernels (numba)": "test_functional_kernels test_functional_memory test_functional_options test_numba",
+    "CPU kernels (numba)": "test_functional_kernels test_functional_memory test_functional_options test_functional_pool "
+    "test_numba",
     "Triton kernels": "test_triton_kernels test_neurons_triton",
     "The package on a GPU": "test_cuda test_compile::test_cuda test_compile::test_the_device test_compile::test_inductor_on",
     "compress_spikes": "test_memory",

@@ -87,6 +87,14 @@ FAULTS = {
         "functional/kernels/cpu", "min(begin + size, num_neurons), *behind)", "min(begin + size, num_neurons - 1), *behind)",
         "the last neuron of two threads is left out", "functional_options",
     ),
+    "winner": Fault(
+        "functional/kernels/pool", "o[i] - lost == best[i] else zero", "o[i] == best[i] else zero",
+        "the gradient of a window goes to no place, or to several", "functional_pool",
+    ),
+    "band": Fault(
+        "functional/kernels/pool", "(plane * self.height + row * self.window)", "(plane + row) * self.window",
+        "rows that are left over shift all planes behind", "functional_pool",
+    ),
     "pack": Fault(
         "functional/kernels/rows", "lowest |= (word & 1) << bit", "lowest |= (word & 1) << 0",
         "the flags of eight neurons in one bit", "functional_options",

@@ -63,6 +63,7 @@ HEAVY = {
         "functional.kernels.rows",
         "functional.kernels.cpu_forward",
         "functional.kernels.cpu_backward",
+        "functional.kernels.pool",
         "functional.kernels.skip",
         "functional.kernels.vectors",
     },

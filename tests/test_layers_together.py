@@ -141,6 +141,85 @@ def test_which_says_why_a_neuron_is_a_loop():
     assert how["4"] == "its current, as it warms up"
 
 
+POOLS = {"max": lambda: nn.MaxPool2d(2), "average": lambda: nn.AvgPool2d(2), "padded": lambda: nn.MaxPool2d(3, 2, 1)}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("output", [False, True])
+def test_pooling_behind_a_neuron_is_done_with_it(pool, output):
+    """The same spikes and gradients as with somebody who looks at the spikes, so that nothing is done together."""
+    torch.manual_seed(0)
+    net = snn.MultiStep(
+        snn.layers.ConvBlock(2, 4, leaky(output=output)), POOLS[pool](), nn.Conv2d(4, 3, 3), nn.ReLU(), leaky(output=output),
+        POOLS[pool](),
+    )  # fmt: skip
+    x = torch.rand(T, B, 2, 9, 11, requires_grad=True)
+    how, name = snn.which(net, x), type(net[1]).__name__
+    assert how["0.3"] == how["4"] == ("cpu, with ReLU" if pool == "padded" else f"cpu, with {name}, with ReLU")
+    got = net(x)
+    grads = torch.autograd.grad((got * torch.arange(got.numel()).view_as(got)).sum(), [x, *net.parameters()])
+    for neuron in (net[0][-1], net[4]):
+        neuron.register_forward_hook(lambda module, args, out: None)
+    assert name not in "".join(snn.which(net, x).values())
+    expected = net(x)
+    others = torch.autograd.grad((expected * torch.arange(got.numel()).view_as(got)).sum(), [x, *net.parameters()])
+    assert torch.equal(got, expected) and 0 < got.mean() < 1
+    for mine, other in zip(grads, others, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
+
+
+@pytest.mark.parametrize("what", ["hook", "global hook", "own sequence", "subclass"])
+def test_pooling_is_left_alone_where_somebody_looks_at_the_spikes(what):
+    class Own(snn.Leaky):
+        def sequence(self, *args, **options):
+            spk, mem = super().sequence(*args, **options)
+            seen.append(spk.shape)
+            return spk, mem
+
+    class Pool(nn.MaxPool2d):
+        pass
+
+    seen = []
+    neuron = Own(beta=0.9) if what == "own sequence" else leaky()
+    net = snn.MultiStep(neuron, (Pool if what == "subclass" else nn.MaxPool2d)(2))
+    look = lambda module, args, out: seen.append(out[0].shape)  # noqa: E731
+    handle = neuron.register_forward_hook(look) if what == "hook" else None
+    if what == "global hook":
+        handle = nn.modules.module.register_module_forward_hook(look)
+    try:
+        out = net(torch.rand(T, B, 2, 4, 6))
+    finally:
+        if handle is not None:
+            handle.remove()
+    assert out.shape == (T, B, 2, 2, 3) and (what == "subclass" or seen[0] == (T, B, 2, 4, 6))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_batch_norm_goes_into_the_convolution_in_eval_mode(affine, bias):
+    torch.manual_seed(0)
+    net = snn.MultiStep(nn.Conv2d(2, 4, 3, bias=bias), nn.BatchNorm2d(4, affine=affine), leaky(), nn.Conv2d(4, 4, 3))
+    x = torch.rand(T, B, 2, 9, 11, dtype=torch.float64)
+    net.double()
+    for _ in range(3):
+        net(x)
+    with torch.no_grad():
+        assert "0" not in snn.which(net, x)  # in training
+        net.eval()
+        assert snn.which(net, x)["0"] == "with BatchNorm2d"
+        folded = net[:2](x)
+        expected = net[1](net[0](x.flatten(0, 1))).unflatten(0, x.shape[:2])
+        assert torch.allclose(folded, expected, rtol=0, atol=1e-12) and not torch.equal(folded, expected)
+        net[0].weight.mul_(2)
+        assert torch.allclose(net[:2](x), net[1](net[0](x.flatten(0, 1))).unflatten(0, x.shape[:2]), rtol=0, atol=1e-12)
+        hook = net[0].register_forward_hook(lambda module, args, out: None)
+        assert torch.equal(net[:2](x), net[1](net[0](x.flatten(0, 1))).unflatten(0, x.shape[:2]))
+        hook.remove()
+    assert torch.equal(net[:2](x), net[1](net[0](x.flatten(0, 1))).unflatten(0, x.shape[:2]))  # with gradients
+    net(x).sum().backward()
+    assert net[0].weight.grad is not None
+
+
 class Mixing(nn.Module):
     """A surrogate of one's own that fires by another rule."""
 

@@ -13,6 +13,7 @@ from ..telling import tell
 from . import custom, operator, passes
 from .cells import CELLS
 from .plan import flat, plan_of
+from .pool import pooled
 from .record import NAMES, Call, Neuron, lif
 from .reference import reference
 
@@ -37,7 +38,7 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
     if plan.constants is None:
         if plan.reason and not call.single:
             say_loop(neuron.cell, plan.reason)
-        return _run_reference(neuron, call, plan.reason)
+        return _with_pool(_run_reference(neuron, call, plan.reason), call.pool)
     x, inplace = call.input, call.inplace
     if plan.rectify:
         x, inplace = x.relu(), False
@@ -61,14 +62,21 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
                 f"impl={str(call.impl)!r} does not cover {custom.REASON}; use 'auto' or 'reference'"
             )
         say_loop(neuron.cell, custom.REASON)
-        return _run_reference(neuron, call, custom.REASON)
+        return _with_pool(_run_reference(neuron, call, custom.REASON), call.pool)
     tell(None, f"step by step: {plan.impl}" if call.single else plan.impl)
+    if call.pool is not None and plan.constants.pool:
+        tell(None, f"with {call.pool.name}")
     result = [outputs[0]]
     for place, last in plan.returned:
         result.append(outputs[place][-1] if last else outputs[place])
     if not plan.direct and (neuron.factor.numel() != 1 or neuron.factor.requires_grad):
         result[0] = (result[0] * neuron.factor).to(result[0].dtype)
-    return tuple(result)
+    return tuple(result) if plan.constants.pool else _with_pool(tuple(result), call.pool)
+
+
+def _with_pool(result, pool):
+    """The same with its spikes pooled by PyTorch, where the kernels have not done it."""
+    return (pooled(result[0], pool), *result[1:])
 
 
 def say_loop(name: str, reason: str) -> None:

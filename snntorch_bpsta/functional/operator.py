@@ -226,14 +226,18 @@ class Given(NamedTuple):
 
 class _Eager(torch.autograd.Function):
     """The operator without the dispatcher, which takes longer than a small layer; and in place, for which torch.library
-    has no autograd: the spikes then take the memory of `base`, the current or what it is a view of."""
+    has no autograd: the spikes then take the memory of `base`, the current or what it is a view of. Where they are
+    pooled, what is kept for backward takes it."""
 
     @staticmethod
     def forward(ctx, base, mem, syn, inh, fed, beta, alpha, tau, threshold, v, factor, fire, call, given):
         c, lay, shape, inplace = call
-        steps = base if shape is None else base.detach().view(shape)
+        steps = base.detach() if inplace else base
+        steps = steps if shape is None else steps.view(shape)
         t = Tensors(steps, mem, syn, inh, fed, beta, alpha, tau, threshold, v, factor)
         outputs = forward(t, c, lay, steps if inplace else None) if given is None else given.outputs
+        if inplace and shape is None:
+            torch.autograd.graph.increment_version(base)
         keep(ctx, t, c, lay, outputs[1:], (None, None) if given is None else given.derivatives)
         if shape is None:
             ctx.base_shape = None
@@ -274,8 +278,10 @@ def run(
     if not is_eager(t.input) or is_negated(*t):
         return torch.ops.snntorch_bpsta.neuron.default(*t, *c)
     base = _whole_base(t.input) if inplace else None
-    if base is None:
+    if base is None or (c.pool and lay.saved is not lay.dtype):
         return _Eager.apply(*t, fire, (c, lay, None, False), given)
+    if c.pool:
+        return _Eager.apply(*t, fire, (c, lay, None, True), given)
     spk, *others = _Eager.apply(base, *t[1:], fire, (c, lay, t.input.shape, True), given)
     return [spk if base is t.input else spk.view(t.input.shape), *others]
 

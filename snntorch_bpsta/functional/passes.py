@@ -10,6 +10,8 @@ the value `factor`, `records` (u, i and j of every step, compute, or None), `sav
 alpha, tau, threshold, v and factor, where each is one number. A parameter [C] has the value ``p[(neuron // inner) %
 C]``.
 
+With `pool` the spikes that come out, and `dspk`, are those that are left of it; only ``cpu.py`` knows it.
+
 `saved` is None, the membrane [T, N] in the compute dtype (`save` "membrane"; before a prompt reset), or the *code*,
 in the compute dtype or bfloat16: |s|, the surrogate's derivative, with the sign bit where the neuron fired, and with
 relu the lowest bit where the input was positive (or NaN). For BPSA that is w = 1/u or 0 of Eq. 9: nothing else is
@@ -78,6 +80,8 @@ class Constants(NamedTuple):
     record: Sequence[str]  # which of mem, syn and inh are returned at every step
     reuse: bool  # `saved` may be written over
     impl: str
+    pool: str  # the spikes that come out are pooled: "max" or "average"; "" for all spikes
+    window: Sequence[int]  # its height and width, and the neighbours in memory that are other channels of one place
 
 
 class Layout(NamedTuple):
@@ -85,6 +89,7 @@ class Layout(NamedTuple):
 
     step: tuple[Sequence[int], Sequence[int]]
     steps: tuple[Sequence[int], Sequence[int]]
+    spikes: tuple[Sequence[int], Sequence[int]]  # that of all steps, or what is left of it by pooling
     dtype: torch.dtype
     state: torch.dtype
     device: torch.device
@@ -125,17 +130,27 @@ def layout(t: Tensors, c: Constants) -> Layout:
     from_record = c.save == "membrane" and "mem" in c.record and x.dtype == state and not c.prompt
     saved = torch.bfloat16 if c.save in ("bfloat16", "compact") else state
     saved = None if c.save == "none" or from_record else saved
-    return Layout((shape, stride), steps, x.dtype, state, x.device, outputs, states, saved)
+    spikes = _pooled(steps, c) if c.pool else steps
+    return Layout((shape, stride), steps, spikes, x.dtype, state, x.device, outputs, states, saved)
+
+
+def _pooled(steps: tuple[Sequence[int], Sequence[int]], c: Constants) -> tuple[Sequence[int], Sequence[int]]:
+    """Shape and strides of the pooled spikes: dense, with the channels where those of all `steps` are."""
+    *lead, channels, height, width = steps[0]
+    height, width = height // c.window[0], width // c.window[1]
+    size = channels * height * width
+    strides = (height * width, width, 1) if c.window[2] == 1 else (1, width * channels, channels)
+    return (*lead, channels, height, width), (lead[1] * size, size, *strides)
 
 
 def forward(
-    t: Tensors, c: Constants, lay: Layout, spk: Tensor | None = None, run: Callable[..., None] | bool = True
+    t: Tensors, c: Constants, lay: Layout, over: Tensor | None = None, run: Callable[..., None] | bool = True
 ) -> list[Tensor]:
-    """The spikes (into `spk`, if that is given), the states of ``Layout.outputs``, `saved`, and `values`. Without
-    `run` only their memory; a function `run` is called for every step in place of the kernels for all."""
+    """The spikes, the states of ``Layout.outputs``, `saved`, and `values`. The spikes go into `over`, if that is given,
+    or, where they are pooled, `saved`. Without `run` only their memory; a function `run` is called for every step in
+    place of the kernels for all."""
     empty, dtype, state, device = torch.empty_strided, lay.dtype, lay.state, lay.device
-    if spk is None:
-        spk = empty(*lay.steps, dtype=dtype, device=device)
+    spk = empty(*lay.spikes, dtype=dtype, device=device) if over is None or c.pool else over
     made: list[Tensor] = [spk]
     states: list[Any] = [None] * 4
     records: list[Any] = [None] * 3
@@ -165,6 +180,8 @@ def forward(
         torch.empty(0, dtype=state, device=device)
         if lay.saved is None
         else empty(*lay.steps, dtype=lay.saved, device=device)
+        if over is None or not c.pool
+        else over
     )
     values = torch.empty(6, dtype=state, device=device)
     if run and spk.numel():
@@ -223,9 +240,10 @@ def backward(
         first = t
         if t[1] is not None or t[2] is not None or t[3] is not None or t[4] is not None:
             first = Tensors(None, *[laid_out(x, *step, state) for x in t[1:5]], *t[5:])  # type: ignore[call-arg, arg-type]
+        spikes = _pooled((shape, stride), c) if c.pool else (shape, stride)
         kernels(c.impl).backward(
-            first, c, values, laid_out(grads[0], shape, stride, dinput.dtype), drecords, saved, records, kept[4:], dinput,
-            dstates, dparameters, dfire, from_zero,
+            first, c, values, laid_out(grads[0], spikes[0], spikes[1], dinput.dtype), drecords, saved, records, kept[4:],
+            dinput, dstates, dparameters, dfire, from_zero,
         )  # fmt: skip
     made = [*dstates, *dparameters, dfire]
     for k in range(10):

@@ -139,14 +139,17 @@ def _make_plan(neuron, call):
     inner = [1 if p is None else flat(p, shape)[1] for p in neuron.parameters()]
     scalar = all(p is None or p.numel() == 1 for p in tensors)
     steps = 1 if call.single else call.num_steps or x.shape[0]
+    dense = _dense(x, call.single, any_order=scalar)
+    run = _run_custom if known is None else _run_recurrent if neuron.recurrence is not None else None
+    pool = call.pool if run is None and _pools(neuron, call, impl) else None
+    window = () if pool is None else (*pool.window, 1 if x.is_contiguous() or not dense else x.shape[2])
     constants = passes.Constants(
         neuron.cell, neuron.reset_mechanism, prompt, number, p0, p1, neuron.residual, call.single, steps, inner,
         call.relu and save != "membrane" and neuron.recurrence is None, save, sorted(record), True, impl,
+        pool.kind if pool else "", window,
     )  # fmt: skip
-    dense = _dense(x, call.single, any_order=scalar)
     given = [NAMES[name] for name in row.states]
     layout = passes.layout(passes.Tensors(x if dense else x.contiguous(), *[None] * 10), constants)
-    run = _run_custom if known is None else _run_recurrent if neuron.recurrence is not None else None
     return Plan(
         impl, constants, layout, run, dense, direct,
         tuple(given.index(name) if name in given else -1 for name in passes.STATES),
@@ -239,6 +242,15 @@ def _not_covered(kernels, neuron, call):
                 f"save={call.save!r} with a learnable beta, reset_delay=False, or a surrogate that needs the membrane"
             )
     return None
+
+
+def _pools(neuron, call, impl):
+    """Whether the kernels pool the spikes of this call themselves."""
+    if call.pool is None or impl != "cpu":
+        return False
+    x, factor = call.input, neuron.factor
+    known = x.dtype in (torch.float32, torch.float64) and factor.numel() == 1 and not factor.requires_grad
+    return known and x.dim() == 5 and x.shape[3] >= call.pool.window[0] and x.shape[4] >= call.pool.window[1]
 
 
 def flat(value: torch.Tensor, step_shape: tuple[int, ...]) -> tuple[torch.Tensor, int]:

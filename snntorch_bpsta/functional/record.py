@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .._typing import Number, Reset, Save, SpikeGrad
+    from .pool import Pool
 
 
 class Impl(str, Enum):
@@ -117,6 +118,7 @@ class Call(NamedTuple):
         save: what is kept for backward.
         impl: the implementation.
         single: `input` is one step, ``[B, *]``, and so is all that comes out.
+        pool: the spikes are pooled, ``[T, B, C, H, W]`` to ``[T, B, C, h, w]``.
     """
 
     input: Tensor
@@ -128,6 +130,7 @@ class Call(NamedTuple):
     save: Save | None = None
     impl: ImplName = "auto"
     single: bool = False
+    pool: Pool | None = None
 
 
 def lif(

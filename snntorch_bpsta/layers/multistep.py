@@ -45,10 +45,12 @@ class MultiStep(nn.Sequential):
     running averages T times. ``fold=False`` switches to per step, for every stateless layer.
 
     Neurons of this package run through their ``sequence``, which also does the work of an ``nn.ReLU`` and a
-    :class:`DirectEncoding` right before it; snnTorch's own are stepped from a fresh state, or from their
-    hidden one with ``init_hidden=True``. ``nn.Sequential`` inside is walked; snnTorch's ``BatchNormTT`` lists give each
-    step its own entry; a module with ``time_major = True`` gets the whole ``[T, B, *]``. On a CPU convolutions run channels
-    last, and what is returned, or given to a module of your own, lies as usual.
+    :class:`DirectEncoding` right before it, and of an ``nn.MaxPool2d`` or ``nn.AvgPool2d`` right behind it. Without
+    gradients, in eval mode, an ``nn.BatchNorm2d`` behind an ``nn.Conv2d`` goes into its weights: the same to rounding, so
+    that a membrane at its threshold may fire in one of the two and not in the other. snnTorch's own are stepped from a
+    fresh state, or from their hidden one with ``init_hidden=True``. ``nn.Sequential`` inside is walked; snnTorch's
+    ``BatchNormTT`` lists give each step its own entry; a module with ``time_major = True`` gets the whole ``[T, B, *]``.
+    On a CPU convolutions run channels last, and what is returned, or given to a module of your own, lies as usual.
 
     Args:
         *layers: modules, or one ordered dict of them, as ``nn.Sequential`` takes them (and with its state_dict keys).
@@ -126,17 +128,18 @@ class MultiStep(nn.Sequential):
         layers, spiking, free = list(flat(self, without)), None, is_free(x)
         while layers:
             call = together(layers, x, spiking)
-            layer, layers = layers[call.place].layer, layers[call.taken :]
+            layer, done, layers = layers[call.place].layer, layers[call.place : call.taken], layers[call.taken :]
             if free and (isinstance(layer, MultiStep) or not is_indifferent(layer)):
                 x = usual(x)
             try:
-                out = self._run_layer(layer, x, not layers, free, call.options)
+                out = self._run_layer(call.twin or layer, x, not layers and len(done) == 1, free, call.options)
             except _NAMED as error:
                 if is_compiling() or type(error) not in _NAMED or getattr(error, "_named", False):
                     raise
                 raise self._named(error, layer, x) from error
             tell(layer, *call.told)
-            spiking = spiking_behind(layer, spiking)
+            for ran, _ in done:
+                spiking = spiking_behind(ran, spiking)
             x = _spikes(out) if layers else out
         if not free:
             return x

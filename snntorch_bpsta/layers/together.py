@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .._torch import has_global_hooks
+from .._torch import has_global_hooks, is_autocast, is_compiling, is_transforming
+from ..functional.pool import windows_of
 from ..functional.skipping import SKIPPING
+from ..neurons import FAMILY
 from .blocks import ConvBlock, DirectEncoding
 from .over_time import How, row_of
 
@@ -35,12 +39,14 @@ class Together(NamedTuple):
         place: which of them is called; an error names it.
         options: for its call; of a neuron those of ``sequence``.
         told: what else it does, in words, for :func:`snntorch_bpsta.which`.
+        twin: what is called in the layer's place.
     """
 
     taken: int = 1
     place: int = 0
     options: dict[str, Any] = {}
     told: tuple[str, ...] = ()
+    twin: nn.Module | None = None
 
 
 def flat(layers: nn.Sequential, without: Any = (), in_block: bool = False) -> Iterator[Placed]:
@@ -78,14 +84,18 @@ def is_hooked(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
-def _in_front_of_a_neuron(layers, x, spiking):
-    """A ReLU and a DirectEncoding in front of a neuron, which are options of its ``sequence``."""
+def _around_a_neuron(layers, x, spiking):
+    """A ReLU and a DirectEncoding in front of a neuron and pooling behind it, which are options of its ``sequence``."""
     options, told = {}, []
     for i, (layer, in_block) in enumerate(layers):
-        if options and row_of(layer).how is How.SEQUENCE:
-            if in_block:  # its batch norm does not need its output, which the spikes may overwrite
+        if row_of(layer).how is How.SEQUENCE:
+            behind = layers[i + 1].layer if len(layers) > i + 1 else None
+            pools = behind is not None and _pools(layer, behind)
+            if pools:
+                options["pool"] = behind
+            if options and in_block:  # its batch norm does not need its output, which may be written over
                 options["inplace"] = True
-            return Together(i + 1, i, options, tuple(told))
+            return Together(i + 1 + pools, i, options, tuple(told)) if options else None
         if is_hooked(layer):
             break
         if type(layer) is nn.ReLU and not options:
@@ -99,6 +109,13 @@ def _in_front_of_a_neuron(layers, x, spiking):
     return None
 
 
+def _pools(neuron, layer):
+    """Whether a neuron takes over the pooling behind it: one whose ``sequence`` is ours, and nobody looks at the spikes."""
+    if windows_of(layer) is None or is_hooked(neuron) or has_global_hooks() or "sequence" in vars(neuron):
+        return False
+    return any(type(neuron).sequence is kind.sequence for kind in FAMILY)
+
+
 def _behind_a_neuron(layers, x, spiking):
     """A convolution or linear layer of spikes, which may skip the zeros; under Eq. 9 the neuron needs its gradient at the
     spikes alone."""
@@ -109,4 +126,27 @@ def _behind_a_neuron(layers, x, spiking):
     return Together(options={"at_spikes": spiking.spatial_adj and spiking.warm_up is None and not seen})
 
 
-RULES = (_in_front_of_a_neuron, _behind_a_neuron)
+def _with_its_norm(layers, x, spiking):
+    """A convolution and the batch norm behind it as one convolution: in eval mode, where no gradient is asked for."""
+    if len(layers) < 2 or type(layers[0].layer) is not nn.Conv2d or type(layers[1].layer) is not nn.BatchNorm2d:
+        return None
+    conv, norm = layers[0].layer, layers[1].layer
+    if norm.training or norm.running_mean is None or is_compiling() or is_transforming() or is_autocast(x):
+        return None
+    tensors = [each for layer in (conv, norm) for each in (*layer.parameters(), *layer.buffers()) if each.dim()]
+    wanted = torch.is_grad_enabled() and any(each.requires_grad for each in (x, *tensors))
+    if wanted or any(each.dtype != x.dtype for each in tensors) or norm.num_features != conv.out_channels:
+        return None
+    if is_hooked(conv) or is_hooked(norm) or has_global_hooks():
+        return None
+    twin = nn.Conv2d.__new__(nn.Conv2d)
+    twin.__dict__.update(conv.__dict__, _twin_of=conv)
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    twin.__dict__["_parameters"] = {"weight": weight, "bias": bias}
+    call = _behind_a_neuron(layers, x, spiking) or Together()
+    return call._replace(taken=2, told=("with BatchNorm2d",), twin=twin)
+
+
+RULES = (_around_a_neuron, _with_its_norm, _behind_a_neuron)

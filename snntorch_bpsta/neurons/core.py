@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from .._checks import (
     FLOATING,
@@ -13,6 +14,7 @@ from .._checks import (
     check_current,
     check_fired,
     check_flags,
+    check_instance,
     check_positive_int,
     check_some_steps,
     check_state,
@@ -22,6 +24,7 @@ from .._checks import (
 from .._snntorch import EQUATIONS, set_reset
 from .._torch import is_autocast, is_compiling, is_transforming
 from ..functional.multistep import say_loop
+from ..functional.pool import pooled, windows_of
 from ..functional.record import IMPLS
 from ..functional.reference import temporal_residual
 from ..surrogate import SpatialAdjustment, Surrogate
@@ -240,13 +243,14 @@ class Adjusted(Built, Stateful, Watched, Engine):
         return self._all_steps(input_, states, **options, step=lambda cur, states: self(cur, *states))
 
     def _all_steps(
-        self, input_, states, impl="auto", relu=False, num_steps=None, inplace=False, record=(), step=None
+        self, input_, states, impl="auto", relu=False, num_steps=None, inplace=False, record=(), pool=None, step=None
     ):  # fmt: skip
         if not isinstance(input_, torch.Tensor) or input_.dim() < 2:
             check_current(input_, 2, "[T, B, *]")
         if type(record) is not tuple:
             self._check_record(record)
             record = tuple(record)
+        inside = self._inside(pool)
         states = self._initial(states, input_)
         if step is None:
             reason = self._why_loop(input_.dtype)
@@ -256,7 +260,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         if reason is None:
             self._check_threshold()
             self._check_decays()
-            spk_rec, *after = self._run(input_, states, inplace=inplace, impl=impl, **options)
+            spk_rec, *after = self._run(input_, states, inplace=inplace, impl=impl, pool=inside, **options)
         else:
             check_choice("impl", impl, IMPLS)
             if impl not in ("auto", "reference"):
@@ -266,6 +270,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
                 say_loop(type(self).__name__, reason)
             self._check_fits(input_[0], strict=True)
             tell(self, f"reference, for {reason}")
+            inside = None
             spk_rec, *after = self._loop(input_, states, step or self._from, **options)
         after = dict(zip(self._returns, after, strict=True))
         if self.init_hidden and reason is None:  # a view could not be detached in place
@@ -274,7 +279,15 @@ class Adjusted(Built, Stateful, Watched, Engine):
                 self._put(spk=spk_rec[-1].clone())
         elif not (self.init_hidden or is_compiling()):
             self._hand_out(after, record)
-        return spk_rec, *after.values()
+        return pooled(spk_rec, pool if inside is None else None), *after.values()
+
+    def _inside(self, pool):
+        """What the engine does of `pool`; None where it is left to PyTorch."""
+        if pool is None:
+            return None
+        check_instance("pool", pool, (nn.MaxPool2d, nn.AvgPool2d), "nn.MaxPool2d, nn.AvgPool2d or None")
+        hidden = "spk" in self._states and self.init_hidden  # which has to remember its last spikes
+        return None if hidden else windows_of(pool)
 
     def _check_call(self, input_, relu, num_steps, inplace, record):
         """What the engine checks where it runs."""
@@ -332,7 +345,9 @@ class Adjusted(Built, Stateful, Watched, Engine):
                 self._put(**kept)
         return tuple(torch.stack(rows[name]) if name in rows else state for name, state in last.items())
 
-    def _identity(self, input_, states, multistep, impl="auto", relu=False, num_steps=None, inplace=False, record=()):
+    def _identity(
+        self, input_, states, multistep, impl="auto", relu=False, num_steps=None, inplace=False, record=(), pool=None
+    ):  # fmt: skip
         """The "identity" warm-up: the current is the output, and the states stay as they are."""
         self._check_record(record)
         tell(self, "its current, as it warms up")
@@ -343,7 +358,9 @@ class Adjusted(Built, Stateful, Watched, Engine):
         states = {
             name: _or_zeros(state, zeros) for name, state in zip(self._states, states, strict=True) if name != "spk"
         }
-        return input_, *(state.expand_as(input_) if name in record else state for name, state in states.items())
+        return pooled(input_, pool), *(
+            state.expand_as(input_) if name in record else state for name, state in states.items()
+        )
 
     def extra_repr(self) -> str:
         options: dict[str, Any] = self._options | {"warm_up": None}

@@ -17,6 +17,8 @@ from .build import Mixin
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..functional.pool import Pool
+
 WARM_UP_SURROGATE = Logistic()
 
 
@@ -103,11 +105,13 @@ class Engine(Mixin):
 
     def _run(
         self, input_: Tensor, states: Any, *, num_steps: int | None = None, relu: bool = False, inplace: bool = False,
-        record: tuple[str, ...] = (), impl: Any = "auto", single: bool = False,
+        record: tuple[str, ...] = (), impl: Any = "auto", single: bool = False, pool: Pool | None = None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        """The one door to the engine: the spikes, and of each state the last one or, where `record` names it, that of every
-        step. `states` are those before the first step, None for zeros."""
-        call = Call(input_, tuple(states), num_steps, relu, inplace or self.inplace, record, self.save, impl, single)
+        """The one door to the engine: the spikes, pooled where `pool` says so, and of each state the last one or, where
+        `record` names it, that of every step. `states` are those before the first step, None for zeros."""
+        call = Call(
+            input_, tuple(states), num_steps, relu, inplace or self.inplace, record, self.save, impl, single, pool
+        )
         spk, *after = multistep(self._record()[0], call)
         claim(self)
         if spk.dtype != input_.dtype:

@@ -18,6 +18,7 @@ import torch
 from ..cells import CELLS, flags
 from .cpu_backward import backward_kernel
 from .cpu_forward import BLOCK, forward_kernel
+from .pool import Bands, pool_kernel, unpool_kernel
 
 _MIN_PER_THREAD = 1 << 16  # neuron-steps below which one more thread costs more than it brings
 _LARGE, _PAGE = 1 << 20, 1 << 12  # elements, bytes
@@ -58,12 +59,17 @@ if hasattr(os, "register_at_fork"):
 
 def _run(kernel, steps, num_neurons, before, behind):
     """Call `kernel` on all neurons, in as many ranges of whole blocks as torch has threads."""
-    threads = min(torch.get_num_threads(), max(1, (steps[1] - steps[0]) * num_neurons // _MIN_PER_THREAD))
+    threads = _threads((steps[1] - steps[0]) * num_neurons)
     if threads == 1:
         kernel(*before, 0, num_neurons, *behind)
         return
     size = -(-num_neurons // threads // BLOCK) * BLOCK
     spread(kernel, [(*before, begin, min(begin + size, num_neurons), *behind) for begin in range(0, num_neurons, size)])
+
+
+def _threads(work):
+    """As many as torch has, but few for little `work`, in neuron-steps."""
+    return min(torch.get_num_threads(), max(1, work // _MIN_PER_THREAD))
 
 
 def spread(kernel, calls):
@@ -79,9 +85,32 @@ def spread(kernel, calls):
         future.result()
 
 
+def _run_pieces(bands, num_steps, dtype, run_piece):
+    """``run_piece(piece, spk)`` of all pieces of the neurons, with an address that has room for their spikes."""
+
+    def run_range(begin, end):
+        pieces = bands.pieces(begin, end, num_steps)
+        room = torch.empty(num_steps * max(piece.size for piece in pieces), dtype=dtype)
+        for piece in pieces:
+            run_piece(piece, room.data_ptr())
+
+    size = -(-bands.bands // _threads(num_steps * bands.begin(bands.bands)))
+    spread(run_range, [(begin, min(begin + size, bands.bands)) for begin in range(0, bands.bands, size)])
+
+
 @cache
 def _forward_kernel(cell, reset, prompt, surrogate, dtype):
     return forward_kernel(flags(cell, reset), prompt, surrogate, _NUMBERS[dtype])
+
+
+@cache
+def _pool_kernel(pool, down, across, dtype):
+    return pool_kernel(down, across, pool == "average", _NUMBERS[dtype])
+
+
+@cache
+def _unpool_kernel(pool, down, across, dtype):
+    return unpool_kernel(down, across, pool == "average", _NUMBERS[dtype])
 
 
 @cache
@@ -102,7 +131,7 @@ def forward(t, c, spk, states, records, saved, values, from_zero, steps=None):
             _use_huge_pages(out, states[0], *records, saved)
     keep = 0 if saved is None else _KEEP[c.save]
     fused = keep == 1 and dtype == torch.float32 and c.surrogate in _FUSED and not (c.prompt or c.record)
-    arguments = [input_.data_ptr(), out.data_ptr()]
+    arguments = [input_.data_ptr(), out.data_ptr(), num_neurons]
     for x in (*states, *records, saved, values):
         arguments.append(0 if x is None else x.data_ptr())
     for k in range(5):
@@ -115,11 +144,22 @@ def forward(t, c, spk, states, records, saved, values, from_zero, steps=None):
             fused = fused and size == 1
     arguments += (t.factor.data_ptr(), c.surrogate, c.num_steps, *steps, num_neurons)
     kernel = _forward_kernel(c.cell, c.reset, c.prompt, c.surrogate if fused else None, dtype)
-    constant = input_.numel() != out.numel()
-    _run(
-        kernel, steps, num_neurons, arguments,
-        (keep, constant, c.relu, CELLS[c.cell].clipped, from_zero, c.p0, c.p1),
-    )  # fmt: skip
+    constant = input_.numel() != c.num_steps * num_neurons
+    behind = keep, constant, c.relu, CELLS[c.cell].clipped, from_zero, c.p0, c.p1
+    if not c.pool:
+        _run(kernel, steps, num_neurons, arguments, behind)
+    else:
+        # The largest is a NaN where one of them is, as the sum, where the spikes are NaN.
+        kind = "average" if t.factor.isnan() else c.pool
+        bands, pool = Bands.of(input_.shape[-4:], c.window), _pool_kernel(kind, *c.window[:2], dtype)
+        room, pooled = out.itemsize, (out.data_ptr(), out.numel() // c.num_steps, c.num_steps)
+
+        def run_piece(piece, spk):
+            before = arguments[0], spk - piece.begin * room, piece.size, *arguments[3:]
+            kernel(*before, piece.begin, piece.begin + piece.size, *behind)
+            pool(spk, piece.size, *pooled, piece.band, piece.bands, *bands[:3])
+
+        _run_pieces(bands, c.num_steps, dtype, run_piece)
     if out is not spk:
         spk.copy_(out)
 
@@ -142,17 +182,18 @@ def backward(
             _use_huge_pages(out)
     keep, constant = _KEEP[c.save], dinput.numel() != size
     fused = keep == 1 and dspk is not None and not (constant or c.record)
-    arguments = [0 if dspk is None else dspk.data_ptr()]
+    arguments = [0 if dspk is None else dspk.data_ptr(), num_neurons]
     for x in (*drecords, like, *records, *t[1:5], *derivatives):
         arguments.append(0 if x is None else x.data_ptr())
+    parameters = []
     for k in range(5):
         x = t[5 + k]
         if x is None:
-            arguments += (values.data_ptr() + k * values.itemsize, 1, 1)
+            parameters += (values.data_ptr() + k * values.itemsize, 1, 1)
         else:
-            arguments += (x.data_ptr(), x.numel(), c.inner[k])
+            parameters += (x.data_ptr(), x.numel(), c.inner[k])
             fused = False
-    arguments.append(out.data_ptr())
+    arguments += (*parameters, out.data_ptr())
     for x in dstates:
         arguments.append(0 if x is None else x.data_ptr())
     for k, x in enumerate((*dparameters, dfire)):
@@ -160,12 +201,22 @@ def backward(
         fused = fused and (x is None or k == 4)
     arguments += (values.data_ptr(), _HIGHEST[like.dtype] - c.relu, c.surrogate, c.num_steps, *steps, num_neurons)
     if fused:
-        kernel = _backward_kernel(c.cell, c.reset, False, True, arguments[4] == out.data_ptr(), c.relu, dtype)
+        kernel = _backward_kernel(c.cell, c.reset, False, True, arguments[5] == out.data_ptr(), c.relu, dtype)
     else:
         kernel = _backward_kernel(c.cell, c.reset, c.prompt, False, False, False, dtype)
-    _run(
-        kernel, steps, num_neurons, arguments,
-        (keep, constant, c.relu, CELLS[c.cell].clipped, from_zero, more, c.residual, c.p0, c.p1),
-    )  # fmt: skip
+    behind = keep, constant, c.relu, CELLS[c.cell].clipped, from_zero, more, c.residual, c.p0, c.p1
+    if not c.pool or dspk is None:
+        _run(kernel, steps, num_neurons, arguments, behind)
+    else:
+        bands, unpool = Bands.of(like.shape[-4:], c.window), _unpool_kernel(c.pool, *c.window[:2], dtype)
+        pooled = dspk.data_ptr(), dspk.numel() // c.num_steps, like.data_ptr(), num_neurons, keep, *parameters[9:12]
+        factor = values[5].item()
+
+        def run_piece(piece, spk):
+            unpool(*pooled, spk, piece.size, c.num_steps, piece.band, piece.bands, *bands[:3], factor)
+            before = spk - piece.begin * values.itemsize, piece.size, *arguments[2:]
+            kernel(*before, piece.begin, piece.begin + piece.size, *behind)
+
+        _run_pieces(bands, c.num_steps, dtype, run_piece)
     if out is not dinput:
         dinput.copy_(out)

@@ -12,7 +12,7 @@ from ..._numba import njit
 from .cpu_forward import BLOCK
 from .rows import SOURCES, WORDS, add_row, array, decode, decode_bfloat16, derivative_row, fill_row, is_above, retreat
 
-_BACKWARD = types.void(*[types.int64] * 50, *[types.boolean] * 5, *[types.float64] * 3)
+_BACKWARD = types.void(*[types.int64] * 51, *[types.boolean] * 5, *[types.float64] * 3)
 
 
 @cache
@@ -27,11 +27,11 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
 
     @njit(_BACKWARD, error_model="numpy")
     def backward(
-        dspk, dmem, dsyn, dinh, saved, mem_rec, syn_rec, inh_rec, mem, syn, inh, fed, slopes, first, beta, beta_size,
-        beta_inner, alpha, alpha_size, alpha_inner, tau, tau_size, tau_inner, threshold, threshold_size, threshold_inner, v,
-        v_size, v_inner, dinput, dmem0, dsyn0, dinh0, dfed0, dbeta, dalpha, dtau, dthreshold, dv, dfire, values,
-        magnitude, surrogate, num_steps, start, stop, size, begin, end, keep, constant, relu, clipped, fresh, more, residual,
-        p0, p1,
+        dspk, dspk_step, dmem, dsyn, dinh, saved, mem_rec, syn_rec, inh_rec, mem, syn, inh, fed, slopes, first, beta,
+        beta_size, beta_inner, alpha, alpha_size, alpha_inner, tau, tau_size, tau_inner, threshold, threshold_size,
+        threshold_inner, v, v_size, v_inner, dinput, dmem0, dsyn0, dinh0, dfed0, dbeta, dalpha, dtau, dthreshold, dv,
+        dfire, values, magnitude, surrogate, num_steps, start, stop, size, begin, end, keep, constant, relu, clipped,
+        fresh, more, residual, p0, p1,
     ):  # fmt: skip
         p0, p1, residual, factor = number(p0), number(p1), number(residual), array(values, 6, number)[5]
         total = VERSION * 0 + num_steps * size
@@ -80,7 +80,8 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                 dvv[:] = zero
                 for t in range(stop - 1, start - 1, -1):
                     now = t * size + lo
-                    g, w, ww = G[now : now + n], W[now : now + n], words[now : now + n]
+                    g = G[t * dspk_step + lo : t * dspk_step + lo + n]
+                    w, ww = W[now : now + n], words[now : now + n]
                     p = W[now - size : now - size + n] if t else ps
                     pw = words[now - size : now - size + n] if t else rows[5, :n].view(word)
                     out = w if OVERWRITE else OUT[now : now + n]
@@ -150,7 +151,7 @@ def backward_kernel(flags, PROMPT, FUSED, OVERWRITE, RELU, dtype):
                     is_above(u, th, pf)
                 if t < stop:
                     dx = gated if relu or constant else OUT[now : now + n]
-                    g = G[now : now + n] if dspk else none
+                    g = G[t * dspk_step + lo : t * dspk_step + lo + n] if dspk else none
                     if dsyn:
                         m = MI[now : now + n]
                         for k in range(n):

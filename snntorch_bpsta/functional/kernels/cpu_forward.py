@@ -32,7 +32,7 @@ from .rows import (
 )
 
 BLOCK = 2048  # neurons
-_FORWARD = types.void(*[types.int64] * 35, *[types.boolean] * 4, *[types.float64] * 2)
+_FORWARD = types.void(*[types.int64] * 36, *[types.boolean] * 4, *[types.float64] * 2)
 
 
 @cache
@@ -46,7 +46,7 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
 
     @njit(_FORWARD, error_model="numpy")
     def forward(
-        input_, spk, mem, syn, inh, fed, mem_rec, syn_rec, inh_rec, saved, values, beta, beta_size, beta_inner,
+        input_, spk, spk_step, mem, syn, inh, fed, mem_rec, syn_rec, inh_rec, saved, values, beta, beta_size, beta_inner,
         alpha, alpha_size, alpha_inner, tau, tau_size, tau_inner, threshold, threshold_size, threshold_inner, v,
         v_size, v_inner, factor, surrogate, num_steps, start, stop, size, begin, end, keep, constant, relu, clipped,
         from_zero, p0, p1,
@@ -54,7 +54,7 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
         p0, p1, spike = number(p0), number(p1), array(factor, 1, number)[0]
         total = VERSION * 0 + num_steps * size
         step = 0 if constant else size
-        copied = relu or input_ == spk
+        copied = relu or input_ == spk or input_ == saved
         floor = zero if relu else lowest
         X, W = array(input_, step * (num_steps - 1) + size, number), array(saved, total, number)
         SPK = array(spk, total, number)
@@ -98,7 +98,7 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
                     z[:] = zero
             for t in range(start, stop):
                 cur, now = X[t * step + lo : t * step + lo + n], t * size + lo
-                o = SPK[now : now + n]
+                o = SPK[t * spk_step + lo : t * spk_step + lo + n]
                 if copied:
                     for k in range(n):
                         x[k] = floor if cur[k] <= floor else cur[k]

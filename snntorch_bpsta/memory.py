@@ -60,7 +60,7 @@ class compress_spikes(torch.autograd.graph.saved_tensors_hooks):
         >>> import torch, snntorch_bpsta as snn
         >>> from torch import nn
         >>> net = snn.MultiStep(
-        ...     nn.Conv2d(1, 8, 3), snn.Leaky(beta=0.9), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(392, 10)
+        ...     nn.Conv2d(1, 8, 3), snn.Leaky(beta=0.9), nn.Conv2d(8, 8, 3, 2), nn.Flatten(), nn.Linear(288, 10)
         ... )
         >>> with snn.compress_spikes() as saved:
         ...     loss = net(torch.rand(16, 4, 1, 16, 16)).square().mean()

@@ -91,9 +91,9 @@ FAULTS = {
         "functional/kernels/pool", "o[i] - lost == best[i] else zero", "o[i] == best[i] else zero",
         "the gradient of a window goes to no place, or to several", "functional_pool",
     ),
-    "band": Fault(
-        "functional/kernels/pool", "(plane * self.height + row * self.window)", "(plane + row) * self.window",
-        "rows that are left over shift all planes behind", "functional_pool",
+    "left-over": Fault(
+        "functional/kernels/pool", "if band % down == down - 1:", "if False:",
+        "a gradient where no window is", "functional_pool",
     ),
     "pack": Fault(
         "functional/kernels/rows", "lowest |= (word & 1) << bit", "lowest |= (word & 1) << 0",

@@ -80,8 +80,8 @@ class Constants(NamedTuple):
     record: Sequence[str]  # which of mem, syn and inh are returned at every step
     reuse: bool  # `saved` may be written over
     impl: str
-    pool: str  # the spikes that come out are pooled: "max" or "average"; "" for all spikes
-    window: Sequence[int]  # its height and width, and the neighbours in memory that are other channels of one place
+    pool: str = ""  # the spikes that come out are pooled: "max" or "average"; "" for all spikes
+    window: Sequence[int] = ()  # its height and width, and the neighbours in memory that are other channels of one place
 
 
 class Layout(NamedTuple):

@@ -81,7 +81,9 @@ class Constants(NamedTuple):
     reuse: bool  # `saved` may be written over
     impl: str
     pool: str = ""  # the spikes that come out are pooled: "max" or "average"; "" for all spikes
-    window: Sequence[int] = ()  # its height and width, and the neighbours in memory that are other channels of one place
+    window: Sequence[
+        int
+    ] = ()  # its height and width, and the neighbours in memory that are other channels of one place
 
 
 class Layout(NamedTuple):

@@ -6,9 +6,10 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,14 +18,14 @@ for library in ("lightning", "torchmetrics", "tensorboard", "sklearn", "matplotl
 
 import snntorch_bpsta  # noqa: E402
 from snntorch_bpsta import cli  # noqa: E402
-from snntorch_bpsta.cli import _seeds, main  # noqa: E402
+from snntorch_bpsta.cli import _look, _options, main  # noqa: E402
 from snntorch_bpsta.training import Recipe  # noqa: E402
 
 SMALL = (
     "--epochs 1 --limit 128 --test-limit 64 --width 0.03125 --num-steps 2 --lr-warm-up-epochs 0 --warm-up none "
     "--warm-up-epochs 0 --accelerator cpu"
 ).split()
-COMMANDS = ("train", "compare", "study", "evaluate", "recipes")
+COMMANDS = ("train", "compare", "study", "evaluate", "recipes", "data", "info")
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +116,52 @@ def test_a_command_imports_only_what_it_needs():
         assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_alone_it_shows_help_with_examples(capsys):
+    """Each of the examples is a command that is taken."""
+    assert bpsta() == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: bpsta")
+    examples = re.findall(r"^  bpsta (.*?)  ", out[out.index("examples:") :], re.MULTILINE)
+    assert len(examples) == 3
+    for example in examples:
+        command, *options = example.split()
+        assert vars(cli._parser(command).parse_args([command, *options]))["command"] == command
+
+
+def test_info_says_what_runs_and_what_there_is(capsys):
+    assert bpsta("info") == 0
+    rows = dict(
+        line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if not line.startswith("data sets")
+    )
+    assert rows["torch"] == torch.__version__.partition("+")[0] and rows["snntorch-bpsta"] == snntorch_bpsta.__version__
+    net = snntorch_bpsta.MultiStep(snntorch_bpsta.Leaky(beta=0.9, spatial_adj=True))
+    assert rows["kernels"].startswith(snntorch_bpsta.which(net, torch.rand(4, 2, 8))["0"])
+    assert rows["data"] == rows["cache"] == str(Path.cwd().parent / "cache")
+
+
+def test_the_data_that_are_there(capsys):
+    assert bpsta("data") == 0
+    rows = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")}
+    assert rows.keys() - {"data"} == {*snntorch_bpsta.data.DATASETS}
+    assert "1,437 + 360" in rows["digits"] and "1 x 8 x 8" in rows["digits"] and "1,437" not in rows["mnist"]
+
+
+def test_data_that_are_not_there(capsys):
+    pytest.importorskip("torchvision", reason="torchvision (extra: data) is missing")
+    assert bpsta("data", "mnist", "digits") == 2
+    out, err = capsys.readouterr()
+    assert "1,437 + 360" in out and err.count("\n") == 1 and "MNIST/raw" in err
+
+
+def test_frames_are_counted_before_the_first_run(capsys, monkeypatch):
+    spec = snntorch_bpsta.data.DATASETS["digits_simulated"]
+    few = replace(spec, loader=lambda *arguments: spec.loader(*arguments).take(np.arange(3)))
+    monkeypatch.setitem(snntorch_bpsta.data.DATASETS, "digits_simulated", few)
+    assert bpsta("data", "digits_simulated", "digits", "--frames", 2) == 0
+    frames = [path.name for path in (Path.cwd().parent / "cache" / "frames").iterdir()]
+    assert len(frames) == 2 and all(name.startswith("digits_simulated-T2-34x34-3-") for name in frames)
+
+
 def test_version(capsys):
     assert bpsta("--version") == 0
     assert capsys.readouterr().out == f"snntorch-bpsta {snntorch_bpsta.__version__}\n"
@@ -140,9 +187,16 @@ def assert_one_line(capsys, code, *words):
 
 
 WRONG = {
-    "nothing": ([], "command"),
     "command": (["learn"], "learn", "train"),
-    "option": (["train", "--speed", "9"], "--speed"),
+    "command-meant": (["comparr"], "did you mean compare?"),
+    "option": (["train", "--speed", "9"], "--speed", "bpsta train --help"),
+    "option-meant": (["train", "--epoch-s", "9"], "--epoch-s", "did you mean --epochs?"),
+    "option-meant-with-value": (["compare", "--batchsize=9"], "did you mean --batch-size?"),
+    "dataset-meant": (["train", "--dataset", "nmnist-simulated"], "did you mean nmnist_simulated?"),
+    "study-meant": (["study", "latncy"], "did you mean latency?"),
+    "data-meant": (["data", "digit"], "did you mean digits?"),
+    "download-of-all": (["data", "--download"], "needs the names of data sets"),
+    "frames": (["data", "digits_simulated", "--frames", "0"], "--frames", "must be an integer >= 1"),
     "dataset": (["train", "--dataset", "imagenet"], "--dataset", "imagenet", "digits"),
     "network": (["train", "--network", "huge"], "--network", "huge", "small"),
     "readout": (["compare", "--readout", "mem"], "--readout", "spikes"),
@@ -342,7 +396,7 @@ def test_ctrl_c(monkeypatch, capsys):
     ("text", "seeds"), [("1", [0]), ("3", [0, 1, 2]), ("3,7", [3, 7]), ("7, 3", [7, 3]), ("0,5,9", [0, 5, 9])]
 )
 def test_seeds(text, seeds):
-    assert _seeds(text) == seeds
+    assert _options.seeds(text) == seeds
 
 
 # --- train and evaluate --------------------------------------------------------------------------------------
@@ -375,6 +429,21 @@ def test_train_takes_the_row_of_the_data_set_and_the_options_given(trained):
         test_limit=64,
     )  # fmt: skip
     assert recipe == expected.as_dict()
+
+
+def row_of(*argv):
+    """The warm-up of the recipe that a command line asks for."""
+    recipe = _options.recipe_of(cli._parser("train").parse_args(["train", *argv]))
+    return recipe.warm_up, recipe.warm_up_epochs
+
+
+def test_a_warm_up_shrinks_with_the_epochs_unless_it_is_asked_for():
+    assert row_of() == row_of("--epochs", "30") == row_of("--epochs", "60") == ("identity", 6)
+    assert row_of("--epochs", "10") == ("identity", 2) and row_of("--epochs", "3") == ("identity", 1)
+    assert row_of("--epochs", "1") == ("none", 0), "and is never all of it"
+    assert row_of("--epochs", "10", "--warm-up-epochs", "5") == ("identity", 5)
+    assert row_of("--epochs", "10", "--warm-up", "surrogate") == ("surrogate", 2)
+    assert row_of("--dataset", "mnist", "--epochs", "10") == ("none", 0)
 
 
 def test_the_logs_hold_the_metrics(trained):
@@ -457,7 +526,7 @@ def clone(tmp_path, monkeypatch):
     """The root of a clone without a benchmark."""
     root = tmp_path / "clone"
     root.mkdir()
-    monkeypatch.setattr(cli, "__file__", str(root / "snntorch_bpsta" / "cli.py"))
+    monkeypatch.setattr(_look, "__file__", str(root / "snntorch_bpsta" / "cli" / "_look.py"))
     for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
         monkeypatch.delitem(sys.modules, name)
     yield root

@@ -1,0 +1,151 @@
+"""What options hold, and what is said of one that is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+import textwrap
+from dataclasses import fields, replace
+from pathlib import Path
+
+
+class Parser(argparse.ArgumentParser):
+    """One line per error, exit code 2."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, others = super().parse_known_args(args, namespace)
+        if others:  # here, and not in the parser of all commands: here it is known which options there are
+            options = [option.partition("=")[0] for option in others if option.startswith("-")]
+            meant = [near for option in options for near in alike(option, self._option_string_actions)]
+            self.error(f"unrecognized arguments: {' '.join(others)}{did_you_mean(meant)}")
+        return found, others
+
+    def error(self, message):
+        wrong = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
+        if wrong:
+            message += did_you_mean(alike(wrong[1], re.findall(r"[^\s,']+", wrong[2])))
+        raise SystemExit(fail(f"{message} (see {self.prog} --help)"))
+
+
+def alike(word, names):
+    """The name that was meant by `word`, in a list of one, if there is one."""
+    return difflib.get_close_matches(word, [*names], 1)
+
+
+def did_you_mean(names):
+    """The end of a message."""
+    return f"; did you mean {', '.join(names)}?" if names else ""
+
+
+def fail(message, code=2):
+    """Say what is wrong; the exit code."""
+    print(f"bpsta: error: {' '.join(str(message).split())}", file=sys.stderr)
+    return code
+
+
+def seeds(text):
+    """``5`` is seeds 0 to 4; ``3,7`` is those two."""
+    try:
+        found = [int(part) for part in text.split(",")] if "," in text else list(range(int(text)))
+    except ValueError:
+        found = []
+    if not found or min(found) < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of seeds (5) or a list (3,7), got {text!r}")
+    return found
+
+
+def positive(text):
+    """An integer >= 1."""
+    if not text.strip().isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
+    return int(text)
+
+
+def names(text):
+    """``a,b`` is the two."""
+    return tuple(filter(None, text.split(",")))
+
+
+def add_recipe_options(parser, skip=()):
+    """An option for every field of a recipe but those to `skip`."""
+    from ..training.recipes import RECIPES, Recipe
+
+    group = parser.add_argument_group("recipe (default: the data set's row, see below)")
+    for option in fields(Recipe):
+        if option.name in ("dataset", *skip):
+            continue
+        name, metadata = "--" + option.name.replace("_", "-"), option.metadata
+        if option.type is bool:
+            group.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=metadata["help"])
+        else:
+            group.add_argument(
+                name, type=option.type, choices=metadata["choices"], help=metadata["help"],
+                metavar=None if metadata["choices"] else option.type.__name__.upper(),
+            )  # fmt: skip
+    parser.add_argument("--dataset", choices=tuple(RECIPES), metavar="NAME", help="data set (default: digits)")
+    default = Recipe()
+    own = ", ".join(f"{k}={v}" for k, v in default.as_dict().items() if k not in ("dataset", *skip))
+    lines = [f"rows of the data sets, over the paper's values ({own}):"]
+    for name, recipe in RECIPES.items():
+        own = {k: v for k, v in recipe.as_dict().items() if k != "dataset" and v != getattr(default, k)}
+        lines.append(f"  {name:12} " + (", ".join(f"{k}={v}" for k, v in own.items()) or "-"))
+    note = "with fewer --epochs than its row has, a warm-up is shorter in proportion, unless --warm-up-epochs is given"
+    rows = [textwrap.fill(line, 79, subsequent_indent=" " * 14) for line in lines]
+    parser.epilog = "\n".join([*rows, "", textwrap.fill(note, 79)])
+    parser.description = textwrap.fill(parser.description, 79)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
+def add_run_options(parser):
+    """Where the data are, and where it runs."""
+    add_data_root(parser)
+    add_download(parser)
+    parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), help="where to run (default: auto)")
+
+
+def add_data_root(parser):
+    """Where the data are."""
+    parser.add_argument(
+        "--data-root", type=Path, help="folder with the data sets (default: $SNNTORCH_BPSTA_DATA, else the cache)"
+    )
+
+
+def add_download(parser):
+    """Whether to fetch them."""
+    parser.add_argument("--download", action="store_true", default=None, help="fetch a missing data set")
+
+
+def add_also_test(parser):
+    """Other test sets."""
+    parser.add_argument(
+        "--also-test", type=names, metavar="NAMES",
+        help="measure the trained network on the test sets of these data sets as well: nmnist,nmnist_simulated",
+    )  # fmt: skip
+
+
+def given(arguments, *names):
+    """Those of the options that were given, by name."""
+    return {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+
+
+def recipe_of(arguments):
+    """The recipe that the arguments ask for."""
+    from ..training.recipes import RECIPES, Recipe
+
+    own = given(arguments, *(option.name for option in fields(Recipe) if option.name != "dataset"))
+    if getattr(arguments, "recipe", None) is None:
+        row = RECIPES[arguments.dataset or "digits"]
+    else:
+        from ..training.paper import paper_rows
+
+        row = paper_rows(own.get("preset", "paper"))[arguments.recipe].recipe
+        if arguments.dataset not in (None, row.dataset):
+            raise ValueError(f"--recipe {arguments.recipe} is of {row.dataset}: drop --dataset {arguments.dataset}")
+    epochs = own.get("epochs", 0)
+    if 0 < epochs < row.epochs and row.warm_up_epochs and "warm_up_epochs" not in own:
+        own["warm_up_epochs"] = max(1, row.warm_up_epochs * epochs // row.epochs)
+        if epochs == 1 and "warm_up" not in own:  # the warm-up would be all of it
+            own |= {"warm_up": "none", "warm_up_epochs": 0}
+    return replace(row, **own)

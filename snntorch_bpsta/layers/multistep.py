@@ -18,6 +18,7 @@ from .._checks import (
     check_tensor,
 )
 from .._torch import is_compiling
+from ..neurons import name_neurons
 from ..telling import tell
 from .over_time import How, folded, one_tensor, row_of
 from .together import flat, spiking_behind, together
@@ -89,6 +90,7 @@ class MultiStep(nn.Sequential):
             for size in sample_shape:
                 check_positive_int("each of sample_shape", size)
         self.sample_shape = sample_shape
+        name_neurons(self)
 
     @overload
     def __getitem__(self, index: slice) -> MultiStep: ...

@@ -14,6 +14,7 @@ from . import (  # _snntorch first: it answers where snntorch is missing, too ol
 from ._version import __version__ as __version__
 from .conversion import Conversion, convert, detach, patched, reset, revert
 from .decays import bound_decays
+from .doctor import Checkup, LayerCheck, check, wake
 from .folding import FoldReport, FoldTime, fold_time
 from .functional.skipping import skip_zeros
 from .layers import ConvBlock, DirectEncoding, MultiStep, NeuronDropout, Voting
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["AdaptiveLeaky", "AdaptiveRLeaky", "Alpha", "Lapicque", "Leaky", "RLeaky", "RSynaptic", "Synaptic"]
 __all__ += ["ConvBlock", "DirectEncoding", "MultiStep", "NeuronDropout", "Voting"]
 __all__ += ["FoldReport", "FoldTime", "fold_time"]
-__all__ += ["Conversion", "bound_decays", "convert", "detach", "patched", "reset", "revert"]
-__all__ += ["compress_spikes", "functional", "keep_memory", "skip_zeros", "surrogate", "which"]
+__all__ += ["Checkup", "Conversion", "LayerCheck", "bound_decays", "check", "convert", "detach", "patched", "reset"]
+__all__ += ["compress_spikes", "functional", "keep_memory", "revert", "skip_zeros", "surrogate", "wake", "which"]
 __all__ += [name for name in _snntorch.public_names(_snntorch.snntorch) if name not in __all__]
 
 _ON_FIRST_USE = ("data", "energy", "flow", "networks", "nir", "plots", "training")

@@ -39,6 +39,7 @@ class HostArguments(TypedDict, total=False):
     output: bool
     spatial_adj: bool
     temporal_alpha: float
+    warm_up: WarmUp | None
     inplace: bool
     save: Save | None
 

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ._checks import check_module, check_spatial_adj, check_surrogate, check_temporal_alpha
-from .neurons import FAMILY, Adjusted
+from ._checks import check_choice, check_module, check_spatial_adj, check_surrogate, check_temporal_alpha
+from .neurons import FAMILY, WARM_UPS, Adjusted, name_neurons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ._typing import WarmUp
 
 __all__ = ["Conversion", "convert", "detach", "patched", "reset", "revert"]
 
@@ -60,6 +61,7 @@ def convert(
     *,
     spatial_adj: bool = False,
     temporal_alpha: float = 0.0,
+    warm_up: WarmUp | None = None,
     match: Callable[[str, nn.Module], bool] | None = None,
     report: Callable[[Conversion], object] | None = None,
 ) -> _Net:
@@ -74,6 +76,8 @@ def convert(
     Args:
         net: any module, a neuron itself too; also one that ``snntorch.import_nir`` built or a checkpoint was loaded into.
         spatial_adj, temporal_alpha: the options of every neuron, see :class:`Leaky`.
+        warm_up: that of every neuron, see :class:`Leaky`; None leaves the warm-up of a neuron that is ours already as it
+            is. :func:`~snntorch_bpsta.networks.set_warm_up` ends it.
         match: function ``(name, neuron) -> bool`` that selects neurons; None takes all.
         report: called with the :class:`Conversion`, that is with what was changed and what could not be: ``print``, say.
 
@@ -95,7 +99,10 @@ def convert(
     """
     check_spatial_adj(spatial_adj)
     temporal_alpha = check_temporal_alpha(temporal_alpha)
-    return _each_neuron(net, match, report, lambda neuron: _convert(neuron, spatial_adj, temporal_alpha))
+    check_choice("warm_up", warm_up, WARM_UPS)
+    _each_neuron(net, match, report, lambda neuron: _convert(neuron, spatial_adj, temporal_alpha, warm_up))
+    name_neurons(net)
+    return net
 
 
 def revert(
@@ -147,7 +154,7 @@ def _each_neuron(net, match, report, change):
     return net
 
 
-def _convert(neuron, spatial_adj, temporal_alpha):
+def _convert(neuron, spatial_adj, temporal_alpha, warm_up):
     is_ours = isinstance(neuron, Adjusted)
     ours = type(neuron) if is_ours else _OURS.get(type(neuron))
     if ours is None:
@@ -164,11 +171,12 @@ def _convert(neuron, spatial_adj, temporal_alpha):
         reason, temporal_alpha = str(error), 0.0
     if not is_ours:
         neuron.__class__ = ours
-        neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha)
+        neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha, warm_up=warm_up)
         return True, reason
-    if (neuron.spatial_adj, neuron.temporal_alpha) == (spatial_adj, temporal_alpha):
+    asked = spatial_adj, temporal_alpha, neuron.warm_up if warm_up is None else warm_up
+    if (neuron.spatial_adj, neuron.temporal_alpha, neuron.warm_up) == asked:
         return False, reason
-    neuron.spatial_adj, neuron.temporal_alpha = spatial_adj, temporal_alpha
+    neuron.spatial_adj, neuron.temporal_alpha, neuron.warm_up = asked
     return True, reason
 
 
@@ -201,13 +209,15 @@ def _revert(neuron):
 
 # The blocks of patched() that this context has entered. A generator may leave one out of turn, or in another context: so
 # each is a list of its options that is emptied when it is left.
-_blocks: ContextVar[tuple[list[tuple[bool, float]], ...]] = ContextVar("snntorch_bpsta.patched", default=())
+_blocks: ContextVar[tuple[list[tuple[bool, float, WarmUp | None]], ...]] = ContextVar(
+    "snntorch_bpsta.patched", default=()
+)
 _lock, _depth = Lock(), 0
 _originals: dict[Any, Callable[..., None]] = {}
 
 
 @contextmanager
-def patched(*, spatial_adj: bool = False, temporal_alpha: float = 0.0) -> Iterator[None]:
+def patched(*, spatial_adj: bool = False, temporal_alpha: float = 0.0, warm_up: WarmUp | None = None) -> Iterator[None]:
     """Neurons that code inside the block builds by snnTorch's own classes come out as ours, for code you cannot change.
 
     ``snntorch.Leaky(...)`` and its five sisters are converted as they are built, see :func:`convert`; one that cannot be is
@@ -216,7 +226,7 @@ def patched(*, spatial_adj: bool = False, temporal_alpha: float = 0.0) -> Iterat
     decorator.
 
     Args:
-        spatial_adj, temporal_alpha: see :class:`Leaky`.
+        spatial_adj, temporal_alpha, warm_up: see :class:`Leaky`.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or out of range.
@@ -231,13 +241,14 @@ def patched(*, spatial_adj: bool = False, temporal_alpha: float = 0.0) -> Iterat
     global _depth
     check_spatial_adj(spatial_adj)
     temporal_alpha = check_temporal_alpha(temporal_alpha)
+    check_choice("warm_up", warm_up, WARM_UPS)
     with _lock:
         if _depth == 0:
             for host in _OURS:
                 _originals[host] = host.__init__
                 host.__init__ = _converting(host, host.__init__)
         _depth += 1
-    block = [(spatial_adj, temporal_alpha)]
+    block = [(spatial_adj, temporal_alpha, warm_up)]
     _blocks.set((*filter(None, _blocks.get()), block))
     try:
         yield

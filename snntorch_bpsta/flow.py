@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ._checks import check_module
+from .doctor import watch
 from .neurons import Adjusted
 
 if TYPE_CHECKING:
@@ -51,24 +52,8 @@ def record_gradient_flow(net: nn.Module) -> Iterator[GradientFlow]:
     check_module("net", net)
     flow = GradientFlow()
 
-    def watch(name):
-        def hook(module, args, kwargs):
-            if not kwargs.get("multistep"):
-                return None
-            cur, *rest = args or (kwargs.pop("input_"),)
-            # A current of its own, which nothing writes over, and every step of a constant one.
-            steps = kwargs.pop("num_steps", None) or len(cur)
-            cur = cur.expand(steps, *cur.shape[1:]).clone()
-            if cur.requires_grad:
-                cur.register_hook(lambda grad: flow.setdefault(name, []).append(grad.detach().abs().flatten(1).mean(1)))
-            return (cur, *rest), kwargs
+    def pulled(name, call, grad):
+        flow.setdefault(name, []).append(grad.detach().abs().flatten(1).mean(1))
 
-        return hook
-
-    neurons = [(name, module) for name, module in net.named_modules() if isinstance(module, Adjusted)]
-    handles = [neuron.register_forward_pre_hook(watch(name), with_kwargs=True) for name, neuron in neurons]
-    try:
+    with watch(net, None, pulled, Adjusted, singles=False):
         yield flow
-    finally:
-        for handle in handles:
-            handle.remove()

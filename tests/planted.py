@@ -166,8 +166,8 @@ FAULTS = {
     ),
     # --- conversion ---
     "convert": Fault(
-        "conversion", "neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha)",
-        "neuron._take_over(spatial_adj=spatial_adj)", "an option is forgotten", "conversion",
+        "conversion", "neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha, warm_up=warm_up)",
+        "neuron._take_over(spatial_adj=spatial_adj, warm_up=warm_up)", "an option is forgotten", "conversion",
     ),
     "patched": Fault(
         "conversion", "if blocks and type(self) is host:", "if blocks:",

@@ -29,6 +29,7 @@ ORDER = [
     "neurons",
     "conversion",
     "decays",
+    "doctor",
     "layers",
     "folding",
     "networks",
@@ -40,7 +41,7 @@ ORDER = [
 BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files", "_numba"}
 BESIDE = {
     "energy": {"neurons"},
-    "flow": {"neurons"},
+    "flow": {"neurons", "doctor"},
     "nir": {"neurons", "layers"},
     "plots": set(),
     "data": set(),
@@ -229,7 +230,7 @@ def test_no_eager_heavy_import(path):
     assert list(eager_heavy(*read(path))) == []
 
 
-LIGHT = {"", *BASE, "telling", "surrogate", "memory", "functional", "neurons", "conversion", "decays"}
+LIGHT = {"", *BASE, "telling", "surrogate", "memory", "functional", "neurons", "conversion", "decays", "doctor"}
 LIGHT |= {"layers", "folding"}
 
 

@@ -126,6 +126,32 @@ def test_which(draws):
         assert all(isinstance(words, str) and words for words in how.values())
 
 
+@fuzz("check", "wake", "Checkup", "LayerCheck", examples=60, draws=st.data())
+def test_check_and_wake(draws):
+    net = snn.MultiStep(*(LAYERS[name]() for name in draws.draw(st.lists(st.sampled_from(sorted(LAYERS)), max_size=3))))
+    net = draws.draw(mostly(st.just(net), ANYTHING), label="net")
+    x = draws.draw(mostly(tensors((3, 2, N)), ANYTHING), label="input_")
+    arguments = draws.draw(calls(rate=optional(0.1, 0.5, 1e-9)), label="arguments")
+    loss = draws.draw(mostly(st.sampled_from([None, torch.sum]), ANYTHING), label="loss")
+    if isinstance(net, nn.Module):
+        try:
+            copy.deepcopy(net)(copied(x))
+        except Exception:  # the net cannot take it
+            with contextlib.suppress(Exception):
+                snn.check(net, x)
+            with contextlib.suppress(Exception):
+                snn.wake(net, x)
+            return
+    rows = attempt(snn.check, net, x, loss=loss)
+    if rows is not REFUSED:
+        assert len(str(rows).splitlines()) >= 1 + len(rows) > 1
+        assert all(
+            isinstance(row, snn.LayerCheck) and 0 <= row.never <= 1 and 0 <= row.zero_gradients <= 1 for row in rows
+        )
+    done = attempt(snn.wake, net, x, **arguments)
+    assert done is REFUSED or done is net
+
+
 @fuzz("ConvBlock", examples=60, arguments=calls(
     in_channels=st.sampled_from([1, 2]), out_channels=st.sampled_from([1, 3]), num_steps=optional(None, 1, 4),
     neuron=st.sampled_from([snn.Leaky(beta=0.5), snntorch.Leaky(beta=0.5), nn.Identity()]),

@@ -84,7 +84,7 @@ def test_signature_is_snntorchs_and_our_keywords(kind):
     ours = list(inspect.signature(getattr(snn, kind)).parameters.values())
     host = list(inspect.signature(getattr(snntorch, kind)).parameters.values())
     assert [(p.name, p.default, p.kind) for p in ours[: len(host)]] == [(p.name, p.default, p.kind) for p in host]
-    added = {"spatial_adj": False, "temporal_alpha": 0.0, "inplace": False, "save": None}
+    added = {"spatial_adj": False, "temporal_alpha": 0.0, "warm_up": None, "inplace": False, "save": None}
     keyword = inspect.Parameter.KEYWORD_ONLY
     assert [(p.name, p.default, p.kind) for p in ours[len(host) :]] == [(*item, keyword) for item in added.items()]
 

@@ -91,7 +91,7 @@ def neurons(name, most=0, **others):
     return calls(most=most, **{**sane, **OPTIONS, **FUSED, **others})
 
 
-OFF = {"spatial_adj": False, "temporal_alpha": 0.0, "inplace": False, "save": None}
+OFF = {"spatial_adj": False, "temporal_alpha": 0.0, "warm_up": None, "inplace": False, "save": None}
 
 
 @pytest.mark.parametrize("name", NEURONS)

@@ -86,3 +86,33 @@ def test_an_unknown_one_is_named(how):
     with pytest.raises(ValueError, match="warm_up"):
         neuron.warm_up = "identty"
         neuron.sequence(currents(T, B, N)) if how == "reference" else neuron(currents(B, N))
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_the_constructor_convert_and_patched_take_it(kind):
+    """All six, and the spikes' gradient is the logistic surrogate's until it is ended."""
+    ours = build(snn, kind, warm_up="surrogate")
+    host = build(snntorch, kind)
+    converted = snn.convert(torch.nn.Sequential(host), warm_up="surrogate")
+    with snn.patched(spatial_adj=True, warm_up="identity"):
+        patched = build(snntorch, kind)
+    assert (ours.warm_up, host.warm_up, patched.warm_up) == ("surrogate", "surrogate", "identity")
+    assert isinstance(ours.spike_grad, snn.surrogate.Logistic) and isinstance(host.spike_grad, snn.surrogate.Logistic)
+    assert "warm_up='surrogate'" in repr(ours)
+    snn.convert(converted, spatial_adj=True)  # another call with nothing to say of it leaves it
+    assert host.warm_up == "surrogate" and host.spatial_adj
+    snn.networks.set_warm_up(converted, None)
+    assert isinstance(host.spike_grad, snn.surrogate.SpatialAdjustment)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: snn.Leaky(beta=0.9, warm_up="ReLU"),
+        lambda: snn.convert(torch.nn.Sequential(), warm_up="ReLU"),
+        lambda: snn.patched(warm_up="ReLU").__enter__(),
+    ],
+)
+def test_another_value_is_refused(call):
+    with pytest.raises(ValueError, match="warm_up must be one of None, 'identity', 'surrogate'; got 'ReLU'"):
+        call()

@@ -19,6 +19,7 @@ from .._checks import (
 )
 from .._torch import is_compiling
 from ..functional.skipping import of_layer
+from ..neurons import name_neurons
 from ..telling import tell
 from .memory_format import is_free, is_indifferent, usual
 from .over_time import How, folded, one_tensor, row_of
@@ -94,6 +95,7 @@ class MultiStep(nn.Sequential):
             for size in sample_shape:
                 check_positive_int("each of sample_shape", size)
         self.sample_shape = sample_shape
+        name_neurons(self)
 
     @overload
     def __getitem__(self, index: slice) -> MultiStep: ...

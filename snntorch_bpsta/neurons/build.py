@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 else:
     Mixin = object  # the bases of a neuron follow one another as they stand there
 
-OPTIONS: dict[str, Any] = {"spatial_adj": False, "temporal_alpha": 0.0, "inplace": False, "save": None}
+WARM_UPS = (None, "identity", "surrogate")
+OPTIONS: dict[str, Any] = {
+    "spatial_adj": False, "temporal_alpha": 0.0, "warm_up": None, "inplace": False, "save": None,
+}  # fmt: skip
 _NUMBERS = ("alpha", "beta", "threshold", "graded_spikes_factor", "V", "R", "C", "time_step")
 
 
@@ -78,6 +81,7 @@ class Built(Mixin):
         )
         self._check_surrogate(options["spatial_adj"], temporal_alpha, given["threshold"], given["surrogate_disable"])
         options["temporal_alpha"] = temporal_alpha
+        check_choice("warm_up", options["warm_up"], WARM_UPS)
         check_choice("inplace", options["inplace"], (False, True))
         check_choice("save", options["save"], SAVES)
         super().__init__(*args, **kwargs)
@@ -125,7 +129,6 @@ class Built(Mixin):
             self._spike_grad = self.__dict__.pop("spike_grad")
         if "state_function" in self.__dict__:
             self.state_function = self.__dict__.pop("state_function")
-        self.warm_up = None
         self._forget()
         for name, off in self._options.items():
             setattr(self, name, options.get(name, off))
@@ -136,7 +139,7 @@ class Built(Mixin):
         states = {name: mine.pop(name) for name in self._states}
         spike_grad = mine.pop("_spike_grad", None)
         equations = mine.pop("_state_function", None)
-        names = ("warm_up", "__getattr__", *self._private, *self._options)
+        names = ("_name", "__getattr__", *self._private, *self._options)
         self.__class__ = self._host
         for name in names:
             mine.pop(name, None)

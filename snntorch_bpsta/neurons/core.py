@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -29,8 +29,10 @@ from ..functional.record import IMPLS
 from ..functional.reference import temporal_residual
 from ..surrogate import SpatialAdjustment, Surrogate
 from ..telling import tell
+from .build import WARM_UPS as WARM_UPS
 from .build import Built
 from .engine import WARM_UP_SURROGATE, Engine
+from .notices import Noticing
 from .stale import Watched
 from .states import Stateful, fed_back, usable
 
@@ -41,10 +43,8 @@ if TYPE_CHECKING:
 
     from .._typing import SpikeGrad, WarmUp
 
-WARM_UPS = (None, "identity", "surrogate")
 
-
-class Adjusted(Built, Stateful, Watched, Engine):
+class Adjusted(Built, Stateful, Watched, Noticing, Engine):
     """What the neurons of this package add to those of snnTorch; goes before snnTorch's class among the bases.
 
     A step is snnTorch's own ``forward``. What differs are the two things it asks its neuron for: the derivative of a spike,
@@ -193,6 +193,8 @@ class Adjusted(Built, Stateful, Watched, Engine):
             out = (typed, *out[1:]) if isinstance(out, tuple) else typed
         if fresh:
             self._watch(typed, self.mem)
+        if not is_compiling():
+            self._notice_step(typed)
         return out
 
     def _host_step(self, input_):
@@ -272,6 +274,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
             tell(self, f"reference, for {reason}")
             inside = None
             spk_rec, *after = self._loop(input_, states, step or self._from, **options)
+        self._notice_sequence(spk_rec)
         after = dict(zip(self._returns, after, strict=True))
         if self.init_hidden and reason is None:  # a view could not be detached in place
             self._put(**{name: state[-1].clone() if name in record else state for name, state in after.items()})
@@ -363,7 +366,7 @@ class Adjusted(Built, Stateful, Watched, Engine):
         )
 
     def extra_repr(self) -> str:
-        options: dict[str, Any] = self._options | {"warm_up": None}
+        options = self._options
         values = {
             name: getattr(self, name, off) for name, off in options.items()
         }  # a constructor may have failed early

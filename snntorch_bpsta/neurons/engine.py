@@ -101,6 +101,7 @@ class Engine(Mixin):
             self._put(spk=spk)
         if fresh and self.mem.requires_grad:
             self._watch(spk, self.mem)
+        self._notice_step(spk)
         return spk if self.init_hidden and not self.output else (spk, *after)
 
     def _run(

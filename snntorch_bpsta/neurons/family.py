@@ -40,6 +40,9 @@ class Leaky(Adjusted, snntorch.Leaky):
         spatial_adj: 1/u where the neuron fired, 0 elsewhere, as the surrogate gradient (needs threshold > 0 and no
             `spike_grad`).
         temporal_alpha: alpha in [0, 1]; 0 is off, the paper uses 0.8. Works with any surrogate.
+        warm_up: a stage to begin the training with. "identity" hands the input on as the output, so that the network trains
+            as the artificial network it contains (the paper's released code); "surrogate" replaces the surrogate by a
+            logistic one (TSSL-BP). None ends it, by the attribute or ``snn.networks.set_warm_up(net, None)``.
         inplace: of :meth:`sequence`: the spikes may take the memory of the input, as in ``nn.ReLU(inplace=True)``.
         save: of :meth:`sequence`: what is kept for backward, see :func:`functional.lif_multistep`.
 
@@ -47,10 +50,9 @@ class Leaky(Adjusted, snntorch.Leaky):
         spatial_adj: the argument; like those below a plain attribute and not part of the state_dict, which loads strictly
             into ``snntorch.Leaky`` and back.
         temporal_alpha: the argument.
+        warm_up: the argument.
         inplace: the argument.
         save: the argument.
-        warm_up: None; "identity" hands the input on as the output, so that the network trains as the artificial network
-            it contains (the paper's released code); "surrogate" replaces the surrogate by a logistic one (TSSL-BP).
         mem: the membrane after the last single step ``[B, *]``; no buffer, unlike snnTorch's, so that DDP leaves it alone.
 
     Shape:
@@ -118,7 +120,7 @@ class Lapicque(Circuit, Adjusted, snntorch.Lapicque):
     Args:
         *args: those of ``snntorch.Lapicque``, in its order.
         **kwargs: the same by name.
-        spatial_adj, temporal_alpha, inplace, save: as in :class:`Leaky`.
+        spatial_adj, temporal_alpha, warm_up, inplace, save: as in :class:`Leaky`.
 
     Shape:
         as :class:`Leaky`.
@@ -172,7 +174,7 @@ class RLeaky(Recurrent, Adjusted, snntorch.RLeaky):
     Args:
         *args: those of ``snntorch.RLeaky``, in its order.
         **kwargs: the same by name.
-        spatial_adj, temporal_alpha, inplace, save: as in :class:`Leaky`.
+        spatial_adj, temporal_alpha, warm_up, inplace, save: as in :class:`Leaky`.
 
     Shape:
         - ``forward(input_, spk=None, mem=None)``: one step. ``[B, *]`` -> spk and mem ``[B, *]``.
@@ -218,7 +220,7 @@ class Synaptic(Filtered, Adjusted, snntorch.Synaptic):
     Args:
         *args: those of ``snntorch.Synaptic``, in its order.
         **kwargs: the same by name.
-        spatial_adj, temporal_alpha, inplace, save: as in :class:`Leaky`.
+        spatial_adj, temporal_alpha, warm_up, inplace, save: as in :class:`Leaky`.
 
     Shape:
         - ``forward(input_, syn=None, mem=None)``: one step. ``[B, *]`` -> spk, syn and mem ``[B, *]``.
@@ -263,7 +265,7 @@ class RSynaptic(Recurrent, Filtered, Adjusted, snntorch.RSynaptic):
     Args:
         *args: those of ``snntorch.RSynaptic``, in its order.
         **kwargs: the same by name.
-        spatial_adj, temporal_alpha, inplace, save: as in :class:`Leaky`.
+        spatial_adj, temporal_alpha, warm_up, inplace, save: as in :class:`Leaky`.
 
     Shape:
         - ``forward(input_, spk=None, syn=None, mem=None)``: one step. ``[B, *]`` -> spk, syn and mem ``[B, *]``.
@@ -321,7 +323,7 @@ class Alpha(Filtered, Adjusted, LearnsAlpha, snntorch.Alpha):
     Args:
         *args: those of ``snntorch.Alpha``, in its order.
         **kwargs: the same by name.
-        spatial_adj, inplace, save: as in :class:`Leaky`.
+        spatial_adj, warm_up, inplace, save: as in :class:`Leaky`.
         temporal_alpha: 0.
 
     Shape:

@@ -27,8 +27,18 @@ class Stateful(Mixin):
     # What a step takes and leaves behind, in the order of snnTorch's arguments.
     _states: tuple[str, ...] = ("mem",)
     # Of calls before: the types for which a step goes to the kernels at once (None: not decided yet); the backward pass in
-    # which each state was written, where it was in one; the graph that they begin; what a sequence handed out; values seen.
-    _private = ("_direct", "_known", "_written_in", "_graph", "_ended", "_checked_threshold", "_seen_decays")
+    # which each state was written, where it was in one; the graph that they begin; what a sequence handed out; values seen;
+    # the first training pass.
+    _private = (
+        "_direct",
+        "_known",
+        "_written_in",
+        "_graph",
+        "_ended",
+        "_checked_threshold",
+        "_seen_decays",
+        "_noticed",
+    )
 
     def _forget(self):
         self.__dict__.update(dict.fromkeys(self._private), _written_in={}, _seen_decays={})

@@ -1,0 +1,100 @@
+"""What a neuron says once, of its first training pass: gradients that are gone, and gradients that grow."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+from warnings import warn
+
+import torch
+
+from .._torch import is_capturing, is_compiling, is_transforming, is_watched
+from .build import Mixin
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PAPERS_FACTOR = 0.9 * 0.8 / 0.5  # what an error is multiplied by across a spike in the paper's own setting
+SILENT = (
+    "under spatial_adj (Eq. 9) a neuron that does not fire gets no gradient and hands none on, so nothing in front of it "
+    "learns. What helps, best first: batch norm in front of the neurons; an output that cannot fall silent (its averaged "
+    'current, or a surrogate there); a warm-up, snn.networks.set_warm_up(net, "surrogate"), for the first third of the '
+    "training; snn.wake(net, batch), which scales weights; a lower threshold"
+)
+GROWS = (
+    "from a step to the next the error may be multiplied by {factor:.3g} here, more than in the paper's own setting (1.44): "
+    "over many steps it explodes. What helps: temporal_alpha=0; or spatial_adj=True with reset_mechanism='zero' and a "
+    "threshold of beta * temporal_alpha or more"
+)
+
+
+class Noticing(Mixin):
+    """Looks at a neuron's first training pass."""
+
+    _name = ""  # in the net that it was made a part of, where that is known
+    _noticed: (
+        bool | list[bool] | None
+    )  # None: no training pass yet; of single steps, whether it fired so far; True: done
+
+    def _is_first(self, spk: Tensor) -> bool:
+        """Whether this is the training pass to look at, and its values may be."""
+        if self.__dict__["_noticed"] is True or not spk.requires_grad or not self.training or self.warm_up:
+            return False
+        hidden = is_transforming() or is_watched() or spk.is_meta or is_capturing(spk) or torch.jit.is_tracing()
+        return not hidden
+
+    def _notice_sequence(self, spk_rec: Tensor) -> None:
+        """Look at all steps of the first training pass."""
+        if not is_compiling() and (self.spatial_adj or self.temporal_alpha) and self._is_first(spk_rec):
+            self._notice(bool(spk_rec.any()), len(spk_rec), spk_rec[0])
+
+    def _notice_step(self, spk: Tensor) -> None:
+        """Look at one step of a loop over time, whose first backward pass tells that the training pass is over."""
+        if not (self.spatial_adj or self.temporal_alpha) or not self._is_first(spk):
+            return
+        fired = self.__dict__["_noticed"]
+        if fired is None:
+            self.__dict__["_noticed"] = fired = []
+            me, like = weakref.ref(self), spk.detach()
+
+            def over(grad):
+                neuron = me()
+                if neuron is not None and neuron.__dict__["_noticed"] is fired:
+                    neuron._notice(any(fired), len(fired), like)
+
+            for output in (spk, self.mem):
+                if output.requires_grad:
+                    output.register_hook(over)
+        fired.append((bool(fired) and fired[-1]) or bool(spk.any()))
+
+    def _notice(self, fired, steps, like):
+        self.__dict__["_noticed"] = True
+        size = like.shape[1:].numel() if like.dim() > 1 else like.numel()
+        who = f"{type(self).__name__} of {size} neurons"
+        who = f"layer {self._name!r} ({who})" if self._name else f"a {who}"
+        if self.spatial_adj and not fired and like.numel():
+            warn(f"{who} fired nowhere in its first training pass, {steps} steps: {SILENT}", stacklevel=2)
+        factor = self._growth()
+        if steps > 1 and factor > PAPERS_FACTOR * 1.001:
+            warn(f"{who}: {GROWS.format(factor=factor)}", stacklevel=2)
+
+    def _growth(self) -> float:
+        """By what the residual of Eq. 10 lets an error grow from a step to the next at most, 0 without a residual."""
+        if not self.temporal_alpha:
+            return 0.0
+        decay, threshold = self._decay().detach().max().item(), self.threshold.detach().min().item()
+        crosses = 0 if self.spatial_adj and self.reset_mechanism == "zero" else 1  # Eq. 9 is 0 where no spike is
+        if self.spatial_adj:
+            return decay * (crosses + self.temporal_alpha / threshold)
+        with torch.enable_grad():
+            x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+            spk = self.spike_grad(x)
+            slope = torch.autograd.grad(spk.sum(), x)[0].item() if spk.requires_grad else 0.0
+        return decay * (crosses + self.temporal_alpha * slope)
+
+
+def name_neurons(net: nn.Module) -> None:
+    """Tell the neurons in `net` what they are called there, for what they say."""
+    for name, module in net.named_modules():
+        if isinstance(module, Noticing):
+            module.__dict__["_name"] = name

@@ -182,8 +182,8 @@ def watch(
     net: nn.Module, fired: Callable[[str, Tensor], object] | None, pulled: Callable[[str, int, Tensor], object] | None,
     kind: type | tuple[type, ...] = (snntorch.SpikingNeuron, snntorch.LeakyParallel), singles: bool = True,
 ) -> Iterator[None]:  # fmt: skip
-    """While the context lasts, ``fired(name, spk_rec)`` after every call of a neuron of this `kind`, and ``pulled(name,
-    number of the call, gradient)`` in every backward pass, with respect to its current, which by Eq. 2 is that of the membrane.
+    """While the context lasts, ``fired(name, spk_rec)`` after every call of a neuron of this `kind`, and in every backward
+    pass ``pulled(name, number of the call, gradient)``, with respect to its current, which by Eq. 2 is that of the membrane.
     Both ``[T, B, *]``, with one step where the call had one; without `singles` such calls are passed over."""
     calls: dict[str, int] = {}
 
@@ -214,8 +214,8 @@ def watch(
 
         return hook
 
-    modules: list[tuple[str, Any]] = [*net.named_modules()]
-    neurons = [(name, module) for name, module in modules if isinstance(module, kind)]
+    modules = net.named_modules()
+    neurons: list[tuple[str, Any]] = [(name, module) for name, module in modules if isinstance(module, kind)]
     handles: list[Any] = [neuron.register_forward_pre_hook(before(name), with_kwargs=True) for name, neuron in neurons]
     if fired is not None:
         handles += [neuron.register_forward_hook(behind(name), with_kwargs=True) for name, neuron in neurons]

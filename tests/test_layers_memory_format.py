@@ -174,9 +174,7 @@ class Loop(nn.Module):
 
 @pytest.mark.parametrize("turn", [1 << 10, 1 << 30], ids=["in turns", "at once"])
 def test_a_folded_loop_hands_out_what_it_did(turn, usual_format, monkeypatch):
-    from snntorch_bpsta.folding import layout
-
-    monkeypatch.setattr(layout, "TURN", turn)
+    monkeypatch.setattr(over_time, "TURN", turn)
     net = exact_weights(Loop()).eval()
     fast = snn.fold_time(net)
     x = grid(T, B, 2, 8, 8)

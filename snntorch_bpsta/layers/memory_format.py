@@ -10,6 +10,8 @@ from torch import Tensor
 from .._torch import is_compiling, is_exporting, is_transforming
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
 # Of float64, PyTorch's convolutions have no kernel for it.
@@ -44,6 +46,15 @@ def channels_last(x: Tensor) -> Tensor:
 def usual(x: Tensor) -> Tensor:
     """`x`, as usual where it lies channels last."""
     return x.contiguous() if is_channels_last(x) else x
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts of the time ``[T, B, *]`` as one; PyTorch's cat would forget that pictures lie channels last."""
+    if len(parts) == 1:
+        return parts[0]
+    if not is_channels_last(parts[0]) or parts[0].dim() != 5:
+        return torch.cat(list(parts))
+    return torch.cat([part.flatten(0, 1) for part in parts]).unflatten(0, (-1, parts[0].shape[1]))
 
 
 def is_indifferent(layer: nn.Module) -> bool:

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Bytes of the largest activation of a chain of layers in one turn over a part of the time: what the next layer reads is
+# still in cache, and the memory of one turn is taken again by the next. Measured, see benchmarks/README.md.
+TURN = 8 * 2**20
+
+
+def steps_in_turn(num_steps: int, step_bytes: float) -> int:
+    """How many of `num_steps` to take in one turn, where the largest activation of a step has `step_bytes`."""
+    turns = min(-(-int(num_steps * step_bytes) // TURN), num_steps)
+    return -(-num_steps // turns) if turns > 1 else num_steps
+
+
 class How(Enum):
     """How a module takes the steps of ``[T, B, *]``."""
 

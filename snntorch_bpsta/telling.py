@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,8 @@ from ._checks import check_module
 from ._torch import is_compiling
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
 __all__ = ["which"]
@@ -29,6 +32,17 @@ def claim(module: nn.Module) -> None:
     """What was told of None was told of `module`."""
     if _told and not is_compiling():
         _told[:] = [(module if of is None else of, words) for of, words in _told]
+
+
+@contextmanager
+def silent(on: bool) -> Iterator[None]:
+    """What is told inside is not heard."""
+    global _told
+    told, _told = _told, None if on else _told
+    try:
+        yield
+    finally:
+        _told = told
 
 
 @torch.no_grad()

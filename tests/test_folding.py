@@ -14,7 +14,7 @@ from _loops import NETWORKS, B, Dense, DenseSpikes, T, leaky, tutorial_net
 from torch import nn
 
 import snntorch_bpsta as snn
-from snntorch_bpsta.folding import layout
+from snntorch_bpsta.layers import over_time
 
 OURS = "dense-static", "dense-spikes", "synaptic", "recurrent-one-to-one", "conv-hidden", "segmentation", "two-loops"
 
@@ -439,7 +439,7 @@ def test_one_inside_another():
 @pytest.mark.parametrize("turn", [1, 500, 3000])
 @pytest.mark.parametrize("name", OURS)
 def test_turns_over_parts_of_time(name, turn, monkeypatch):
-    monkeypatch.setattr(layout, "TURN", turn)
+    monkeypatch.setattr(over_time, "TURN", turn)
     network = NETWORKS[name]
     loop, fast = built(network)
     assert_alike(loop, fast, network.inputs, calls=4)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import snntorch_bpsta as snn
-from snntorch_bpsta.folding import layout
+from snntorch_bpsta.layers import over_time
 
 T, B, N = 5, 3, 6
 SEEDS = range(60 * int(os.environ.get("SNNTORCH_BPSTA_FUZZ", "1")))
@@ -187,7 +187,7 @@ class RandomLoop(nn.Module):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_loops(seed, monkeypatch):
     if seed % 4 == 3:
-        monkeypatch.setattr(layout, "TURN", 150)
+        monkeypatch.setattr(over_time, "TURN", 150)
     net, other = RandomLoop(seed), RandomLoop(seed)
     if seed % 5 == 4:
         net.eval(), other.eval()

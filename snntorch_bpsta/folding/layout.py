@@ -8,11 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..layers.over_time import steps_in_turn
 from .records import Node, Recording, Ref, refs_of
-
-# Bytes of the largest result of a group in one turn: what the next layer reads is still in cache, and the memory of one turn
-# is taken again by the next. Measured on tutorial 6's network: see benchmarks/README.md.
-TURN = 8 * 2**20
 
 
 class Rows(NamedTuple):
@@ -156,10 +153,10 @@ def _blocks(units: list[Unit], of: Places) -> list[Block]:
 def _turns(units):
     """A block of units, or one each where all steps at once fit."""
     steps, size = len(units[0].members), max(unit.size for unit in units)
-    turns = -(-steps * size // TURN)
-    if turns <= 1:
+    in_turn = steps_in_turn(steps, size)
+    if in_turn == steps:
         return [Block([unit], steps) for unit in units]
-    return [Block(units, max(1, -(-steps // min(turns, steps))))]
+    return [Block(units, in_turn)]
 
 
 def _refs(source):

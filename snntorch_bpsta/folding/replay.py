@@ -10,7 +10,7 @@ import torch
 
 from .._torch import tree_leaves, tree_unflatten
 from ..functional.skipping import conv2d, linear
-from ..layers.memory_format import is_channels_last, usual
+from ..layers.memory_format import joined, usual
 from ..layers.over_time import over_time
 from ..telling import tell
 from . import neurons
@@ -170,7 +170,7 @@ class _Run:
                     elif out in unit.outside:
                         kept[unit].setdefault(out, []).append(part)
         for unit, parts in kept.items():
-            self.stacks[unit] = {out: _joined(rows) for out, rows in parts.items()}
+            self.stacks[unit] = {out: joined(rows) for out, rows in parts.items()}
 
     def _part(self, unit, part, here, states):
         """Some steps of a group."""
@@ -331,15 +331,6 @@ def _with(node: Node, *values: Tensor, fn: Any = None) -> Any:
     rest = iter(values)
     args, kwargs = mapped((node.args, node.kwargs), lambda x: next(rest) if type(x) is Ref else x)
     return (fn or node.fn)(*args, **kwargs)
-
-
-def _joined(parts):
-    """Parts of the time as one; PyTorch's cat would forget that pictures lie channels last."""
-    if len(parts) == 1:
-        return parts[0]
-    if not is_channels_last(parts[0]):
-        return torch.cat(parts)
-    return torch.cat([part.flatten(0, 1) for part in parts]).unflatten(0, (-1, parts[0].shape[1]))
 
 
 def _by_place(out: Any) -> dict[Any, Tensor]:

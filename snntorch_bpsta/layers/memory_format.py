@@ -10,6 +10,8 @@ from torch import Tensor
 from .._torch import is_compiling, is_exporting, is_transforming
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import nn
 
 # Of float64, PyTorch's convolutions have no kernel for it.
@@ -32,18 +34,31 @@ def is_channels_last(x: Tensor) -> bool:
     return (x[0] if x.dim() == 5 and len(x) else x).is_contiguous(memory_format=torch.channels_last)
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """Pictures ``[N, C, H, W]`` channels last; of one channel too, which lie both ways, so that PyTorch sees it."""
+def in_channels_last(convolve: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What a convolution makes of pictures `x` ``[N, C, H, W]``, channels last. One channel lies both ways, which PyTorch
+    takes for the usual one: there the result is turned."""
     if x.dim() != 4:
-        return x
-    if x.shape[1] == 1 and x.is_contiguous():
-        return x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
+        return convolve(x)
+    return channels_last(convolve(x)) if x.shape[1] == 1 else convolve(channels_last(x))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Pictures ``[N, C, H, W]`` channels last."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def usual(x: Tensor) -> Tensor:
     """`x`, as usual where it lies channels last."""
     return x.contiguous() if is_channels_last(x) else x
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts of the time ``[T, B, *]`` as one; PyTorch's cat would forget that pictures lie channels last."""
+    if len(parts) == 1:
+        return parts[0]
+    if not is_channels_last(parts[0]) or parts[0].dim() != 5:
+        return torch.cat(list(parts))
+    return torch.cat([part.flatten(0, 1) for part in parts]).unflatten(0, (-1, parts[0].shape[1]))
 
 
 def is_indifferent(layer: nn.Module) -> bool:

@@ -20,10 +20,11 @@ from .._checks import (
 from .._torch import is_compiling
 from ..functional.skipping import of_layer
 from ..neurons import name_neurons
-from ..telling import tell
-from .memory_format import is_free, is_indifferent, usual
+from ..telling import silent, tell
+from .memory_format import is_free, is_indifferent, joined, usual
 from .over_time import How, folded, one_tensor, row_of
 from .together import flat, spiking_behind, together
+from .turns import chain_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,8 @@ class MultiStep(nn.Sequential):
     that a membrane at its threshold may fire in one of the two and not in the other. snnTorch's own are stepped from a
     fresh state, or from their hidden one with ``init_hidden=True``. ``nn.Sequential`` inside is walked; snnTorch's
     ``BatchNormTT`` lists give each step its own entry; a module with ``time_major = True`` gets the whole ``[T, B, *]``.
-    On a CPU convolutions run channels last, and what is returned, or given to a module of your own, lies as usual.
+    On a CPU convolutions run channels last, and what is returned, or given to a module of your own, lies as usual; and where
+    activations are large, layers take turns over parts of the time, with the states of the neurons handed on.
 
     Args:
         *layers: modules, or one ordered dict of them, as ``nn.Sequential`` takes them (and with its state_dict keys).
@@ -127,14 +129,28 @@ class MultiStep(nn.Sequential):
     def _run(self, x, without=()):
         """All layers on `x` ``[T, B, *]``, but those of the classes `without`: what the last one returns, of a neuron with
         ``output=True`` its states too."""
-        layers, spiking, free = list(flat(self, without)), None, is_free(x)
+        free = is_free(x)
+        out = self._through(list(flat(self, without)), x, None, free)
+        if not free:
+            return out
+        return tuple(usual(row) for row in out) if isinstance(out, tuple) else usual(out)
+
+    def _through(self, layers, x, spiking, free, states=None):
+        """`x` through some layers. `states` are those of the neurons behind the part of the time before, in a turn."""
         while layers:
+            count, steps = chain_of(layers, x) if free and self.fold and states is None else (0, 0)
+            if count:
+                x = self._in_turns(layers[:count], x, spiking, steps)
+                for layer, _ in layers[:count]:
+                    spiking = spiking_behind(layer, spiking)
+                layers = layers[count:]
+                continue
             call = together(layers, x, spiking)
             layer, done, layers = layers[call.place].layer, layers[call.place : call.taken], layers[call.taken :]
             if free and (isinstance(layer, MultiStep) or not is_indifferent(layer)):
                 x = usual(x)
             try:
-                out = self._run_layer(call.twin or layer, x, not layers and len(done) == 1, free, call.options)
+                out = self._run_layer(call.twin or layer, x, not layers and len(done) == 1, free, states, call.options)
             except _NAMED as error:
                 if is_compiling() or type(error) not in _NAMED or getattr(error, "_named", False):
                     raise
@@ -143,9 +159,17 @@ class MultiStep(nn.Sequential):
             for ran, _ in done:
                 spiking = spiking_behind(ran, spiking)
             x = _spikes(out) if layers else out
-        if not free:
-            return x
-        return tuple(usual(row) for row in x) if isinstance(x, tuple) else usual(x)
+        return x
+
+    def _in_turns(self, chain, x, spiking, steps):
+        """`x` through a chain of layers, some steps after the other."""
+        states: dict[nn.Module, list[Tensor]] = {}
+        tell(chain[0].layer, f"{steps} steps at a time, with the {len(chain) - 1} layers behind it")
+        parts = []
+        for part in x.split(steps):
+            with silent(bool(parts)):  # each turn would say the same
+                parts.append(self._through(chain, part, spiking, True, states))
+        return joined(parts)
 
     def _named(self, error, layer, x):
         """The same error, with the layer."""
@@ -158,13 +182,16 @@ class MultiStep(nn.Sequential):
         named._named = True
         return named
 
-    def _run_layer(self, layer, x, last, free, options):
+    def _run_layer(self, layer, x, last, free, states, options):
         """One layer on ``[T, B, *]``, as its row says; the `last` one, a neuron with ``output=True``, returns its states."""
         row = row_of(layer)
         if row.how is How.SEQUENCE:
             if last and layer.output:
                 return layer.sequence(x, record=layer._returns, **options)
-            return layer.sequence(x, **options)[0]
+            if states is None:
+                return layer.sequence(x, **options)[0]
+            spk, *states[layer] = layer.sequence(x, *([] if layer.init_hidden else states.get(layer, [])), **options)
+            return spk
         if row.how is How.FOLDED:
             if options and self.fold:
                 out, how = of_layer(layer, x.flatten(0, 1), **options)

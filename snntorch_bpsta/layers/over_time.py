@@ -13,12 +13,23 @@ import torch
 from torch import nn
 
 from .._torch import is_compiling, tree_leaves, version
-from .memory_format import channels_last, is_free, usual
+from .memory_format import in_channels_last, is_free, usual
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
+
+
+# Bytes of the largest activation of a chain of layers in one turn over a part of the time: what the next layer reads is
+# still in cache, and the memory of one turn is taken again by the next. Measured, see benchmarks/README.md.
+TURN = 8 * 2**20
+
+
+def steps_in_turn(num_steps: int, step_bytes: float) -> int:
+    """How many of `num_steps` to take in one turn, where the largest activation of a step has `step_bytes`."""
+    turns = min(-(-int(num_steps * step_bytes) // TURN), num_steps)
+    return -(-num_steps // turns) if turns > 1 else num_steps
 
 
 class How(Enum):
@@ -127,9 +138,8 @@ def folded(layer: nn.Module, x: Tensor, free: bool) -> Tensor:
     look = bool(foreign) and layer.training not in _looked_at.setdefault(layer, set())
     before = [_kept(module) for module in foreign] if look else []
     rows = x.flatten(0, 1)
-    if free and type(layer) is nn.Conv2d:
-        rows = channels_last(rows)
-    out = one_tensor(layer(rows), x.shape[0] * x.shape[1]).unflatten(0, x.shape[:2])
+    called = in_channels_last(layer, rows) if free and type(layer) is nn.Conv2d else layer(rows)
+    out = one_tensor(called, x.shape[0] * x.shape[1]).unflatten(0, x.shape[:2])
     for module, old in zip(foreign, before, strict=False):
         new = _kept(module)
         names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
@@ -216,8 +226,9 @@ def over_time(call: Callable[..., Any], name: str, values: list[Tensor], stacked
         if least is not None and stacked[0] and not any(stacked[1:]) and step >= least:
             rows = first.flatten(0, 1)
             if name == "conv2d" and is_free(rows):
-                rows = channels_last(rows)
-            out = call(rows, *values[1:])
+                out = in_channels_last(lambda pictures: call(pictures, *values[1:]), rows)
+            else:
+                out = call(rows, *values[1:])
             return _each(out, lambda t: t.unflatten(0, first.shape[:2]))
         values = [usual(value) for value in values]
         try:

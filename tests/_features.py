@@ -59,7 +59,7 @@ FEATURES = {
     "Plots": "test_plots test_plots_data",
     "Notebooks": "test_examples",
     "Docs in a browser (Chromium)": "test_browser",
-    "Command line": "test_cli test_bench",
+    "Command line": "test_cli test_cli_progress test_bench",
     "Types, wheel, sdist and docs": "test_types test_packaging test_docs test_suite",
 }
 WORDS = {word if "::" in word else f"{word}::": name for name, words in FEATURES.items() for word in words.split()}

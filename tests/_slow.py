@@ -8,6 +8,7 @@ test_bench::test_layer
 test_bench::test_memory
 test_bench::test_peak
 test_browser
+test_cli_progress::test_ctrl_c_at_a_terminal_and_on_to_the_end
 test_compatibility::test_the_option_writes_the_outcomes[2]
 test_compile::test_inductor
 test_compile::test_other_batch_sizes_are_compiled_twice_at_most

@@ -20,6 +20,7 @@ ORDER = [
     "_snntorch",
     "_checks",
     "_files",
+    "_progress",
     "_signals",
     "_numba",
     "telling",
@@ -38,7 +39,7 @@ ORDER = [
     "__main__",
 ]
 # Beside the line: what each may import of ours. `BASE` is open to all.
-BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files", "_numba"}
+BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files", "_progress", "_numba"}
 BESIDE = {
     "energy": {"neurons"},
     "flow": {"neurons", "doctor"},

@@ -47,10 +47,10 @@ def bpsta(*argv):
         return end.code
 
 
-def quiet(*argv):
-    """The same without a capture fixture: exit code and standard output."""
+def quiet(*argv, err=None):
+    """The same without a capture fixture: exit code and standard output; standard error goes to `err`."""
     out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err or io.StringIO()):
         code = bpsta(*argv)
     return code, out.getvalue()
 
@@ -64,9 +64,9 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """A run of `bpsta compare` with two seeds in two processes."""
-    out = tmp_path_factory.mktemp("compare") / "runs.json"
-    return out, *quiet("compare", *SMALL, "--seeds", 2, "--jobs", 2, "--out", out)
+    """A run of `bpsta compare` with two seeds in two processes: its file, exit code, output, and what it said meanwhile."""
+    out, err = tmp_path_factory.mktemp("compare") / "runs.json", io.StringIO()
+    return out, *quiet("compare", *SMALL, "--seeds", 2, "--jobs", 2, "--out", out, err=err), err.getvalue()
 
 
 # --- help and version ----------------------------------------------------------------------------------------
@@ -553,14 +553,14 @@ def test_the_benchmark_of_the_clone_takes_the_arguments_as_they_are(clone, capsy
 
 
 def test_compare_prints_the_table(compared):
-    out, code, output = compared
+    out, code, output, said = compared
     assert code == 0
     table = [line for line in output.splitlines() if line.startswith("|")]
     assert [line.split()[1] for line in table if "---" not in line] == ["variant", "baseline", "bpsa", "bpsa+bpta"]
     assert all(line.split("|")[2].strip() == "2" for line in table[2:])
     assert "compare: digits, T = 2, 1 epochs" in output and str(out) in output
-    finished = [line for line in output.splitlines() if "accuracy" in line and "seed" in line and "|" not in line]
-    assert len(finished) == 6
+    assert len([line for line in said.splitlines() if "accuracy" in line and "seed" in line]) == 6
+    assert "seed" not in output.partition("| variant")[0]
 
 
 def test_compare_writes_json_and_png(compared):
@@ -575,8 +575,9 @@ def test_compare_writes_json_and_png(compared):
 
 
 def test_the_same_comparison_again_runs_nothing(compared):
-    out, _, output = compared
+    out, _, output, _ = compared
     before = out.read_bytes()
-    code, again = quiet("compare", *SMALL, "--seeds", 2, "--jobs", 2, "--out", out)
-    assert code == 0 and f"6 of 6 runs are in {out} already" in again and out.read_bytes() == before
+    said = io.StringIO()
+    code, again = quiet("compare", *SMALL, "--seeds", 2, "--jobs", 2, "--out", out, err=said)
+    assert code == 0 and f"6 of 6 runs are in {out} already" in said.getvalue() and out.read_bytes() == before
     assert [x for x in again.splitlines() if x[:1] == "|"] == [x for x in output.splitlines() if x[:1] == "|"]

@@ -245,7 +245,7 @@ class Here:
     def begin(self, task, function, *args):
         self.tasks.append((task, function, args))
 
-    def wait(self):
+    def wait(self, hear):
         task, function, args = self.tasks.pop(0)
         try:
             return task, function(*args)
@@ -292,6 +292,17 @@ def test_every_variant_with_every_seed_in_that_order(calls, tmp_path):
     assert sorted((c[0].variant_name(), c[1]) for c in calls) == sorted(wanted)
     assert all(options == {"data_root": "somewhere"} for *_, options in calls)
     assert sorted(map(repr, read(out))) == sorted(map(repr, rows))
+
+
+def test_how_far_it_is(calls, tmp_path):
+    """In epochs of all runs; those that are in the file are done."""
+    out, heard = tmp_path / "runs.json", []
+    study("compare", RECIPE, [0], out, say=silent)
+    study("compare", RECIPE, [0, 1], out, say=silent, progress=lambda *numbers: heard.append(numbers))
+    epochs = RECIPE.epochs
+    assert heard == [(3 * epochs, 6 * epochs), (4 * epochs, 6 * epochs), (5 * epochs, 6 * epochs), (6 * epochs,) * 2]
+    with pytest.raises(TypeError, match="progress must be a function of two numbers or None, got bool"):
+        study("compare", RECIPE, [0], out, say=silent, progress=True)
 
 
 def test_a_variant_with_a_recipe_of_its_own(calls, tmp_path):
@@ -384,7 +395,9 @@ def test_the_command_line_tells_that_runs_have_failed(calls, monkeypatch, tmp_pa
     for bad, printed in (((0, 1), False), ((1,), True)):
         assert main(["compare", "--seeds", "2", "--out", str(tmp_path)]) == 1
         out, err = capsys.readouterr()
-        assert err.count("\n") == 1 and f"{3 * len(bad)} runs have failed: OSError: no data for seed {bad[0]}" in err
+        last = err.splitlines()[-1]
+        assert f"error: {3 * len(bad)} runs have failed: OSError: no data for seed {bad[0]}" in last
+        assert err.count(" to go)") == 6, "and a line a run"
         assert ("| baseline  |" in out) == printed == (tmp_path / "figure.png").exists()
 
 

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .._version import __version__
@@ -18,12 +19,12 @@ _PACKAGES = "snntorch torch numpy numba triton lightning torchmetrics tensorboar
 _PACKAGES += " matplotlib neurobench nir"
 
 
-def recipes_options(parser):
+def recipes_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=("paper", "official_code"), default="paper", help="default: paper")
     parser.add_argument("--results", type=Path, help="folder of runs (default: results, if there is one)")
 
 
-def show_recipes(arguments):
+def show_recipes(arguments: argparse.Namespace) -> None:
     from ..training.paper import beside, paper_rows, runs_below
 
     runs, others = runs_below(arguments.results or Path("results"), must_exist=arguments.results is not None)
@@ -33,7 +34,7 @@ def show_recipes(arguments):
         print(f"bpsta: left out {path}: {why}", file=sys.stderr)
 
 
-def data_options(parser):
+def data_options(parser: argparse.ArgumentParser) -> None:
     from ..data import DATASETS
 
     add = parser.add_argument
@@ -53,7 +54,7 @@ def data_options(parser):
     add_download(parser)
 
 
-def show_data(arguments):
+def show_data(arguments: argparse.Namespace) -> int:
     from .. import data
     from ..training._tables import markdown
 
@@ -93,11 +94,11 @@ def _found(spec, arguments):
         return error
 
 
-def info_options(parser):
+def info_options(parser: argparse.ArgumentParser) -> None:
     add_data_root(parser)
 
 
-def show_info(arguments):
+def show_info(arguments: argparse.Namespace) -> None:
     import torch
 
     from .. import data
@@ -142,7 +143,7 @@ def _kernel(device):
     return f"{which(net, torch.rand(4, 2, 8, device=device))['0']} (on {device})"
 
 
-def run_bench(argv):
+def run_bench(argv: Sequence[str]) -> int | None:
     """The benchmark of the clone that this package lies in; it is no part of the wheel."""
     root = Path(__file__).parents[2]
     if not (root / "benchmarks" / "__main__.py").is_file():

@@ -7,14 +7,19 @@ import difflib
 import re
 import sys
 import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from ..training.recipes import Recipe
 
 
 class Parser(argparse.ArgumentParser):
     """One line per error, exit code 2."""
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, others = super().parse_known_args(args, namespace)
         if others:  # here, and not in the parser of all commands: here it is known which options there are
             options = [option.partition("=")[0] for option in others if option.startswith("-")]
@@ -22,30 +27,31 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(others)}{did_you_mean(meant)}")
         return found, others
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         wrong = re.search(r"invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
         if wrong:
             message += did_you_mean(alike(wrong[1], re.findall(r"[^\s,']+", wrong[2])))
         raise SystemExit(fail(f"{message} (see {self.prog} --help)"))
 
 
-def alike(word, names):
+def alike(word: str, names: Iterable[str]) -> list[str]:
     """The name that was meant by `word`, in a list of one, if there is one."""
     return difflib.get_close_matches(word, [*names], 1)
 
 
-def did_you_mean(names):
+def did_you_mean(names: Iterable[str]) -> str:
     """The end of a message."""
-    return f"; did you mean {', '.join(names)}?" if names else ""
+    text = ", ".join(names)
+    return f"; did you mean {text}?" if text else ""
 
 
-def fail(message, code=2):
+def fail(message: object, code: int = 2) -> int:
     """Say what is wrong; the exit code."""
     print(f"bpsta: error: {' '.join(str(message).split())}", file=sys.stderr)
     return code
 
 
-def seeds(text):
+def seeds(text: str) -> list[int]:
     """``5`` is seeds 0 to 4; ``3,7`` is those two."""
     try:
         found = [int(part) for part in text.split(",")] if "," in text else list(range(int(text)))
@@ -56,19 +62,19 @@ def seeds(text):
     return found
 
 
-def positive(text):
+def positive(text: str) -> int:
     """An integer >= 1."""
     if not text.strip().isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
     return int(text)
 
 
-def names(text):
+def names(text: str) -> tuple[str, ...]:
     """``a,b`` is the two."""
     return tuple(filter(None, text.split(",")))
 
 
-def add_recipe_options(parser, skip=()):
+def add_recipe_options(parser: argparse.ArgumentParser, skip: Sequence[str] = ()) -> None:
     """An option for every field of a recipe but those to `skip`."""
     from ..training.recipes import RECIPES, Recipe
 
@@ -77,12 +83,13 @@ def add_recipe_options(parser, skip=()):
         if option.name in ("dataset", *skip):
             continue
         name, metadata = "--" + option.name.replace("_", "-"), option.metadata
-        if option.type is bool:
+        kind: Any = option.type
+        if kind is bool:
             group.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=metadata["help"])
         else:
             group.add_argument(
-                name, type=option.type, choices=metadata["choices"], help=metadata["help"],
-                metavar=None if metadata["choices"] else option.type.__name__.upper(),
+                name, type=kind, choices=metadata["choices"], help=metadata["help"],
+                metavar=None if metadata["choices"] else kind.__name__.upper(),
             )  # fmt: skip
     parser.add_argument("--dataset", choices=tuple(RECIPES), metavar="NAME", help="data set (default: digits)")
     default = Recipe()
@@ -94,30 +101,30 @@ def add_recipe_options(parser, skip=()):
     note = "with fewer --epochs than its row has, a warm-up is shorter in proportion, unless --warm-up-epochs is given"
     rows = [textwrap.fill(line, 79, subsequent_indent=" " * 14) for line in lines]
     parser.epilog = "\n".join([*rows, "", textwrap.fill(note, 79)])
-    parser.description = textwrap.fill(parser.description, 79)
+    parser.description = textwrap.fill(parser.description or "", 79)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
-def add_run_options(parser):
+def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Where the data are, and where it runs."""
     add_data_root(parser)
     add_download(parser)
     parser.add_argument("--accelerator", choices=("auto", "cpu", "gpu"), help="where to run (default: auto)")
 
 
-def add_data_root(parser):
+def add_data_root(parser: argparse.ArgumentParser) -> None:
     """Where the data are."""
     parser.add_argument(
         "--data-root", type=Path, help="folder with the data sets (default: $SNNTORCH_BPSTA_DATA, else the cache)"
     )
 
 
-def add_download(parser):
+def add_download(parser: argparse.ArgumentParser) -> None:
     """Whether to fetch them."""
     parser.add_argument("--download", action="store_true", default=None, help="fetch a missing data set")
 
 
-def add_also_test(parser):
+def add_also_test(parser: argparse.ArgumentParser) -> None:
     """Other test sets."""
     parser.add_argument(
         "--also-test", type=names, metavar="NAMES",
@@ -125,12 +132,12 @@ def add_also_test(parser):
     )  # fmt: skip
 
 
-def given(arguments, *names):
+def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Those of the options that were given, by name."""
     return {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
 
 
-def recipe_of(arguments):
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the arguments ask for."""
     from ..training.recipes import RECIPES, Recipe
 

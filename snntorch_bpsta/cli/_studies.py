@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import textwrap
 from dataclasses import fields
 from pathlib import Path
 
+from .._progress import Progress
 from ._options import (
     add_also_test,
     add_recipe_options,
@@ -19,7 +21,7 @@ from ._options import (
 )
 
 
-def study_options(parser):
+def study_options(parser: argparse.ArgumentParser) -> None:
     from ..training.studies import STUDIES
 
     parser.add_argument("name", choices=tuple(STUDIES), metavar="STUDY", help=", ".join(STUDIES))
@@ -29,7 +31,7 @@ def study_options(parser):
     compare_options(parser)
 
 
-def compare_options(parser):
+def compare_options(parser: argparse.ArgumentParser) -> None:
     add_recipe_options(parser, skip=("spatial_adj", "temporal_alpha", "output_spike_grad"))
     add = parser.add_argument
     add("--seeds", type=seeds, help="how many (5), or which (3,7); default: as the study has it, 3 to compare")
@@ -44,7 +46,7 @@ def compare_options(parser):
     add_also_test(parser)
 
 
-def run_study(arguments):
+def run_study(arguments: argparse.Namespace) -> int:
     from ..plots import study as draw
     from ..training.recipes import Recipe
     from ..training.studies import STUDIES, RunsFailed, format_study, quick, run_all, study, tabulate
@@ -64,10 +66,11 @@ def run_study(arguments):
     print(textwrap.fill(chosen.claim, 100) + "\n")
     failed = None
     try:
-        rows = study(
-            name, recipe, wanted, out, jobs=own.get("jobs", 1),
-            **given(arguments, "variants", "data_root", "download", "accelerator", "also_test"),
-        )  # fmt: skip
+        with Progress(name, "epochs") as progress:
+            rows = study(
+                name, recipe, wanted, out, jobs=own.get("jobs", 1), say=progress.say, progress=progress.at,
+                **given(arguments, "variants", "data_root", "download", "accelerator", "also_test"),
+            )  # fmt: skip
     except RunsFailed as error:
         failed, rows = error, error.rows
     if failed and not rows:
@@ -83,6 +86,6 @@ def run_study(arguments):
     return fail(failed, 1) if failed else 0
 
 
-def run_compare(arguments):
+def run_compare(arguments: argparse.Namespace) -> int:
     arguments.name = "compare"
     return run_study(arguments)

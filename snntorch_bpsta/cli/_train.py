@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from ._options import add_also_test, add_recipe_options, add_run_options, given, positive, recipe_of
 
 
-def train_options(parser):
+def train_options(parser: argparse.ArgumentParser) -> None:
     from ..training.paper import paper_rows
 
     add_recipe_options(parser)
@@ -26,7 +27,7 @@ def train_options(parser):
     add_also_test(parser)
 
 
-def run_train(arguments):
+def run_train(arguments: argparse.Namespace) -> None:
     from ..training._tables import print_result
     from ..training.run import train
 
@@ -38,14 +39,14 @@ def run_train(arguments):
         devices=arguments.devices, num_nodes=arguments.num_nodes, precision=arguments.precision,
         num_workers=arguments.num_workers, **given(arguments, "data_root", "download", "accelerator", "also_test"),
     )  # fmt: skip
-    from lightning.pytorch.utilities import rank_zero_only
+    from ..training.folder import is_first
 
-    if rank_zero_only.rank == 0:
+    if is_first():
         print_result(row)
         print(f"checkpoint, logs and result.json: {out}")
 
 
-def evaluate_options(parser):
+def evaluate_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoint", type=Path, help="OUT/last.ckpt of bpsta train")
     add("--test-limit", type=int, default=0, help="measure on this many samples")
@@ -58,7 +59,7 @@ def evaluate_options(parser):
     add_run_options(parser)
 
 
-def run_evaluate(arguments):
+def run_evaluate(arguments: argparse.Namespace) -> None:
     from ..training._tables import print_result
 
     if arguments.neurobench is None:

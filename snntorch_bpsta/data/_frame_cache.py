@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._files import locked, sweep, write_whole
+from .._progress import follow
 from ._common import cache_dir
 from ._gate import look
 from .frames import events_to_frames
@@ -98,7 +99,8 @@ def _frame_bytes(recordings, num_steps, size, shape):
     np.lib.format.write_array_header_1_0(head, {"descr": "<i2", "fortran_order": False, "shape": shape})
     checksum = zlib.crc32(head.getvalue())
     yield head.getvalue()
-    for name, events in zip(recordings.names(), recordings, strict=True):
+    followed = follow(recordings, len(recordings), f"{recordings.name}, {num_steps} frames each", "recordings")
+    for name, events in zip(recordings.names(), followed, strict=True):
         try:
             frames = events_to_frames(events, num_steps, recordings.sensor_size, size)
         except ValueError as error:

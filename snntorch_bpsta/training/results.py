@@ -65,7 +65,6 @@ def counted(model: Classifier) -> Result:
 
 def environment() -> Result:
     """Versions, device, commit and command, for a results file."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "versions": {
             "snntorch_bpsta": __version__,
@@ -74,10 +73,17 @@ def environment() -> Result:
             "lightning": L.__version__,
             "python": platform.python_version(),
         },
-        "device": gpu or f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores",
+        "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "commit": _commit(),
         "command": " ".join(["bpsta", *sys.argv[1:]]),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What `device` is, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores"
 
 
 def _commit():

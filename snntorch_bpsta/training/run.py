@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
@@ -20,6 +20,7 @@ from .._checks import check_choice, check_flags, check_instance, check_int, chec
 from .._signals import Stop
 from ..data import DATASETS
 from ..memory import keep_memory
+from ._shown import Epochs, Shown
 from .checkpoints import CHECKPOINT, Files, damaged, load_checkpoint
 from .datamodule import Frames, check_run
 from .folder import RESULT, Last, check_empty, claimed, finished, is_first, newest
@@ -27,7 +28,7 @@ from .module import Classifier
 from .results import counted, result_row, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lightning.pytorch.loggers.logger import Logger
 
@@ -54,7 +55,7 @@ def train(
     accelerator: str = "auto",
     precision: str = "32-true",
     num_workers: int = 0,
-    progress: bool = True,
+    progress: bool | Callable[[Result], object] = True,
     also_test: Sequence[str] = (),
 ) -> Result:
     """Train `recipe` with `seed` and measure it on the test set after every epoch.
@@ -78,7 +79,8 @@ def train(
         num_nodes: machines; start one process per device on each, by torchrun or SLURM.
         accelerator, precision: Lightning's ("cpu", "gpu"; "32-true", "bf16-mixed", "16-mixed").
         num_workers: of the data loaders.
-        progress: show a progress bar.
+        progress: show on standard error what the run is, a line an epoch and, on a terminal, one bar for all of it; or a
+            function that is called with the row of every epoch (as in ``history``), by the first of the processes.
         also_test: other data sets, of the same shape and classes, on whose test sets the network is measured at the end
             (simulated recordings, real ones); one process only.
 
@@ -98,7 +100,9 @@ def train(
     """
     check_run(recipe, seed, data_root, download, num_workers)
     _check_accelerator(accelerator)
-    check_flags(resume=resume, extend=extend, overwrite=overwrite, progress=progress)
+    check_flags(resume=resume, extend=extend, overwrite=overwrite)
+    if not callable(progress):
+        check_flags(progress=progress)
     if (resume or extend) and overwrite:
         raise ValueError("resume and extend go on with the run that overwrite would lose: give one or the other")
     check_positive_int("devices", devices)
@@ -156,7 +160,9 @@ def train(
 def _trainer(folder, epochs, devices, num_nodes, progress, overwrite, accelerator, precision):
     """Lightning's, which keeps what it writes in `folder`."""
     several = devices * num_nodes != 1
-    callbacks: list[L.Callback] = [TQDMProgressBar()] if progress else []
+    callbacks: list[L.Callback] = []
+    if progress:
+        callbacks.append(Epochs(progress) if callable(progress) else Shown(folder))
     loggers: list[Logger] = []
     if folder is not None:
         callbacks += [Last(folder, overwrite), LearningRateMonitor("epoch")]
@@ -169,7 +175,7 @@ def _trainer(folder, epochs, devices, num_nodes, progress, overwrite, accelerato
     return L.Trainer(
         accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy="ddp" if several else "auto",
         precision=precision, max_epochs=epochs, callbacks=callbacks, logger=loggers or False,
-        enable_checkpointing=folder is not None, enable_progress_bar=progress, enable_model_summary=False,
+        enable_checkpointing=folder is not None, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, log_every_n_steps=10, use_distributed_sampler=False, reload_dataloaders_every_n_epochs=1,
         sync_batchnorm=gpu and several, plugins=plugins, default_root_dir=folder,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from ...flow import record_gradient_flow
 from ...functional import lif_multistep
 from ...surrogate import rectangle
 from ..recipes import VARIANTS, Recipe
+from .workers import report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +50,10 @@ def train_on(recipe: Recipe, seed: int, folder: Path, **options: Any) -> Result:
     """Train in `folder`, from its last checkpoint if there is one."""
     from ..run import train  # Lightning, which takes its time to import
 
-    return train(recipe, seed, folder, resume=any(folder.glob("last*.ckpt")), progress=False, **options)
+    def tell(epoch):
+        report(epoch["epoch"] + 1)
+
+    return train(recipe, seed, folder, resume=any(folder.glob("last*.ckpt")), progress=tell, **options)
 
 
 def measure_gradients(

@@ -67,6 +67,7 @@ def study(
     variants: Sequence[str] | None = None,
     jobs: int = 1,
     say: Callable[[str], object] = print,
+    progress: Callable[[int, int], object] | None = None,
     **options: Any,
 ) -> list[Result]:
     """Run a study, and write its runs (JSON) and its table (CSV): ``table.csv`` beside ``runs.json``, NAME.csv beside any
@@ -91,6 +92,7 @@ def study(
         jobs: runs side by side, each in a process of its own with its share of torch's threads. The processes end with this
             one.
         say: called with one line per run that is done or has failed.
+        progress: called with how many epochs are done, and how many there are, of all runs.
         **options: of :func:`~snntorch_bpsta.training.run.train`, those that the study uses.
 
     Returns:
@@ -106,12 +108,14 @@ def study(
     check_positive_int("jobs", jobs)
     if not callable(say):
         raise TypeError(f"say must be a function of a line, got {type(say).__name__}")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function of two numbers or None, got {type(progress).__name__}")
     wanted = grid(name, recipe, seeds, variants)
     for option in options.keys() - used(name, recipe):
         raise ValueError(f"{option} is of no use to the study {name!r}: leave it out")
     out_file = Path(out_file)
     _try_to_write(out_file)
-    failed = _run_all(name, wanted, out_file, jobs, say, options)
+    failed = _run_all(name, wanted, out_file, jobs, say, progress, options)
     found = _found(name, wanted, read_runs(out_file)[0])
     rows = [found[key] for key in wanted if key in found]
     _write_table(table_file(out_file), tabulate(rows))
@@ -155,7 +159,7 @@ def figure_file(out_file: Path) -> Path:
     return out_file.with_name("figure.png") if out_file.name == "runs.json" else out_file.with_suffix(".png")
 
 
-def _run_all(name, wanted, out_file, jobs, say, options):
+def _run_all(name, wanted, out_file, jobs, say, progress, options):
     """Do what the file does not hold of `wanted`, a dict of recipes by (setting, variant, seed). What has failed."""
     chosen = STUDIES[name]
     found = _found(name, wanted, read_runs(out_file)[0])
@@ -165,12 +169,23 @@ def _run_all(name, wanted, out_file, jobs, say, options):
     for key, recipe in wanted.items():
         calls.setdefault(key[-1] if chosen.together else key, {})[key] = recipe
     waiting, held, failed = [], [], []
+    epochs = {call: max(recipe.epochs if recipe else 1 for recipe in runs.values()) for call, runs in calls.items()}
+    done = dict.fromkeys(calls, 0)
+
+    def reach(call, epochs_done):
+        done[call] = epochs_done
+        if progress is not None:
+            progress(sum(done.values()), sum(epochs.values()))
+
     for call, runs in calls.items():
         if runs.keys() <= found.keys():
+            done[call] = epochs[call]
             _forget(_folder(name, runs, out_file))
         else:
             waiting.append(call)
     to_go = len(waiting)
+    if waiting:
+        reach(waiting[0], 0)
     with Workers(min(jobs, max(1, to_go)), max(1, torch.get_num_threads() // jobs)) as workers:
         while waiting or held or workers.busy:
             if not waiting and not workers.busy:
@@ -181,11 +196,12 @@ def _run_all(name, wanted, out_file, jobs, say, options):
             while waiting and workers.free:
                 call = waiting.pop(0)
                 workers.begin(call, _do, name, chosen.measure, calls[call], out_file, options)
-            call, answer = workers.wait()
+            call, answer = workers.wait(reach)
             if answer == HELD:
                 held.append(call)
                 continue
             to_go -= 1
+            reach(call, epochs[call])
             if isinstance(answer, Failure):
                 rows = [_failed_row(name, *run, answer) for run in calls[call].items()]
                 _add(out_file, failed=rows)

@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from ..._progress import below
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
 __all__: list[str] = []
+
+_parent: connection.Connection | None = None  # of a worker, the one that started it
 
 
 class Failure(NamedTuple):
@@ -24,6 +28,18 @@ class Failure(NamedTuple):
 
     error: str
     traceback: str | None = None
+
+
+class _News(NamedTuple):
+    """What a worker tells of a task that it goes on with."""
+
+    value: Any
+
+
+def report(value: Any) -> None:
+    """Tell the one that started this process something of the task; nobody where no worker does it."""
+    if _parent is not None:
+        _parent.send(_News(value))
 
 
 class Workers:
@@ -56,15 +72,20 @@ class Workers:
         else:
             worker = _Worker()
             self._all.append(worker)  # before it is started: what is not known is not killed
-            worker.start(self._threads)
+            worker.start(self._threads, len(self._all))
             worker.send(function, args)
         self._busy[worker] = task
 
-    def wait(self) -> tuple[Any, Any]:
-        """The next task that is done, and what its function returned, or a :class:`Failure`."""
-        ready = connection.wait([worker.connection for worker in self._busy])
-        worker = next(worker for worker in self._busy if worker.connection in ready)
-        return self._busy.pop(worker), worker.answer()
+    def wait(self, hear: Callable[[Any, Any], object]) -> tuple[Any, Any]:
+        """The next task that is done, and what its function returned, or a :class:`Failure`. Meanwhile `hear` is called with
+        a task and what its function has to :func:`report`."""
+        while True:
+            ready = connection.wait([worker.connection for worker in self._busy])
+            worker = next(worker for worker in self._busy if worker.connection in ready)
+            answer = worker.answer()
+            if not isinstance(answer, _News):
+                return self._busy.pop(worker), answer
+            hear(self._busy[worker], answer.value)
 
     def __enter__(self) -> Workers:
         return self
@@ -77,10 +98,10 @@ class Workers:
 class _Worker:
     """A process that does one task after the other."""
 
-    def start(self, threads):
+    def start(self, threads, place):
         context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, threads))
+        self.process = context.Process(target=_serve, args=(theirs, threads, place))
         with _no_interrupt():
             self.process.start()
         theirs.close()
@@ -131,8 +152,11 @@ def _no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(tasks, threads):
-    """The life of a process."""
+def _serve(tasks, threads, place):
+    """The life of a process; its bars are `place` lines below that of the one that started it."""
+    global _parent
+    _parent = tasks
+    below(place)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where it could not be blocked
     torch.set_num_threads(threads)

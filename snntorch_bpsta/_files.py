@@ -49,6 +49,20 @@ def write_whole(path: Path, chunks: Iterable[bytes | memoryview], previous: Path
     _sync_folder(path.parent)
 
 
+def check_writable(name: str, path: Path) -> None:
+    """Refuse a place, which `name` is to name, where a file `path` could not be written. Its folder is made."""
+    probe = path.with_name(f".{path.name}.{uuid.uuid4().hex}.probe")
+    try:
+        write_whole(probe, [b"is there room?"])
+    except OSError as error:
+        raise type(error)(
+            f"{name}: {path} cannot be written ({error.strerror or error}): choose another place"
+        ) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+
+
 def sweep(path: Path) -> None:
     """Remove what killed processes have left of `path`. What a living one writes is locked."""
     # Not a glob of its name, which may hold brackets.

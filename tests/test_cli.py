@@ -422,6 +422,60 @@ def test_train_writes_its_files(trained):
     assert [path.name for path in Path.cwd().iterdir()] == [], "and nothing elsewhere"
 
 
+def test_train_draws_its_figure(trained):
+    out, _, output = trained
+    assert (out / "figure.png").read_bytes().startswith(b"\x89PNG") and f"figure: {out / 'figure.png'}" in output
+
+
+def test_without_matplotlib_there_is_a_result_and_no_figure(tmp_path, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "snntorch_bpsta.plots", raising=False)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Absent("matplotlib"), *sys.meta_path])
+    assert bpsta("train", *SMALL, "--limit", 32, "--test-limit", 32, "--out", tmp_path) == 0
+    out, err = capsys.readouterr()
+    assert "test accuracy" in out and "matplotlib is not installed" in err and not (tmp_path / "figure.png").exists()
+
+
+@pytest.mark.parametrize("name", ["result.json", "last.ckpt"])
+def test_a_run_again_by_what_it_was(name, trained, tmp_path, capsys):
+    """Recipe and seed are those of the run; an option goes over them."""
+    out, _, output = trained
+    assert bpsta("train", "--config", out / name, "--accelerator", "cpu", "--out", tmp_path / "again") == 0
+    assert accuracy(capsys.readouterr().out) == accuracy(output)
+    first, again = (json.loads((folder / "result.json").read_text()) for folder in (out, tmp_path / "again"))
+    assert (again["recipe"], again["seed"], again["history"]) == (first["recipe"], 3, first["history"])
+    arguments = cli._parser("train").parse_args(["train", "--config", str(out / name), "--lr=0.5"])
+    assert _options.recipe_of(arguments).as_dict() == first["recipe"] | {"lr": 0.5}
+
+
+def test_a_config_that_is_none(trained, tmp_path, capsys):
+    (tmp_path / "table.json").write_text('{"recipe": {"speed": 9}, "seed": 0, "precision": "32-true"}')
+    assert_one_line(
+        capsys, bpsta("train", "--config", tmp_path / "table.json"), "--config must be result.json", "speed"
+    )
+    assert_one_line(capsys, bpsta("train", "--config", tmp_path / "nowhere.json"), "nowhere.json")
+    config = ["--config", trained[0] / "result.json"]
+    assert_one_line(capsys, bpsta("train", *config, "--dataset", "mnist"), "is of digits: drop --dataset mnist")
+    assert_one_line(capsys, bpsta("train", *config, "--recipe", "table2"), "leave one of them out")
+    assert_one_line(capsys, bpsta("study", "simulator", *config), "--config is of no use")
+
+
+def test_a_warm_up_that_shrank_stays_when_the_run_is_extended(tmp_path, capsys):
+    small = [*SMALL[2:-6], "--limit", 32, "--test-limit", 32, "--accelerator", "cpu", "--out", tmp_path]
+    assert bpsta("train", *small, "--epochs", 5) == 0
+    assert bpsta("train", *small, "--epochs", 10, "--extend") == 0, capsys.readouterr().err
+    history = json.loads((tmp_path / "result.json").read_text())["history"]
+    assert [epoch["warm_up"] for epoch in history] == ["identity"] + 9 * [None]
+
+
+def test_the_folder_is_tried_before_anything_is_built(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Recipe, "build_network", None)
+    code = bpsta("train", *SMALL, "--out", tmp_path / "file" / "run")
+    assert_one_line(capsys, code, "out_dir (--out): ", "cannot be written", "choose another place")
+
+
 def test_train_takes_the_row_of_the_data_set_and_the_options_given(trained):
     recipe = json.loads((trained[0] / "result.json").read_text())["recipe"]
     expected = Recipe(
@@ -461,7 +515,7 @@ def test_evaluate_gives_the_same_accuracy_and_rates(trained, capsys):
     assert bpsta("evaluate", out / "last.ckpt", "--accelerator", "cpu") == 0
     again = capsys.readouterr().out
     assert accuracy(again) == accuracy(output)
-    layers = [line for line in again.splitlines() if line.startswith("  layer")]
+    layers = [line for line in again.splitlines() if line.startswith("  LIF ")]
     assert len(layers) == 5 and all(line in output for line in layers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import re
 import sys
 import textwrap
@@ -92,6 +93,10 @@ def add_recipe_options(parser: argparse.ArgumentParser, skip: Sequence[str] = ()
                 metavar=None if metadata["choices"] else kind.__name__.upper(),
             )  # fmt: skip
     parser.add_argument("--dataset", choices=tuple(RECIPES), metavar="NAME", help="data set (default: digits)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE",
+        help="begin with the recipe that a run had, in place of the data set's row: its result.json, or its last.ckpt",
+    )  # fmt: skip
     default = Recipe()
     own = ", ".join(f"{k}={v}" for k, v in default.as_dict().items() if k not in ("dataset", *skip))
     lines = [f"rows of the data sets, over the paper's values ({own}):"]
@@ -137,19 +142,43 @@ def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
 
 
+def run_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Recipe, seed and precision of the run that --config names; nothing without it."""
+    path = arguments.config
+    if path is None:
+        return {}
+    from ..training.recipes import Recipe
+
+    if path.suffix == ".ckpt":
+        from ..training.checkpoints import load_checkpoint
+
+        saved, recipe = load_checkpoint(path)
+        return {**saved["bpsta"], "recipe": recipe}
+    try:
+        row = json.loads(path.read_text())
+        return {"seed": row["seed"], "precision": row["precision"], "recipe": Recipe(**row["recipe"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"--config must be result.json or last.ckpt of a run, got {path} ({error!r})") from error
+
+
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the arguments ask for."""
     from ..training.recipes import RECIPES, Recipe
 
     own = given(arguments, *(option.name for option in fields(Recipe) if option.name != "dataset"))
-    if getattr(arguments, "recipe", None) is None:
-        row = RECIPES[arguments.dataset or "digits"]
-    else:
+    named, config = getattr(arguments, "recipe", None), arguments.config
+    if named and config:
+        raise ValueError("--recipe and --config both give a recipe: leave one of them out")
+    if config:
+        row = run_of(arguments)["recipe"]
+    elif named:
         from ..training.paper import paper_rows
 
-        row = paper_rows(own.get("preset", "paper"))[arguments.recipe].recipe
-        if arguments.dataset not in (None, row.dataset):
-            raise ValueError(f"--recipe {arguments.recipe} is of {row.dataset}: drop --dataset {arguments.dataset}")
+        row = paper_rows(own.get("preset", "paper"))[named].recipe
+    else:
+        row = RECIPES[arguments.dataset or "digits"]
+    if arguments.dataset not in (None, row.dataset):
+        raise ValueError(f"{named or config} is of {row.dataset}: drop --dataset {arguments.dataset}")
     epochs = own.get("epochs", 0)
     if 0 < epochs < row.epochs and row.warm_up_epochs and "warm_up_epochs" not in own:
         own["warm_up_epochs"] = max(1, row.warm_up_epochs * epochs // row.epochs)

@@ -56,6 +56,8 @@ def run_study(arguments: argparse.Namespace) -> int:
     recipe = recipe_of(arguments) if "recipe" in chosen.uses else None
     options = ("seeds", "jobs", "quick", "data_root", "download", "accelerator", "also_test")
     own = given(arguments, *options, *(option.name for option in fields(Recipe)))
+    if recipe is None:
+        own |= given(arguments, "config")
     for option in own.keys() - used(name, recipe):
         raise ValueError(f"--{option.replace('_', '-')} is of no use to the study {name!r}: leave it out")
     wanted = own.get("seeds", range(min(2, chosen.seeds) if "quick" in own else chosen.seeds))

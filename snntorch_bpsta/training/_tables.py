@@ -32,5 +32,5 @@ def print_result(row: Any) -> None:
         print()
         return
     print(f", firing rate {row['firing_rate']:.4f} spikes per neuron and step")
-    for layer, rate in row["firing_rates"].items():
-        print(f"  layer {layer:8} {rate:.4f}")
+    for place, (layer, rate) in enumerate(row["firing_rates"].items(), 1):
+        print(f"  LIF {place:<3} {rate:.4f}  (layer {layer})")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from .._files import locked
+from .._files import check_writable, locked
 from .checkpoints import CHECKPOINT, PREVIOUS, TO_RESUME, load_checkpoint
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 RESULT = "result.json"
+FIGURE = "figure.png"
 DAMAGED = "last.damaged.ckpt"
 
 
@@ -42,6 +43,7 @@ def claimed(folder: Path | None) -> Iterator[None]:
         return
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"out_dir (--out) must be a folder, got the file {folder}")
+    check_writable("out_dir (--out)", folder / CHECKPOINT)
     with locked(folder / "run", wait=False) as mine:
         if not mine:
             raise BlockingIOError(
@@ -70,7 +72,7 @@ class Last(ModelCheckpoint):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.overwrite and trainer.is_global_zero:
-            for name in (RESULT, CHECKPOINT, PREVIOUS, DAMAGED):
+            for name in (RESULT, FIGURE, CHECKPOINT, PREVIOUS, DAMAGED):
                 (self.folder / name).unlink(missing_ok=True)
 
 

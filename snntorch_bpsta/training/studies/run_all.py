@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..._checks import check_instance, check_path, check_positive_int, check_rows
-from ..._files import locked, write_whole
+from ..._files import check_writable, locked, write_whole
 from ..recipes import Recipe
 from .claims import STUDIES, grid, used
 from .table import check_study_rows, tabulate
@@ -129,16 +129,9 @@ def _try_to_write(out_file):
     for path in (out_file, table_file(out_file)):
         if path.exists() and not path.is_file():
             raise ValueError(f"out_file (--out): {path} is to be a file, and is there as something else")
-    probe = out_file.with_name(f".{out_file.name}.probe")
-    try:
-        with locked(out_file):
-            read_runs(out_file)
-            write_whole(probe, [b"is there room?"])
-            probe.unlink()
-    except OSError as error:
-        raise type(error)(
-            f"out_file (--out): {out_file} cannot be written ({error.strerror or error}): choose another place"
-        ) from error
+    check_writable("out_file (--out)", out_file)
+    with locked(out_file):
+        read_runs(out_file)
 
 
 def _write_table(path, table):

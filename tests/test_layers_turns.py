@@ -1,6 +1,7 @@
 """Chains of layers in turns over parts of the time: the same numbers, and only where something is gained."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -193,10 +194,46 @@ def test_off_where_it_is_not_ours(turns_of):
     assert turns_of.taken == []
 
 
+def test_whoever_looks_at_all_modules_sees_whole_calls(turns_of):
+    net = snn.MultiStep(*layers_of(NEURONS["bpta"]))
+    x = (torch.rand(T, B, 2, 8, 8) < 0.3).float()
+    counts = []
+    for size in (1 << 40, 2 * step_bytes()):
+        turns_of(size)
+        with torch.no_grad(), snn.energy.count_operations(net) as operations:
+            net(x)
+        counts.append(dict(operations))
+    assert counts[0] == counts[1] and not turns_of.taken
+
+
 def test_which_tells_of_turns_once(turns_of):
     turns_of(2 * step_bytes())
     net = snn.MultiStep(*layers_of(NEURONS["bpta"]))
     how = snn.which(net, (torch.rand(T, B, 2, 8, 8) < 0.3).float())
     assert how["0"] == "2 steps at a time, with the 8 layers behind it"
-    assert how["2"].startswith("cpu, with ReLU") and how["4.1"] == how["7"] == "cpu"
+    assert how["2"] == "cpu, with MaxPool2d, with ReLU" and how["4.1"] == how["7"] == "cpu"
     assert not how["6"].count("dense") > 1
+
+
+def test_a_neuron_is_looked_at_over_all_turns(turns_of):
+    """It fires in the last step alone: no word of silence; one that never fires is named once, with all steps."""
+    turns_of(2 * step_bytes())
+    x = torch.zeros(T, B, 2, 8, 8)
+    x[-1] = 1
+
+    def net(threshold):
+        neuron = snn.Leaky(beta=0.9, threshold=threshold, spatial_adj=True)
+        net = snn.MultiStep(nn.Conv2d(2, 8, 1), neuron, nn.Flatten(), nn.Linear(512, 5))
+        nn.init.constant_(net[0].weight, 1.0)
+        nn.init.zeros_(net[0].bias)
+        return net
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net(0.5)(x)
+    assert turns_of.taken == [2]
+    with pytest.warns(UserWarning, match="layer '1' .* fired nowhere in its first training pass, 7 steps") as told:
+        silent = net(50.0)
+        silent(x)
+        silent(x)
+    assert len(told) == 1 and "_parts" not in vars(silent[1])

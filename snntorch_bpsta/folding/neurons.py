@@ -60,6 +60,7 @@ def twin_of(neuron: Any) -> Any:
     if isinstance(neuron, Adjusted):
         mine["inplace"] = False  # what the current is needed for besides is not asked
         twin._forget()
+        mine["_noticed"] = True  # the passes that are recorded look at the neuron
     else:
         mine["_buffers"] = dict(neuron._buffers)
         mine["_non_persistent_buffers_set"] = set(neuron._non_persistent_buffers_set)

@@ -19,7 +19,7 @@ from .._checks import (
 )
 from .._torch import is_compiling
 from ..functional.skipping import of_layer
-from ..neurons import name_neurons
+from ..neurons import name_neurons, one_pass
 from ..telling import silent, tell
 from .memory_format import is_free, is_indifferent, joined, usual
 from .over_time import How, folded, one_tensor, row_of
@@ -166,9 +166,10 @@ class MultiStep(nn.Sequential):
         states: dict[nn.Module, list[Tensor]] = {}
         tell(chain[0].layer, f"{steps} steps at a time, with the {len(chain) - 1} layers behind it")
         parts = []
-        for part in x.split(steps):
-            with silent(bool(parts)):  # each turn would say the same
-                parts.append(self._through(chain, part, spiking, True, states))
+        with one_pass(layer for layer, _ in chain):
+            for part in x.split(steps):
+                with silent(bool(parts)):  # each turn would say the same
+                    parts.append(self._through(chain, part, spiking, True, states))
         return joined(parts)
 
     def _named(self, error, layer, x):

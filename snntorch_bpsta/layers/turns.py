@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import snntorch
 from torch import nn
 
+from .._torch import has_global_hooks
 from .over_time import TURN, How, row_of, steps_in_turn
 from .together import is_hooked
 
@@ -32,6 +33,8 @@ def chain_of(layers: Sequence[Placed], x: Tensor) -> tuple[int, int]:
     known. Between two such layers nothing is gained: what comes out of a chain has to be small against what is inside, and
     with gradients what goes in too, for each is put together from the parts.
     """
+    if has_global_hooks():
+        return 0, len(x)
     count, seen = 0, set[nn.Module]()
     largest = numbers = given = float(x[0].numel())
     for layer, _ in layers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from warnings import warn
 
@@ -12,6 +13,8 @@ from .._torch import is_capturing, is_compiling, is_transforming, is_watched
 from .build import Mixin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from torch import Tensor, nn
 
 PAPERS_FACTOR = 0.9 * 0.8 / 0.5  # what an error is multiplied by across a spike in the paper's own setting
@@ -36,6 +39,10 @@ class Noticing(Mixin):
         bool | list[bool] | None
     )  # None: no training pass yet; of single steps, whether it fired so far; True: done
 
+    _parts: list[tuple[bool, int, Tensor]] | None = (
+        None  # of a pass in parts: of each whether it fired, its steps, a step
+    )
+
     def _is_first(self, spk: Tensor) -> bool:
         """Whether this is the training pass to look at, and its values may be."""
         if self.__dict__["_noticed"] is True or not spk.requires_grad or not self.training or self.warm_up:
@@ -46,7 +53,11 @@ class Noticing(Mixin):
     def _notice_sequence(self, spk_rec: Tensor) -> None:
         """Look at all steps of the first training pass."""
         if not is_compiling() and (self.spatial_adj or self.temporal_alpha) and self._is_first(spk_rec):
-            self._notice(bool(spk_rec.any()), len(spk_rec), spk_rec[0])
+            looked_at = bool(spk_rec.any()), len(spk_rec), spk_rec[0]
+            if self._parts is None:
+                self._notice(*looked_at)
+            else:
+                self._parts.append(looked_at)
 
     def _notice_step(self, spk: Tensor) -> None:
         """Look at one step of a loop over time, whose first backward pass tells that the training pass is over."""
@@ -91,6 +102,22 @@ class Noticing(Mixin):
             spk = self.spike_grad(x)
             slope = torch.autograd.grad(spk.sum(), x)[0].item() if spk.requires_grad else 0.0
         return decay * (crosses + self.temporal_alpha * slope)
+
+
+@contextmanager
+def one_pass(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """The sequences of a neuron inside are parts of one pass, and looked at as one."""
+    neurons = [module for module in modules if isinstance(module, Noticing)]
+    for neuron in neurons:
+        neuron.__dict__["_parts"] = []
+    try:
+        yield
+    finally:
+        parts = [neuron.__dict__.pop("_parts") for neuron in neurons]
+    for neuron, own in zip(neurons, parts, strict=True):
+        if own:
+            fired, steps, likes = zip(*own, strict=True)
+            neuron._notice(any(fired), sum(steps), likes[0])
 
 
 def name_neurons(net: nn.Module) -> None:

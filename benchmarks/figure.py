@@ -17,7 +17,8 @@ def draw(report):
     """Bars, a panel per case; or lines over the size. A PNG beside the CSV file; returns its path."""
     from matplotlib.figure import Figure
 
-    drawn = {"time": _lines, "neurons": _lines, "sparse": _rates, "network": _stacked}.get(report.question, _bars)
+    own = {"time": _lines, "neurons": _lines, "sparse": _rates, "network": _stacked, "loops": _gains}
+    drawn = own.get(report.question, _bars)
     figure = drawn(Figure, report)
     e = report.environment
     figure.suptitle(f"{report.question}: {e['device']}, {e['threads']} thread(s), torch {e['torch']}", fontsize=9)
@@ -83,6 +84,21 @@ def _rates(new_figure, report):
         axis.set(xlabel="firing rate", ylabel="ms of a training step")
         _from_zero(axis)
     axis.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def _gains(new_figure, report):
+    """How many times as fast as the first competitor of its case, in one panel."""
+    rows = [row for row in reversed(report.rows) if isinstance(row.get("faster"), float) and row["faster"] != 1]
+    figure = new_figure(figsize=(8, 0.3 * len(rows) + 1.2), layout="constrained")
+    axis = figure.subplots()
+    gains = [row["faster"] for row in rows]
+    drawn = axis.barh([row["case"] for row in rows], gains, color=[_colour(row["competitor"]) for row in rows])
+    axis.bar_label(drawn, [f"{gain:.3g}" for gain in gains], padding=3, fontsize=7)
+    axis.axvline(1, color=_COLOURS["snntorch"], linewidth=1)
+    axis.set_title("times as fast as the net's own loop, forward and backward", fontsize=8, loc="left")
+    axis.tick_params(labelsize=7)
+    axis.margins(x=0.08)
     return figure
 
 

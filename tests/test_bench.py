@@ -599,8 +599,8 @@ def test_a_missing_library_of_figures_is_named(monkeypatch, capsys):
 
 def test_figures(nothing_installed):
     pytest.importorskip("matplotlib")
-    assert bench("time", "step", "network", "sparse", "--plot")[0] == 0
-    for question in ("time", "step", "network", "sparse"):
+    assert bench("time", "step", "network", "sparse", "loops", "--plot")[0] == 0
+    for question in ("time", "step", "network", "sparse", "loops"):
         with open(f"out/{question}-cpu.png", "rb") as file:
             assert file.read(4) == b"\x89PNG"
 

@@ -25,7 +25,7 @@ def code_cells(book):
 
 def test_there_is_one_for_every_data_set_and_two_to_begin_with():
     names = [path.stem[3:] for path in NOTEBOOKS]
-    assert names == ["quickstart", "from_snntorch", "mnist", "cifar10", "nmnist", "dvs_gesture", "cifar10_dvs"]
+    assert names == ["quickstart", "your_network", "mnist", "cifar10", "nmnist", "dvs_gesture", "cifar10_dvs"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -37,7 +37,7 @@ def test_it_is_committed_with_its_outputs(path):
     assert not [cell.metadata for cell in book.cells if cell.metadata], "times of execution, or the like"
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    assert any("image/png" in output.get("data", {}) for output in outputs) or path.stem == "02_from_snntorch"
+    assert any("image/png" in output.get("data", {}) for output in outputs) or path.stem == "02_your_network"
     assert path.stat().st_size < LARGEST
     text = re.sub(r"[A-Za-z0-9+/=]{200,}", "", path.read_text(encoding="utf-8"))  # without the pictures
     assert not re.search(r"/(home|root|work|tmp|Users)/", text), "a path of the machine it ran on"

@@ -281,3 +281,10 @@ def test_figure_of_a_study(arguments):
     pytest.importorskip("matplotlib", reason="matplotlib (extra: plots) is missing")
     figure = attempt(snn.plots.study, **arguments)
     assert figure is REFUSED or len(figure.axes) >= 2 or not arguments["rows"][0].get("flow")
+
+
+@fuzz("WarmUp", examples=40, arguments=calls(share=optional(0, 0.5, 1.0), warm_up=optional("surrogate", "identity")))
+def test_warm_up(arguments):
+    callbacks = pytest.importorskip("snntorch_bpsta.training.callbacks", reason="lightning (extra: train) is missing")
+    callback = attempt(callbacks.WarmUp, **arguments)
+    assert callback is REFUSED or 0 <= callback.share <= 1

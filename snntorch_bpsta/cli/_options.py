@@ -178,7 +178,8 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     else:
         row = RECIPES[arguments.dataset or "digits"]
     if arguments.dataset not in (None, row.dataset):
-        raise ValueError(f"{named or config} is of {row.dataset}: drop --dataset {arguments.dataset}")
+        source = f"--recipe {named}" if named else f"--config {config}"
+        raise ValueError(f"{source} is of {row.dataset}: drop --dataset {arguments.dataset}")
     epochs = own.get("epochs", 0)
     if 0 < epochs < row.epochs and row.warm_up_epochs and "warm_up_epochs" not in own:
         own["warm_up_epochs"] = max(1, row.warm_up_epochs * epochs // row.epochs)

@@ -193,7 +193,7 @@ class Adjusted(Built, Stateful, Watched, Noticing, Engine):
             out = (typed, *out[1:]) if isinstance(out, tuple) else typed
         if fresh:
             self._watch(typed, self.mem)
-        if not is_compiling():
+        if not is_compiling() and typed.requires_grad and self.__dict__["_noticed"] is not True:
             self._notice_step(typed)
         return out
 

@@ -101,7 +101,8 @@ class Engine(Mixin):
             self._put(spk=spk)
         if fresh and self.mem.requires_grad:
             self._watch(spk, self.mem)
-        self._notice_step(spk)
+        if spk.requires_grad and self.__dict__["_noticed"] is not True:
+            self._notice_step(spk)
         return spk if self.init_hidden and not self.output else (spk, *after)
 
     def _run(

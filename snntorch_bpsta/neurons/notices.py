@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from warnings import warn
 
 import torch
@@ -35,9 +35,8 @@ class Noticing(Mixin):
     """Looks at a neuron's first training pass."""
 
     _name = ""  # in the net that it was made a part of, where that is known
-    _noticed: (
-        bool | list[bool] | None
-    )  # None: no training pass yet; of single steps, whether it fired so far; True: done
+    # None: no training pass yet; of single steps, how many so far, and whether it fired; True: done.
+    _noticed: bool | list[Any] | None
 
     _parts: list[tuple[bool, int, Tensor]] | None = (
         None  # of a pass in parts: of each whether it fired, its steps, a step
@@ -65,18 +64,23 @@ class Noticing(Mixin):
             return
         fired = self.__dict__["_noticed"]
         if fired is None:
-            self.__dict__["_noticed"] = fired = []
+            self.__dict__["_noticed"] = fired = self._begun()
             me, like = weakref.ref(self), spk.detach()
 
             def over(grad):
                 neuron = me()
-                if neuron is not None and neuron.__dict__["_noticed"] is fired:
-                    neuron._notice(any(fired), len(fired), like)
+                if neuron is not None and neuron.__dict__.get("_noticed") is fired:
+                    neuron._notice(bool(fired[1]), fired[0], like)
 
             for output in (spk, self.mem):
                 if output.requires_grad:
                     output.register_hook(over)
-        fired.append((bool(fired) and fired[-1]) or bool(spk.any()))
+        fired[0], fired[1] = fired[0] + 1, spk.detach().any() | fired[1]
+
+    @staticmethod
+    def _begun() -> list[Any]:
+        """How many steps so far, and whether the neuron fired, which nobody looks at before the end."""
+        return [0, False]
 
     def _notice(self, fired, steps, like):
         self.__dict__["_noticed"] = True
@@ -123,5 +127,5 @@ def one_pass(modules: Iterable[nn.Module]) -> Iterator[None]:
 def name_neurons(net: nn.Module) -> None:
     """Tell the neurons in `net` what they are called there, for what they say."""
     for name, module in net.named_modules():
-        if isinstance(module, Noticing):
+        if isinstance(module, Noticing) and module._name != name:
             module.__dict__["_name"] = name

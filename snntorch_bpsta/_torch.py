@@ -30,6 +30,11 @@ tree_unflatten: Callable[[Any, Any], Any] = _pytree.tree_unflatten
 tree_leaves: Callable[[Any], list[Any]] = _pytree.tree_leaves
 
 
+def is_forward_mode() -> bool:
+    """Whether forward-mode differentiation is at work."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
 def has_global_hooks() -> bool:
     """Whether hooks on all modules that there are look at what goes through them. (PyTorch's own function goes on to say
     so when one with always_call=True was removed.)"""

@@ -266,6 +266,15 @@ def test_other_types():
     assert seen == [None]
 
 
+def test_forward_mode():
+    x, layer = input_of("3x3"), layer_of("3x3")
+    tangent = torch.rand_like(x)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, tangent)
+        assert conv2d(dual, layer) == (None, "not in a graph")
+    assert conv2d(x, layer)[0] is not None
+
+
 def test_the_switch():
     x, layer = input_of("3x3"), layer_of("3x3")
     try:

@@ -48,6 +48,13 @@ def test_a_backward_pass_is_seen_with_what_becomes_of_its_graph(keep):
     assert _torch.backward_pass() == -1
 
 
+def test_forward_mode_is_seen():
+    assert not _torch.is_forward_mode()
+    with torch.autograd.forward_ad.dual_level():
+        assert _torch.is_forward_mode()
+    assert not _torch.is_forward_mode()
+
+
 def test_hooks_on_all_modules_are_seen():
     assert not _torch.has_global_hooks()
     of = torch.nn.modules.module

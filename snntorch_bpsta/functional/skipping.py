@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from .._checks import check_flags
-from .._torch import is_autocast, is_compiling, is_transforming, is_watched
+from .._torch import is_autocast, is_compiling, is_forward_mode, is_transforming, is_watched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -189,7 +189,7 @@ def _why_not(x, weight, bias, dimensions):
     """Why a layer cannot skip zeros, whatever these are."""
     if not _on:
         return "skip_zeros(False)"
-    if is_compiling() or is_transforming() or is_watched():
+    if is_compiling() or is_transforming() or is_watched() or is_forward_mode():
         return "not in a graph"
     for each in (x, weight) if bias is None else (x, weight, bias):
         if type(each) not in (torch.Tensor, nn.Parameter):

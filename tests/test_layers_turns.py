@@ -41,7 +41,7 @@ class Own(nn.Module):
 
 def layers_of(neuron, last=None):
     return [
-        nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), neuron(), nn.MaxPool2d(2), nn.Sequential(nn.Conv2d(8, 4, 3), neuron()),
+        nn.Conv2d(2, 8, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(), neuron(), nn.Sequential(nn.Conv2d(8, 4, 3), neuron()),
         nn.Flatten(), nn.Linear(16, 5), (last or neuron)(),
     ]  # fmt: skip
 
@@ -112,25 +112,29 @@ def chain(net, x, size=4 * 512 * B):
 
 
 def hooked(net):
-    net[3].register_forward_hook(lambda module, args, out: None)
+    net[1].register_forward_hook(lambda module, args, out: None)
     return net
 
 
 RULES = {
     "whole": (lambda: snn.MultiStep(*layers_of(NEURONS["bpta"])), True),
     "eval": (lambda: snn.MultiStep(*layers_of(NEURONS["bpta"])).eval(), True),
-    "batch norm": (lambda: snn.MultiStep(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), *layers_of(NEURONS["off"])[2:]), False),
+    "batch norm": (lambda: snn.MultiStep(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), *layers_of(NEURONS["off"])[1:]), False),
     "batch norm, eval": (
-        lambda: snn.MultiStep(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), *layers_of(NEURONS["off"])[2:]).eval(), True,
+        lambda: snn.MultiStep(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), *layers_of(NEURONS["off"])[1:]).eval(), True,
     ),
     "no averages": (
         lambda: snn.MultiStep(
-            nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8, track_running_stats=False), *layers_of(NEURONS["off"])[2:]
+            nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8, track_running_stats=False), *layers_of(NEURONS["off"])[1:]
         ).eval(), False,
     ),
     "hooked": (lambda: hooked(snn.MultiStep(*layers_of(NEURONS["off"]))), False),
     "large result": (lambda: snn.MultiStep(nn.Conv2d(2, 8, 3), snn.Leaky(**PAPER)), False),
     "large input": (lambda: snn.MultiStep(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, 2)), True),
+    "pooled by the neuron": (
+        lambda: snn.MultiStep(nn.Conv2d(2, 8, 3), snn.Leaky(**PAPER), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 2)),
+        False,
+    ),
     "own": (lambda: snn.MultiStep(nn.Conv2d(2, 8, 3), Own(), nn.MaxPool2d(2), nn.Flatten()), False),
     "recurrent": (
         lambda: snn.MultiStep(nn.Conv2d(2, 8, 3), snn.RLeaky(beta=0.9, all_to_all=False), nn.Flatten(), nn.Linear(8, 2)),
@@ -153,19 +157,19 @@ def test_with_gradients_a_large_input_stays_whole():
 
 def test_a_neuron_that_comes_twice_ends_the_chain():
     lif = snn.Leaky(**PAPER, init_hidden=True)
-    net = snn.MultiStep(nn.Conv2d(2, 8, 3), lif, nn.MaxPool2d(4), lif, nn.Flatten())
+    net = snn.MultiStep(nn.Conv2d(2, 8, 3), nn.MaxPool2d(4), lif, lif, nn.Flatten())
     assert chain(net, torch.rand(T, B, 2, 8, 8))[0] == 3
 
 
 def test_heavy_weights_end_the_chain():
     net = snn.MultiStep(
-        nn.Conv2d(2, 8, 3, padding=1), snn.Leaky(**PAPER), nn.MaxPool2d(8), nn.Flatten(), nn.Linear(8, 1 << 17)
+        nn.Conv2d(2, 8, 3, padding=1), nn.MaxPool2d(8), snn.Leaky(**PAPER), nn.Flatten(), nn.Linear(8, 1 << 17)
     )
     assert chain(net, torch.rand(T, B, 2, 8, 8))[0] == 4
 
 
 def test_dropout_draws_what_it_drew(turns_of):
-    net = snn.MultiStep(nn.Conv2d(2, 8, 3), snn.Leaky(**PAPER), nn.MaxPool2d(3), nn.Dropout(0.5), nn.Flatten())
+    net = snn.MultiStep(nn.Conv2d(2, 8, 3), nn.MaxPool2d(3), snn.Leaky(**PAPER), nn.Dropout(0.5), nn.Flatten())
     x, results = torch.rand(T, B, 2, 8, 8), []
     for size in (1 << 40, 1000):
         turns_of(size)
@@ -211,7 +215,7 @@ def test_which_tells_of_turns_once(turns_of):
     net = snn.MultiStep(*layers_of(NEURONS["bpta"]))
     how = snn.which(net, (torch.rand(T, B, 2, 8, 8) < 0.3).float())
     assert how["0"] == "2 steps at a time, with the 8 layers behind it"
-    assert how["2"] == "cpu, with MaxPool2d, with ReLU" and how["4.1"] == how["7"] == "cpu"
+    assert how["3"] == "cpu, with ReLU" and how["4.1"] == how["7"] == "cpu"
     assert not how["6"].count("dense") > 1
 
 
@@ -223,7 +227,7 @@ def test_a_neuron_is_looked_at_over_all_turns(turns_of):
 
     def net(threshold):
         neuron = snn.Leaky(beta=0.9, threshold=threshold, spatial_adj=True)
-        net = snn.MultiStep(nn.Conv2d(2, 8, 1), neuron, nn.Flatten(), nn.Linear(512, 5))
+        net = snn.MultiStep(nn.Conv2d(2, 8, 1), nn.MaxPool2d(2), neuron, nn.Flatten(), nn.Linear(128, 5))
         nn.init.constant_(net[0].weight, 1.0)
         nn.init.zeros_(net[0].bias)
         return net
@@ -232,8 +236,8 @@ def test_a_neuron_is_looked_at_over_all_turns(turns_of):
         warnings.simplefilter("error")
         net(0.5)(x)
     assert turns_of.taken == [2]
-    with pytest.warns(UserWarning, match="layer '1' .* fired nowhere in its first training pass, 7 steps") as told:
+    with pytest.warns(UserWarning, match="layer '2' .* fired nowhere in its first training pass, 7 steps") as told:
         silent = net(50.0)
         silent(x)
         silent(x)
-    assert len(told) == 1 and "_parts" not in vars(silent[1])
+    assert len(told) == 1 and "_parts" not in vars(silent[2])

@@ -53,7 +53,8 @@ class MultiStep(nn.Sequential):
     fresh state, or from their hidden one with ``init_hidden=True``. ``nn.Sequential`` inside is walked; snnTorch's
     ``BatchNormTT`` lists give each step its own entry; a module with ``time_major = True`` gets the whole ``[T, B, *]``.
     On a CPU convolutions run channels last, and what is returned, or given to a module of your own, lies as usual; and where
-    activations are large, layers take turns over parts of the time, with the states of the neurons handed on.
+    activations are large and pooled in front of a neuron, layers take turns over parts of the time, with the states of the
+    neurons handed on.
 
     Args:
         *layers: modules, or one ordered dict of them, as ``nn.Sequential`` takes them (and with its state_dict keys).

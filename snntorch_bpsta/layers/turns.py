@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SAME_SIZE = (nn.ReLU, nn.Identity, nn.Flatten)
 # The same, unless they are in training.
 _IN_EVAL = (nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 _HEAVIEST = TURN // 4  # bytes of weights; they, and their gradient, are read at every turn
 
 
@@ -31,21 +32,24 @@ def chain_of(layers: Sequence[Placed], x: Tensor) -> tuple[int, int]:
 
     What draws at random or takes statistics stays whole, and so does what is looked at, what comes twice, and what is not
     known. Between two such layers nothing is gained: what comes out of a chain has to be small against what is inside, and
-    with gradients what goes in too, for each is put together from the parts.
+    with gradients what goes in too, for each is put together from the parts. Nor is it without a pooling in front of a
+    neuron, as tutorial 6 has it, which PyTorch does with an index of 8 bytes for each number: a neuron that pools its
+    spikes itself writes too little for turns to pay.
     """
     if has_global_hooks():
         return 0, len(x)
-    count, seen = 0, set[nn.Module]()
+    count, seen, pools = 0, set[nn.Module](), False
     largest = numbers = given = float(x[0].numel())
     for layer, _ in layers:
         growth = _growth(layer)
         if growth is None or layer in seen or is_hooked(layer):
             break
+        pools = pools or (type(layer) in _POOLS and not (count and _hands_on(layers[count - 1].layer)))
         seen.add(layer)
         numbers *= growth
         largest = max(largest, numbers)
         count += 1
-    if 2 * max(numbers, given if x.requires_grad else 0) > largest:
+    if not pools or 2 * max(numbers, given if x.requires_grad else 0) > largest:
         return 0, len(x)
     steps = steps_in_turn(len(x), largest * x.element_size())
     return (count, steps) if count > 1 and steps < len(x) else (0, len(x))
@@ -60,7 +64,7 @@ def _growth(layer):
         return layer.out_channels / layer.in_channels / (layer.stride[0] * layer.stride[1])
     if kind is nn.Linear:
         return layer.out_features / layer.in_features
-    if kind in (nn.MaxPool2d, nn.AvgPool2d):
+    if kind in _POOLS:
         stride = layer.stride if isinstance(layer.stride, tuple) else (layer.stride, layer.stride)
         return 1 / (stride[0] * stride[1])
     if kind in _SAME_SIZE or (kind in _IN_EVAL and not layer.training and getattr(layer, "track_running_stats", True)):

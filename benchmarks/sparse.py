@@ -16,7 +16,6 @@ from .timing import WRONG, Turn, figures, kept_memory, measure
 RATES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 SKIPPING, DENSE = "bpsta, skipping zeros", "bpsta, skip_zeros off"
 NCHW, LAST = "torch, NCHW", "torch, channels last"
-_TOLERANCE = 1e-4  # of outputs and gradients, each over its largest entry: float32 sums in another order
 
 
 def _torch_alone(conv):
@@ -43,8 +42,12 @@ def _ours_between(conv):
     return snn.MultiStep(ours(), conv, ours())
 
 
-# Case -> a dense convolution and ours, alone and between our neurons.
-CASES = {"convolution": (_torch_alone, _ours_alone), "LIF, convolution, LIF": (_torch_between, _ours_between)}
+# Case -> a dense convolution and ours, alone and between our neurons; and how far ours may be off, see `_off`. Float32 sums
+# in another order put a membrane in a million on the other side of the threshold, and one spike weighs 0.002 here.
+CASES = {
+    "convolution": (_torch_alone, _ours_alone, 1e-4),
+    "LIF, convolution, LIF": (_torch_between, _ours_between, 2e-2),
+}
 
 
 def sparse(settings, report):
@@ -52,7 +55,7 @@ def sparse(settings, report):
     channels, side, (steps, batch) = (32, 12, (2, 2)) if settings.quick else (128, 28, (4, 6))
     shape = (steps, batch, channels, side, side)
     with kept_memory(), switched_back():
-        for case, (dense, own) in CASES.items():
+        for what, (dense, own, tolerance) in CASES.items():
             for rate in RATES[2::4] if settings.quick else RATES:
                 # A current of 1 makes a neuron fire at once and leaves it at 0: the spikes behind it are the current.
                 generator = torch.Generator(settings.device).manual_seed(settings.seed)
@@ -64,7 +67,8 @@ def sparse(settings, report):
                     DENSE: (own, channels_last, False),
                     SKIPPING: (own, channels_last, True),
                 }
-                _race(settings, report, f"{case}, {channels}C3 on {side}x{side}, rate {rate:g}", competitors, x, grad)
+                case = f"{what}, {channels}C3 on {side}x{side}, rate {rate:g}"
+                _race(settings, report, case, competitors, tolerance, x, grad)
 
 
 @contextlib.contextmanager
@@ -76,7 +80,7 @@ def switched_back():
         snn.skip_zeros()
 
 
-def _race(settings, report, case, competitors, x, grad):
+def _race(settings, report, case, competitors, tolerance, x, grad):
     turns, others, notes, expected = {}, {}, {}, None
     for name, (build, layout, on) in competitors.items():
         if skipped(settings, name):
@@ -90,15 +94,18 @@ def _race(settings, report, case, competitors, x, grad):
             results = [tensor.detach().clone() for tensor in (y, *gradients)]
             results[1] *= x  # what it is elsewhere nobody asks
             expected = expected or results
-            errors = [
-                (mine - want).abs().max() / want.abs().max() for mine, want in zip(results, expected, strict=True)
-            ]
-            others[name]["error"] = error = float(torch.stack(errors).max())
-            if not error <= _TOLERANCE and name in (SKIPPING, DENSE):
+            others[name]["error"] = error = _off(results, expected)
+            if not error <= tolerance and name in (SKIPPING, DENSE):
                 notes[name] = f"{WRONG}: off by {error:.1e}; no speed is reported"
                 continue
             turns[name] = Turn(step)
     add_all(report, case, figures(measure(turns, settings), LAST), others, notes)
+
+
+def _off(results, expected):
+    """The largest error of outputs and gradients, norm over norm; NaN where one is not a number."""
+    errors = [(mine - want).norm() / (want.norm() or 1) for mine, want in zip(results, expected, strict=True)]
+    return float(torch.stack(errors).max())
 
 
 def _convolution(settings, channels, layout):

@@ -498,3 +498,62 @@ def test_a_folded_loop_has_the_same_gradients(name):
     for place in ("conv2", "fc"):
         assert told[place].startswith("skips zeros") and ("at spikes" in told[place]) == (name == "bpsa"), told
     assert "conv1" not in told
+
+
+class Soft(snn.Leaky):
+    """Fires by a rule of its own, whose derivative is not Eq. 9."""
+
+    def fire(self, mem):
+        return snn.surrogate.rectangle()(mem - self.threshold)
+
+
+class Silent(snn.Leaky):
+    """Hands out those who did not fire."""
+
+    def forward(self, input_, mem=None):
+        spk, mem = super().forward(input_, mem)
+        return 1 - spk, mem
+
+
+class Own(snntorch.Leaky):
+    """A neuron of snnTorch that takes all steps in its own way."""
+
+    def sequence(self, input_):
+        mem, rows = self.init_leaky(), []
+        for cur in input_:
+            spk, mem = self(cur, mem)
+            rows.append(spk)
+        return torch.stack(rows), mem
+
+
+@pytest.mark.filterwarnings("ignore:.*runs as a loop over time")
+@pytest.mark.parametrize("kind", [Soft, Silent, Own])
+@pytest.mark.parametrize("fold", [False, True])
+def test_neurons_of_ones_own_get_the_whole_gradient(kind, fold):
+    options = {} if kind is Own else dict(spatial_adj=True)
+    if fold:
+        plain = Loop(kind, **options)
+        net = snn.fold_time(plain)
+        for _ in range(2):
+            net(FRAMES)
+    else:
+        net = plain = network(**options)
+        lif = dict(beta=0.5, threshold=0.25, reset_mechanism="zero") | options
+        net[1], net[4], net[8] = kind(**lif), kind(**lif), kind(**lif)
+    (out, grads), (other, found) = gradients(plain, False), gradients(net, True)
+    assert torch.equal(out, other) and out.any()
+    for a, b in zip(found, grads, strict=True):
+        assert b.abs().max() > 0 and torch.allclose(a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item())
+    assert not any("at spikes" in how for how in snn.which(net, FRAMES).values())
+
+
+def test_a_hook_that_puts_other_spikes_in_place():
+    net = network(spatial_adj=True)
+    net[1].register_forward_hook(lambda module, args, out: tuple(1 - x if i == 0 else x for i, x in enumerate(out)))
+    (out, grads), (other, found) = gradients(net, False), gradients(net, True)
+    assert torch.equal(out, other)
+    assert all(
+        torch.allclose(a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item()) for a, b in zip(found, grads, strict=True)
+    )
+    first, second = ways(net)
+    assert "skips" in first and "at spikes" not in first and "at spikes" in second

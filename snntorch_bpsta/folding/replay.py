@@ -12,6 +12,7 @@ from .._torch import tree_leaves, tree_unflatten
 from ..functional.skipping import conv2d, linear
 from ..layers.memory_format import joined, usual
 from ..layers.over_time import over_time
+from ..neurons import Adjusted
 from ..telling import tell
 from . import neurons
 from .layout import Rows, stacked_whole
@@ -215,8 +216,8 @@ class _Run:
         if node.fn in _DOORS and stacked[0] and not any(stacked[1:]):
             neuron = _spiking(unit)
             if neuron is not None:
-                adjusted = getattr(neuron, "spatial_adj", False) and getattr(neuron, "warm_up", None) is None
-                door = partial(_DOORS[node.fn], at_spikes=adjusted)
+                alone = isinstance(neuron, Adjusted) and neuron._learns_at_spikes()
+                door = partial(_DOORS[node.fn], at_spikes=alone)
                 out, how = _with(node, values[0].flatten(0, 1), *values[1:], fn=door)
                 for module in {ref.node.fn.module for ref in refs_of(node) if isinstance(ref.node.fn, Attribute)}:
                     tell(module, how if out is not None else f"dense: {how}")

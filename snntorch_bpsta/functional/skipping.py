@@ -57,10 +57,10 @@ _GROUPS, _GROUP_BYTES = 8, 16 << 20  # of the images, each with a sum of its own
 def skip_zeros(on: bool = True) -> None:
     """Whether layers behind spiking neurons may skip zeros, in this process; from the start they may.
 
-    In a :class:`~snntorch_bpsta.MultiStep`, on a CPU and in float32, an ``nn.Conv2d`` (stride 1, dilation 1, one group,
-    zeros around) or ``nn.Linear`` right behind a spiking neuron, or behind a max pooling of its spikes, skips the zeros
-    where the number of spikes and the size of the layer make that faster. Its output and gradients are PyTorch's to
-    rounding: the sums go in another order.
+    In :class:`~snntorch_bpsta.MultiStep` and :func:`~snntorch_bpsta.fold_time`, on a CPU and in float32, an ``nn.Conv2d``
+    (stride 1, dilation 1, one group, zeros around) or ``nn.Linear`` right behind a spiking neuron, or behind a max pooling
+    of its spikes, skips the zeros where the number of spikes and the size of the layer make that faster. Its output and
+    gradients are PyTorch's to rounding: the sums go in another order.
 
     Args:
         on: False leaves all layers to PyTorch.

@@ -111,9 +111,12 @@ def _around_a_neuron(layers, x, spiking):
 
 def _pools(neuron, layer):
     """Whether a neuron takes over the pooling behind it: one whose ``sequence`` is ours, and nobody looks at the spikes."""
-    if windows_of(layer) is None or is_hooked(neuron) or has_global_hooks() or "sequence" in vars(neuron):
-        return False
-    return any(type(neuron).sequence is kind.sequence for kind in FAMILY)
+    return windows_of(layer) is not None and not (is_hooked(neuron) or has_global_hooks()) and _is_ours(neuron)
+
+
+def _is_ours(neuron):
+    """Whether the ``sequence`` of a neuron is that of this package."""
+    return "sequence" not in vars(neuron) and any(type(neuron).sequence is kind.sequence for kind in FAMILY)
 
 
 def _behind_a_neuron(layers, x, spiking):
@@ -122,8 +125,10 @@ def _behind_a_neuron(layers, x, spiking):
     layer = layers[0].layer
     if spiking is None or type(layer) not in SKIPPING or is_hooked(layer) or has_global_hooks():
         return None
-    seen = spiking._backward_hooks or spiking._backward_pre_hooks
-    return Together(options={"at_spikes": spiking.spatial_adj and spiking.warm_up is None and not seen})
+    alone = (
+        _is_ours(spiking) and spiking._learns_at_spikes() and not is_hooked(spiking)
+    )  # a hook may put others in place
+    return Together(options={"at_spikes": alone})
 
 
 def _with_its_norm(layers, x, spiking):

@@ -89,6 +89,11 @@ class Engine(Mixin):
                     return f"{name} of {value.dtype} per neuron with an input of {dtype}"
         return None
 
+    def _learns_at_spikes(self) -> bool:
+        """Whether the derivative of what comes out is 0 wherever that is 0: Eq. 9, in a step that nobody has changed."""
+        own = self._changed_steps() or self._steps_by_itself()
+        return self.spatial_adj and self.warm_up is None and not own
+
     def _kernel_step(self, input_, states):
         """A step by the kernels."""
         states, fresh = self._begin(input_, states)

@@ -36,7 +36,7 @@ FEATURES = {
     "MultiStep and the other layers": "test_layers_multistep test_layers_blocks test_layers_fused test_layers_together "
     "test_layers_memory_format test_layers_turns",
     "A loop over time, unchanged (fold_time)": "test_folding test_folding_defeat test_folding_zoo test_folding_random "
-    "test_folding_processes",
+    "test_folding_pool test_folding_processes",
     "Networks of Table 1": "test_networks",
     "torch.compile, torch.library, autocast": "test_compile test_export::test_compile",
     "torch.export": "test_compile::test_export test_export::test_export",

@@ -406,9 +406,27 @@ def test_a_network_has_the_same_gradients(name):
         assert b.abs().max() > 0 and torch.allclose(a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item())
     at_spikes = ", its input's gradient at spikes" if OPTIONS[name].get("spatial_adj") else ""
     told = snn.which(net, FRAMES)
-    assert [*told] == ["1", "3", "4", "7", "8"]
+    assert [*told] == ["0", "1", "3", "4", "7", "8"] and told["0"].startswith("skips zeros at rate 0.18")
+    assert "0" not in snn.which(net, FRAMES * 0.5)  # frames of numbers
     for place in ("3", "7"):
         assert told[place].startswith("skips zeros at rate 0.") and told[place].endswith(at_spikes or told[place][-4:])
+
+
+def test_an_input_of_spikes_is_skipped_and_one_that_is_none_costs_a_look_at_one_image(monkeypatch):
+    layer = snn.MultiStep(nn.Linear(784, 64))
+    spikes = (torch.rand(5, 16, 784) < 0.1).float()
+    expected = nn.functional.linear(spikes, layer[0].weight, layer[0].bias)
+    assert torch.allclose(layer(spikes), expected, atol=1e-5)
+    assert snn.which(layer, spikes)["0"].startswith("skips zeros at rate 0.1")
+    looked, count = [], skipping.count
+    monkeypatch.setattr(skipping, "count", lambda x: looked.append(len(x)) or count(x))
+    currents = torch.rand(5, 16, 784)
+    assert torch.equal(layer(currents), nn.functional.linear(currents, layer[0].weight, layer[0].bias))
+    assert looked == [1]
+    late = spikes.clone()
+    late[-1, -1, -1] = 2
+    assert torch.equal(layer(late), nn.functional.linear(late, layer[0].weight, layer[0].bias))
+    assert snn.which(layer, late) == {}
 
 
 def ways(net, **options):
@@ -497,7 +515,8 @@ def test_a_folded_loop_has_the_same_gradients(name):
     told = {place.removeprefix("net."): how for place, how in snn.which(fast, FRAMES).items()}
     for place in ("conv2", "fc"):
         assert told[place].startswith("skips zeros") and ("at spikes" in told[place]) == (name == "bpsa"), told
-    assert "conv1" not in told
+    assert told["conv1"].startswith("skips zeros at rate 0.18") and "at spikes" not in told["conv1"]
+    assert "net.conv1" not in snn.which(fast, FRAMES * 0.5)
 
 
 class Soft(snn.Leaky):

@@ -7,7 +7,9 @@ from dataclasses import field as _field
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
+from ..functional.pool import layer_of, windows_of
 from ..layers.over_time import steps_in_turn
 from .records import Node, Recording, Ref, refs_of
 
@@ -39,6 +41,8 @@ class Unit:
     wanted: dict[Any, bool] = _field(default_factory=dict)  # outputs that are needed, and whether those of every step
     outside: set[Any] = _field(default_factory=set)  # outputs that are needed behind its block
     size: int = 0  # bytes of its largest result at one step
+    pool: nn.Module | None = None  # of neurons whose spikes nobody needs but a group that pools them: the pooling
+    into: Unit | None = None  # that group, whose work they do
 
     @property
     def first(self) -> Node:
@@ -82,6 +86,7 @@ def lay_out(recording: Recording, units: list[Unit], of: Places, first: int) -> 
             rows = [refs_of(node) for node in unit.members]
             count = 1 if unit.first.kind == "neuron" else len(rows[0])
             unit.sources = [_source([row[i] for row in rows], of) for i in range(count)]
+    _give_pools(recording, units, of)
     blocks = [Block([unit], len(unit.members)) for unit in units[:first]] + _blocks(units[first:], of)
     block_of = {id(unit): block for block in blocks for unit in block.units}
     for ref in outputs_of(recording):
@@ -92,6 +97,41 @@ def lay_out(recording: Recording, units: list[Unit], of: Places, first: int) -> 
                 of[ref.node][0].outside.add(ref.out)
     _free(recording, blocks, of)
     return blocks
+
+
+def _give_pools(recording, units, of):
+    """Let neurons pool their spikes themselves, where nobody else takes them."""
+    users: dict[Ref, int] = {}
+    for ref in outputs_of(recording) + [ref for look in recording.looks for ref in look.refs]:
+        users[ref] = 2
+    for node in of:
+        for ref in refs_of(node):
+            users[ref] = users.get(ref, 0) + 1
+    for unit in units:
+        neuron = _takes_spikes_of(unit)
+        if neuron is None or neuron.first.grad != unit.first.grad or any(node.effects for node in unit.members):
+            continue
+        if any(users[Ref(node, "spk")] > 1 for node in neuron.members):
+            continue
+        args, kwargs = unit.first.args, unit.first.kwargs
+        layer = layer_of(unit.first.fn, args[1:], kwargs) if args and type(args[0]) is Ref else None
+        spk = neuron.first.values.get("spk")
+        if layer is not None and windows_of(layer) is not None and spk is not None and spk.dim() == 4:
+            neuron.pool, neuron.into = layer, unit
+
+
+def _takes_spikes_of(unit):
+    """The neurons whose spikes, all of them, a group takes and nothing else."""
+    source = unit.sources[0] if len(unit.sources) == 1 else None
+    if not isinstance(source, Rows) or source.out != "spk" or not source.are_all_of(unit):
+        return None
+    return source.unit if source.unit.first.kind == "neuron" else None
+
+
+def is_done(unit: Unit) -> bool:
+    """Whether the neurons in front of a group have done its work."""
+    source = unit.sources[0] if unit.sources else None
+    return isinstance(source, Rows) and source.unit.into is unit
 
 
 def _bytes(value):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._snntorch import step_names
+from ..functional.pool import pooled
 from ..neurons import FAMILY, Adjusted
 from ..neurons.build import OPTIONS
 
@@ -79,9 +80,12 @@ def step(twin: Any, current: Tensor, states: Sequence[Tensor]) -> dict[str, Tens
     return dict(zip(twin._returns, after, strict=True)) | {"spk": spk}
 
 
-def sequence(twin: Any, current: Tensor, num_steps: int, states: Sequence[Tensor], wanted: Mapping[str, bool]) -> Any:
+def sequence(
+    twin: Any, current: Tensor, num_steps: int, states: Sequence[Tensor], wanted: Mapping[str, bool],
+    pool: nn.Module | None = None,
+) -> Any:  # fmt: skip
     """All steps, of a `current` ``[T, B, *]`` or one that stays the same, ``[1, B, *]``. `wanted` names what is needed
-    besides the last states, and says whether of every step.
+    besides the last states, and says whether of every step. With a `pool` its spikes are pooled.
 
     Returns:
         tuple: {name: ``[T, B, *]``} of what is wanted at every step, and {name: ``[B, *]``} of the last states.
@@ -90,7 +94,7 @@ def sequence(twin: Any, current: Tensor, num_steps: int, states: Sequence[Tensor
     shape = current.shape[1:]
     started = [state if state.shape == shape else None for state in states]
     options = {} if len(current) == num_steps else {"num_steps": num_steps}
-    spk, *after = twin._all_steps(current, started, record=record, **options)
+    spk, *after = twin._all_steps(current, started, record=record, pool=pool, **options)
     rows = {"spk": spk}
     last = dict(zip(twin._returns, after, strict=True))
     for name in record:
@@ -99,7 +103,10 @@ def sequence(twin: Any, current: Tensor, num_steps: int, states: Sequence[Tensor
     return rows, last | {"spk": spk[-1]}
 
 
-def stepped(twin: Any, current: Tensor, num_steps: int, states: Sequence[Tensor], wanted: Mapping[str, bool]) -> Any:
+def stepped(
+    twin: Any, current: Tensor, num_steps: int, states: Sequence[Tensor], wanted: Mapping[str, bool],
+    pool: nn.Module | None = None,
+) -> Any:  # fmt: skip
     """The same by a loop."""
     rows: dict[str, list[Tensor]] = {name: [] for name in ("spk", *wanted)}
     last: dict[str, Tensor] = {}
@@ -108,7 +115,8 @@ def stepped(twin: Any, current: Tensor, num_steps: int, states: Sequence[Tensor]
         states = [last[name] for name in twin._states]
         for name, row in rows.items():
             row.append(last[name])
-    return {name: torch.stack(row) for name, row in rows.items()}, last
+    stacks = {name: torch.stack(row) for name, row in rows.items()}
+    return stacks | {"spk": pooled(stacks["spk"], pool)}, last
 
 
 def why_stepped(twin: Any, dtype: torch.dtype) -> str | None:

@@ -15,7 +15,7 @@ from ..layers.over_time import over_time
 from ..neurons import Adjusted
 from ..telling import tell
 from . import neurons
-from .layout import Rows, stacked_whole
+from .layout import Rows, is_done, stacked_whole
 from .records import Apply, Attribute, Node, Ref, mapped, memory_of, refs_of
 from .seen import EMPTY
 
@@ -209,20 +209,22 @@ class _Run:
         node, steps = unit.first, len(unit.members[part])
         if unit.selects is not None:
             return {0: self._selected(unit)}
+        if is_done(unit):
+            return {0: self._tensor(unit.sources[0], part, here)[0]}
         tensors = [self._tensor(source, part, here) for source in unit.sources]
         if not any(many for _, many in tensors):
             tensors[0] = tensors[0][0].expand(steps, *tensors[0][0].shape), True
         values, stacked = [value for value, _ in tensors], [many for _, many in tensors]
         if node.fn in _DOORS and stacked[0] and not any(stacked[1:]):
             neuron = _spiking(unit)
-            if neuron is not None:
-                alone = isinstance(neuron, Adjusted) and neuron._learns_at_spikes()
-                door = partial(_DOORS[node.fn], at_spikes=alone)
-                out, how = _with(node, values[0].flatten(0, 1), *values[1:], fn=door)
-                for module in {ref.node.fn.module for ref in refs_of(node) if isinstance(ref.node.fn, Attribute)}:
-                    tell(module, how if out is not None else f"dense: {how}")
-                if out is not None:
-                    return {0: out.unflatten(0, values[0].shape[:2])}
+            alone = isinstance(neuron, Adjusted) and neuron._learns_at_spikes()
+            door = partial(_DOORS[node.fn], at_spikes=alone)
+            out, how = _with(node, values[0].flatten(0, 1), *values[1:], fn=door)
+            told = set() if out is None and neuron is None else {ref.node.fn for ref in refs_of(node)}
+            for module in {fn.module for fn in told if isinstance(fn, Attribute)}:
+                tell(module, how if out is not None else f"dense: {how}")
+            if out is not None:
+                return {0: out.unflatten(0, values[0].shape[:2])}
         opaque = isinstance(node.fn, Apply)
         return _by_place(over_time(partial(_with, node), getattr(node.fn, "__name__", ""), values, stacked, opaque))
 
@@ -241,7 +243,7 @@ class _Run:
         run = neurons.sequence
         if neurons.why_stepped(twin, current.dtype) is not None or current.dim() < (2 if many else 1):
             run = neurons.stepped
-        rows, last = run(twin, current if many else current.unsqueeze(0), steps, started, unit.wanted)
+        rows, last = run(twin, current if many else current.unsqueeze(0), steps, started, unit.wanted, unit.pool)
         states[unit] = [last[name] for name in twin._states]
         return rows | {("last", name): state for name, state in last.items() if name not in rows}
 
@@ -274,6 +276,8 @@ class _Check(_Run):
         node, count = unit.first, len(unit.members)
         if not unit.group or any(node.effects for node in unit.members) or getattr(node.fn, "__name__", "") in EMPTY:
             return
+        if is_done(unit):  # looked at with the neurons
+            return
         part = _ALL if node.kind == "neuron" else slice(0, count, -(-count // _STEPS))
         try:
             got = self._part(unit, part, {}, {})
@@ -288,11 +292,14 @@ class _Check(_Run):
             self.failed.append(unit)
 
     def _differs(self, unit, members, got, out):
+        exact = unit.first.kind == "neuron" and out == "spk"
+        if exact and unit.into is not None:  # its pooled spikes
+            pairs = zip([node.values.get(0) for node in unit.into.members], got[out].unbind(0), strict=True)
+            return any(value is not None and not _alike(row, value, True) for value, row in pairs)
         if out not in got:  # of all steps the last is there alone
             members, rows = members[-1:], [got["last", out]]
         else:
             rows = got[out].unbind(0)
-        exact = unit.first.kind == "neuron" and out == "spk"
         pairs = [(member.values.get(out), row) for member, row in zip(members, rows, strict=True)]
         return any(value is not None and not _alike(row, value, exact) for value, row in pairs)
 

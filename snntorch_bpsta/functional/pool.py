@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -45,6 +45,34 @@ def windows_of(layer: nn.Module) -> Pool | None:
         plain = _pair(layer.dilation) == (1, 1) and not layer.return_indices
         return Pool("max", window) if plain else None
     return Pool("average", window) if layer.divisor_override is None else None
+
+
+def layer_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> nn.Module | None:
+    """The layer that does what a call of PyTorch's pooling does; None for any other call.
+
+    Args:
+        function: what was called.
+        args: what it was called with, without the maps.
+        kwargs: likewise.
+    """
+    name = getattr(function, "__name__", "")
+    kind, names = _CALLS.get(name, (None, ()))
+    if kind is None or len(args) > len(names):
+        return None
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    stride = given.pop("stride", None)
+    if given.keys() - set(names):
+        return None
+    return kind(stride=stride or None, **given)  # torch.max_pool2d has [] for None
+
+
+# Name of a function -> the layer, and the names of its arguments behind the maps.
+_CALLS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "max_pool2d": (nn.MaxPool2d, ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")),
+    "avg_pool2d": (
+        nn.AvgPool2d, ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    ),
+}  # fmt: skip
 
 
 def _pair(value):

@@ -1,6 +1,6 @@
 """Convolutions and linear layers of spikes, which skip the zeros: on a CPU, in float32.
 
-Most numbers that a layer behind a neuron takes are zero, and the product with a zero is nothing. Where few enough neurons
+Most numbers that a layer of spikes takes are zero, and the product with a zero is nothing. Where few enough neurons
 fire, lists of those who did give the layer's output, its weights' gradient and, **at the spikes**, its input's: less work
 than the dense product, in the proportion of the firing rate. The gradient at a spike is all that a neuron under Eq. 9 asks
 for, whose derivative is zero wherever it did not fire (through max pooling too, where a window without a spike hands its
@@ -55,12 +55,13 @@ _GROUPS, _GROUP_BYTES = 8, 16 << 20  # of the images, each with a sum of its own
 
 
 def skip_zeros(on: bool = True) -> None:
-    """Whether layers behind spiking neurons may skip zeros, in this process; from the start they may.
+    """Whether layers of spikes may skip zeros, in this process; from the start they may.
 
     In :class:`~snntorch_bpsta.MultiStep` and :func:`~snntorch_bpsta.fold_time`, on a CPU and in float32, an ``nn.Conv2d``
-    (stride 1, dilation 1, one group, zeros around) or ``nn.Linear`` right behind a spiking neuron, or behind a max pooling
-    of its spikes, skips the zeros where the number of spikes and the size of the layer make that faster. Its output and
-    gradients are PyTorch's to rounding: the sums go in another order.
+    (stride 1, dilation 1, one group, zeros around) or ``nn.Linear`` whose input is zeros and ones skips the zeros where the
+    number of spikes and the size of the layer make that faster: right behind a spiking neuron, a max pooling of its spikes,
+    or where snnTorch's ``spikegen`` or binary frames come in. Its output and gradients are PyTorch's to rounding: the sums
+    go in another order.
 
     Args:
         on: False leaves all layers to PyTorch.
@@ -124,13 +125,13 @@ def block_of(size: int, out_channels: int, lanes: int) -> Block | None:
 
 def conv2d(
     input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1, *, at_spikes: bool = False,
+    groups: int = 1, *, at_spikes: bool | None = False,
 ) -> tuple[Tensor | None, str]:  # fmt: skip
     """``torch.nn.functional.conv2d``, skipping the zeros of `input` ``[N, C, H, W]``, or None where that does not pay or
     cannot be; and how, or why not, in words.
 
     Args:
-        input: spikes.
+        input: spikes, or what may be.
         weight, bias, stride, padding, dilation, groups: PyTorch's.
         at_spikes: whoever made `input` needs its gradient where it is not zero alone: it is zero elsewhere then.
     """
@@ -150,7 +151,7 @@ def conv2d(
 
 
 def linear(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, *, at_spikes: bool = False
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *, at_spikes: bool | None = False
 ) -> tuple[Tensor | None, str]:
     """As :func:`conv2d`, for ``torch.nn.functional.linear`` of `input` ``[N, in_features]``."""
     why = _why_not(input, weight, bias, 2)
@@ -171,7 +172,7 @@ def rows_of(rows: int, features: int, outputs: int) -> _Layer:
     return _Layer(rows // width, features, 1, width, outputs, 1, 0)
 
 
-def of_layer(layer: nn.Module, x: Tensor, at_spikes: bool) -> tuple[Tensor | None, str]:
+def of_layer(layer: nn.Module, x: Tensor, at_spikes: bool | None) -> tuple[Tensor | None, str]:
     """The same for a module of one of the classes `SKIPPING`."""
     if type(layer) is nn.Linear:
         return linear(x, layer.weight, layer.bias, at_spikes=at_spikes)
@@ -211,9 +212,10 @@ def _run(x, weight, bias, size, at_spikes):
         return None, "nothing there"
     if size.products < _LEAST or size.width * block.channels > 1 << 16:
         return None, "too small" if size.products < _LEAST else "too wide"
-    if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+    seen = count(x[:1].contiguous())  # currents and pictures are found out by the first
+    if seen >= 0 and not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
         x = x.contiguous(memory_format=torch.channels_last)
-    counts = count(x)
+    counts = count(x) if seen >= 0 else seen
     if int(counts.min()) < 0:
         return None, "not only zeros and ones"
     spikes = int(counts.sum())
@@ -226,7 +228,7 @@ def _run(x, weight, bias, size, at_spikes):
     out = _Skipping.apply(
         x, weight if weight.dim() == 4 else weight[:, :, None, None], bias, size, block, counts, at_spikes
     )
-    return out, f"skips zeros at rate {rate:.2g}" + ", its input's gradient at spikes" * at_spikes
+    return out, f"skips zeros at rate {rate:.2g}" + ", its input's gradient at spikes" * bool(at_spikes)
 
 
 def pays(size: _Layer, block: Block, spikes: int, passes: str) -> bool:

@@ -197,7 +197,8 @@ class MultiStep(nn.Sequential):
         if row.how is How.FOLDED:
             if options and self.fold:
                 out, how = of_layer(layer, x.flatten(0, 1), **options)
-                tell(layer, how if out is not None else f"dense: {how}")
+                if out is not None or options["at_spikes"] is not None:
+                    tell(layer, how if out is not None else f"dense: {how}")
                 if out is not None:
                     return out.unflatten(0, x.shape[:2])
             return folded(layer, x, free) if self.fold else _step_by_step(layer, x)

@@ -119,16 +119,16 @@ def _is_ours(neuron):
     return "sequence" not in vars(neuron) and any(type(neuron).sequence is kind.sequence for kind in FAMILY)
 
 
-def _behind_a_neuron(layers, x, spiking):
-    """A convolution or linear layer of spikes, which may skip the zeros; under Eq. 9 the neuron needs its gradient at the
-    spikes alone."""
+def _of_spikes(layers, x, spiking):
+    """A convolution or linear layer, which may skip the zeros of spikes, whoever made them; a neuron under Eq. 9 needs its
+    gradient at the spikes alone."""
     layer = layers[0].layer
-    if spiking is None or type(layer) not in SKIPPING or is_hooked(layer) or has_global_hooks():
+    if type(layer) not in SKIPPING or is_hooked(layer) or has_global_hooks():
         return None
-    alone = (
-        _is_ours(spiking) and spiking._learns_at_spikes() and not is_hooked(spiking)
-    )  # a hook may put others in place
-    return Together(options={"at_spikes": alone})
+    if spiking is None:
+        return Together(options={"at_spikes": None})
+    ours = _is_ours(spiking) and not is_hooked(spiking)  # a hook may put others in place
+    return Together(options={"at_spikes": ours and spiking._learns_at_spikes()})
 
 
 def _with_its_norm(layers, x, spiking):
@@ -150,8 +150,8 @@ def _with_its_norm(layers, x, spiking):
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
     twin.__dict__["_parameters"] = {"weight": weight, "bias": bias}
-    call = _behind_a_neuron(layers, x, spiking) or Together()
+    call = _of_spikes(layers, x, spiking) or Together()
     return call._replace(taken=2, told=("with BatchNorm2d",), twin=twin)
 
 
-RULES = (_around_a_neuron, _with_its_norm, _behind_a_neuron)
+RULES = (_around_a_neuron, _with_its_norm, _of_spikes)

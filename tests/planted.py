@@ -104,8 +104,12 @@ FAULTS = {
         "the kernel is turned", "functional_skipping",
     ),
     "beyond": Fault(
-        "functional/skipping", "+ torch.arange(size.images, device=\"cpu\")", "", "two threads write one place",
+        "functional/lists", "+ torch.arange(size.images, device=\"cpu\")", "", "two threads write one place",
         "functional_skipping",
+    ),
+    "turned": Fault(
+        "functional/lists", "weight.transpose(0, 1).flip(2, 3)", "weight.transpose(0, 1)",
+        "the gradient of the input by a kernel that is not turned", "functional_skipping",
     ),
     "at-spikes": Fault(
         "functional/kernels/skip", "gradients + 4 * start[row],", "gradients + 4 * start[0],",

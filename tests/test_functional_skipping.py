@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import snntorch_bpsta as snn
-from snntorch_bpsta.functional import skipping
-from snntorch_bpsta.functional.skipping import block_of, of_layer
+from snntorch_bpsta.functional import costs, lists, skipping
+from snntorch_bpsta.functional.costs import block_of
+from snntorch_bpsta.functional.skipping import of_layer
 
 # images [N, C, H, W], output channels, kernel, padding
 CONVOLUTIONS = {
@@ -43,8 +44,8 @@ RATES = (0.02, 0.1, 0.35)
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Whatever the size is."""
-    monkeypatch.setattr(skipping, "_LEAST", 0)
-    monkeypatch.setattr(skipping, "pays", lambda *arguments: True)
+    monkeypatch.setattr(costs, "_LEAST", 0)
+    monkeypatch.setattr(costs, "pays", lambda *arguments: True)
 
 
 def spikes(*shape, rate=0.1, seed=0):
@@ -112,17 +113,45 @@ def test_outputs_and_gradients(case, rate, at_spikes):
     judge(case, skipped(x, layer, at_spikes), x, layer, at_spikes)
 
 
+@pytest.mark.parametrize("case", ["3x3", "5x5-odd", "odd-channels", "padding-2", "rows"])
+def test_a_gradient_with_zeros_is_skipped_over_too(case):
+    """Behind a max pooling, say, whose gradient is zero in three of four places; a zero may have a sign."""
+    layer = layer_of(case)
+    x = input_of(case).requires_grad_()
+    out, _ = of_layer(layer, x, False)
+    g = torch.randn_like(out) * (torch.rand_like(out) < 0.25)
+    assert (torch.signbit(g) & (g == 0)).any()
+    out.backward(g)
+    twin, y = copy.deepcopy(layer).double(), x.detach().double().requires_grad_()
+    twin(y).backward(g.double())
+    torch.testing.assert_close(x.grad.double(), y.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_which_gradient_is_made_of_a_list(monkeypatch):
+    """That of many zeros alone, and by its own count, not that of the input."""
+    monkeypatch.undo()
+    made, lists_of = [], lists._lists
+    monkeypatch.setattr(lists, "_lists", lambda *arguments: made.append(arguments[-1]) or lists_of(*arguments))
+    layer = nn.Conv2d(64, 64, 3, padding=1)
+    for density, expected in ((0.1, [False, True]), (1, [False])):
+        made.clear()
+        x = spikes(16, 64, 14, 14, rate=0.05).requires_grad_()
+        out, _ = of_layer(layer, x, False)
+        out.backward(torch.rand_like(out) * (torch.rand_like(out) <= density))
+        assert made == expected
+
+
 @pytest.mark.parametrize("case", ["3x3", "odd-channels", "1x1", "rows"])
 def test_narrow_vectors(case, monkeypatch):
     """Those of AVX2, which all processors with AVX-512 have too."""
-    monkeypatch.setattr(skipping, "_lanes", lambda: 8)
+    monkeypatch.setattr(costs, "lanes", lambda: 8)
     x, layer = input_of(case), layer_of(case)
     judge(case, skipped(x, layer, True), x, layer, True)
     assert block_of(3, 32, 8).outputs == 8 and block_of(5, 32, 8) is None
 
 
 def test_no_vectors(monkeypatch):
-    monkeypatch.setattr(skipping, "_lanes", lambda: 0)
+    monkeypatch.setattr(costs, "lanes", lambda: 0)
     out, how = conv2d(input_of("3x3"), layer_of("3x3"))
     assert out is None and "no vectors" in how
 
@@ -212,7 +241,6 @@ OTHER_NUMBERS = {
     "two": 2.0,
     "half": 0.5,
     "minus-one": -1.0,
-    "minus-zero": -0.0,
     "nan": float("nan"),
     "inf": float("inf"),
 }
@@ -350,9 +378,9 @@ def test_the_rule(by_cost):
 
 @pytest.mark.parametrize("what", ["forward", "weights", "spikes"])
 def test_more_spikes_never_pay_where_fewer_do_not(what, by_cost):
-    size = skipping._Layer(16, 64, 14, 14, 64, 3, 1)
+    size = costs.Layer(16, 64, 14, 14, 64, 3, 1)
     block = block_of(3, 64, 16)
-    chosen = [skipping.pays(size, block, spikes, what) for spikes in range(0, 16 * 64 * 14 * 14, 1000)]
+    chosen = [costs.pays(size, block, spikes, what) for spikes in range(0, 16 * 64 * 14 * 14, 1000)]
     assert chosen[0] and not chosen[-1] and chosen == sorted(chosen, reverse=True)
 
 

@@ -4,10 +4,11 @@ Pictures are float32 and lie channels last, ``[N, H, W, C]``, those of the outpu
 stride 1, the same padding above, below and beside. Weights come in blocks ``[input blocks, output blocks, CB, taps, OB]``,
 see ``vectors.py``, with zeros where the channels do not fill a block. The functions take addresses; what they hold:
 
-- ``counts`` [N]: how many numbers of an image are not zero, or -1 where one is neither 0 nor 1;
+- ``counts`` [N]: how many numbers of an image are not zero, or -1 less that where one is neither 0 nor 1;
 - ``entries`` (uint16): the lists of all rows, image by image, block by block, and room for one more behind each image;
 - ``starts`` [N, blocks * H + 1] (int64): where a row's list begins;
-- ``offsets`` [N, blocks * H, W + 1] (uint16): where a column's begins in its row's.
+- ``offsets`` [N, blocks * H, W + 1] (uint16): where a column's begins in its row's;
+- ``values`` (float32), where the lists are graded: the numbers of the entries, which are one otherwise.
 """
 
 from __future__ import annotations
@@ -41,37 +42,48 @@ def count(pictures, size, counts, begin, end):
         words = array(pictures + 4 * n * size, size, np.int32)
         found, ones = np.int32(VERSION * 0), np.int32(0)
         for i in range(size):
-            found += np.int32(words[i] != 0)
+            found += np.int32(np.int32(words[i] << 1) != 0)  # a zero may have a sign
             ones += np.int32(words[i] == _ONE)
-        numbers[n] = found if ones == found else -1
+        numbers[n] = found if ones == found else -1 - found
 
 
-@njit(types.void(*_ints * 12), error_model="numpy")
-def fill(pictures, height, width, channels, block, blocks, firsts, entries, starts, offsets, begin, end):
-    """Fill the lists of the images from `begin` to `end`; those of image n begin at ``firsts[n]``."""
-    rows = blocks * height
-    first = array(firsts, end, np.int64)
-    for n in range(begin, end):
-        words = array(pictures + 4 * n * height * width * channels, height * width * channels, np.int32)
-        start = array(starts + 8 * n * (rows + 1), rows + 1, np.int64)
-        offset = array(offsets + 2 * n * rows * (width + 1), rows * (width + 1), np.uint16)
-        k = first[n]
-        entry = array(entries, k + height * width * channels + 1, np.uint16)  # what is no entry is written over
-        for part in range(blocks):
-            low = part * block
-            many = min(block, channels - low)
-            for y in range(height):
-                row = part * height + y
-                begun = k
-                start[row] = k
-                for x in range(width):
-                    offset[row * (width + 1) + x] = k - begun
-                    at = (y * width + x) * channels + low
-                    for c in range(many):
-                        entry[k] = x * block + c
-                        k += np.int64(words[at + c] != 0)
-                offset[row * (width + 1) + width] = k - begun
-        start[rows] = k
+@cache
+def fill_kernel(graded: bool) -> Any:
+    """``(pictures, height, width, channels, block, blocks, firsts, entries, starts, offsets, values, begin, end)``: fills
+    the lists of the images from `begin` to `end`; those of image n begin at ``firsts[n]``."""
+    GRADED = graded
+
+    @njit(types.void(*_ints * 13), error_model="numpy")
+    def fill(pictures, height, width, channels, block, blocks, firsts, entries, starts, offsets, values, begin, end):
+        rows = blocks * height
+        first = array(firsts, end, np.int64)
+        for n in range(begin, end):
+            words = array(pictures + 4 * n * height * width * channels, height * width * channels, np.int32)
+            start = array(starts + 8 * n * (rows + 1), rows + 1, np.int64)
+            offset = array(offsets + 2 * n * rows * (width + 1), rows * (width + 1), np.uint16)
+            k = first[n]
+            entry = array(entries, k + height * width * channels + 1, np.uint16)  # what is no entry is written over
+            value = array(values, k + height * width * channels + 1, np.int32)
+            for part in range(blocks):
+                low = part * block
+                many = min(block, channels - low)
+                for y in range(height):
+                    row = part * height + y
+                    begun = k
+                    start[row] = k
+                    for x in range(width):
+                        offset[row * (width + 1) + x] = k - begun
+                        at = (y * width + x) * channels + low
+                        for c in range(many):
+                            word = words[at + c]
+                            entry[k] = x * block + c
+                            if GRADED:
+                                value[k] = word
+                            k += np.int64(np.int32(word << 1) != 0)
+                    offset[row * (width + 1) + width] = k - begun
+            start[rows] = k
+
+    return fill
 
 
 class Shape(NamedTuple):
@@ -89,15 +101,15 @@ class Shape(NamedTuple):
 
 
 @cache
-def forward_kernel(block: Block) -> Any:
-    """``(entries, starts, offsets, weights, out, *Shape, begin, end)``: adds to `out`, which holds the bias."""
-    row_of = forward_row(block)
+def forward_kernel(block: Block, graded: bool) -> Any:
+    """``(entries, starts, offsets, values, weights, out, *Shape, begin, end)``: adds to `out`, which holds the bias."""
+    row_of = forward_row(block, graded)
     K, OUTPUTS, BYTES, VERSION = block.size, block.outputs, block.bytes * block.channels, _SOURCES
 
-    @njit(types.void(*_ints * 16), error_model="numpy")
+    @njit(types.void(*_ints * 17), error_model="numpy")
     def forward(
-        entries, starts, offsets, weights, out, height, width, channels, blocks, out_height, out_width, out_channels,
-        out_blocks, padding, begin, end,
+        entries, starts, offsets, values, weights, out, height, width, channels, blocks, out_height, out_width,
+        out_channels, out_blocks, padding, begin, end,
     ):  # fmt: skip
         rows = blocks * height + VERSION * 0
         nowhere = np.empty(OUTPUTS, np.float32)
@@ -118,8 +130,8 @@ def forward_kernel(block: Block) -> Any:
                             strides[k] = 4 * out_channels if inside else 0
                         row_of(
                             entries + 2 * start[row], offsets + 2 * (n * rows + row) * (width + 1),
-                            weights + (part * out_blocks + o) * BYTES, places.ctypes.data, strides.ctypes.data, width,
-                            out_width, K - 1 - padding,
+                            values + 4 * start[row], weights + (part * out_blocks + o) * BYTES, places.ctypes.data,
+                            strides.ctypes.data, width, out_width, K - 1 - padding,
                         )  # fmt: skip
 
     return forward

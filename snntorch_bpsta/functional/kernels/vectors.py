@@ -76,6 +76,13 @@ class _Emitter:
             for tap in self.taps for v in range(self.block.vectors)
         ]  # fmt: skip
 
+    def everywhere(self, number):
+        """A vector of this number."""
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, number, ir.Constant(_I32, 0))
+        places = ir.Constant(ir.VectorType(_I32, self.block.lanes), [0] * self.block.lanes)
+        return self.builder.shuffle_vector(first, undefined, places)
+
     def weights(self, base, entry):
         """Where the weights of the input channel of a list's entry begin."""
         channel = self.builder.and_(entry, self.number(self.block.channels - 1))
@@ -135,27 +142,32 @@ def _intrinsic(count, emit):
 
 
 @cache
-def forward_row(block: Block) -> Any:
-    """``(list, offsets, weights, rows, strides, width, width_out, shift)``: adds what a row of the input gives to the K rows
-    of the output that it reaches, whose addresses lie at `rows` and the bytes from pixel to pixel at `strides`. Output pixel
-    ``x - shift`` has all it gets from this row once input pixel `x` is done."""
+def forward_row(block: Block, graded: bool) -> Any:
+    """``(list, offsets, values, weights, rows, strides, width, width_out, shift)``: adds what a row of the input gives to
+    the K rows of the output that it reaches, whose addresses lie at `rows` and the bytes from pixel to pixel at `strides`.
+    Output pixel ``x - shift`` has all it gets from this row once input pixel `x` is done. The `values` of the list are ones
+    unless it is `graded`."""
 
-    def emit(builder, entries, offsets, weights, rows, strides, width, width_out, shift):
+    def emit(builder, entries, offsets, values, weights, rows, strides, width, width_out, shift):
         e = _Emitter(builder, block)
         size, count = block.size, block.vectors
         bases = [e.load(e.at(rows, k, 8), _I64, 8) for k in range(size)]
         steps = [e.load(e.at(strides, k, 8), _I64, 8) for k in range(size)]
 
-        def column(x, values):
-            start, sums = values[0], values[1:]
+        def column(x, state):
+            start, sums = state[0], state[1:]
             following = builder.add(x, e.number(1))
             stop = e.short(offsets, builder.select(builder.icmp_signed("<", following, width), following, width))
 
             def add(i, sums):
                 at = e.weights(weights, e.short(entries, i))
                 taps = e.vectors(at, 4 * block.outputs)
+                if graded:
+                    value = e.everywhere(e.load(e.at(values, i, 4), _FLOAT))
+                    taps = [builder.fmul(value, w, flags=("contract",)) for w in taps]
                 # place (k, j) of the window: output row K-1-k below, met with tap (K-1-k, K-1-j)
-                return [builder.fadd(a, w) for a, w in zip(sums, _turned(taps, size, count), strict=True)]
+                flags = ("contract",) if graded else ()
+                return [builder.fadd(a, w, flags=flags) for a, w in zip(sums, _turned(taps, size, count), strict=True)]
 
             sums = e.loop(start, stop, sums, add)
             out = builder.sub(x, shift)
@@ -174,7 +186,7 @@ def forward_row(block: Block) -> Any:
             e.number(0), builder.add(width, e.number(size - 1)), [e.number(0)] + [e.zero] * (count * size**2), column
         )
 
-    return _intrinsic(8, emit)
+    return _intrinsic(9, emit)
 
 
 def _turned(taps, size, count):

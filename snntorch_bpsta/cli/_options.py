@@ -53,13 +53,13 @@ def fail(message: object, code: int = 2) -> int:
 
 
 def seeds(text: str) -> list[int]:
-    """``5`` is seeds 0 to 4; ``3,7`` is those two."""
+    """``5`` is seeds 0 to 4; ``3,7`` is those two, and ``3,`` that one."""
     try:
-        found = [int(part) for part in text.split(",")] if "," in text else list(range(int(text)))
+        found = [int(part) for part in text.removesuffix(",").split(",")] if "," in text else list(range(int(text)))
     except ValueError:
         found = []
     if not found or min(found) < 0:
-        raise argparse.ArgumentTypeError(f"expected a number of seeds (5) or a list (3,7), got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number of seeds (5) or a list (3,7; of one: 3,), got {text!r}")
     return found
 
 

@@ -35,7 +35,8 @@ def study(rows: Sequence[Result], title: str = "") -> Figure:
 
     Of trained networks in one setting: test accuracy over the epochs (mean, with the range over the seeds) and firing rate
     by layer; in several settings: test accuracy (mean, standard deviation and every seed) and firing rate by setting. Of
-    the study "gradients" how far the error comes, of "simulator" the films beside the real recordings.
+    the study "gradients" how far the error comes, of "simulator" the films beside the real recordings, of "loop" the
+    accuracy over the seconds, and seconds and spikes of each run.
 
     Args:
         rows: those of a results file, of one study.
@@ -57,6 +58,8 @@ def study(rows: Sequence[Result], title: str = "") -> Figure:
         figure = _draw_flow(rows, settings)
     elif "films" in rows[0]:
         figure = _draw_films(rows)
+    elif rows[0].get("study") == "loop":
+        figure = _draw_loop(rows, settings)
     elif len(settings) == 1:
         figure = _draw_curves(rows)
     else:
@@ -111,6 +114,44 @@ def _draw_curves(rows):
     curves.legend(frameon=False)
     bars.set(ylabel="spikes per neuron and step")
     bars.grid(alpha=0.3, axis="y")
+    return figure
+
+
+def _draw_loop(rows, settings):
+    check_rows("rows", rows, {"history": (list,), "train_seconds": NUMBER, "firing_rate": NUMBER})
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    curves, seconds, spikes = figure.subplots(1, 3, width_ratios=(4, 2, 2))
+    styles = dict(zip(settings, (":", "-", "--"), strict=False))
+    names, places = [], 0
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        colour, slowest = _COLOURS.get(variant, "C0"), None
+        for setting in settings:
+            runs = [row for row in rows if (row["setting"], row["variant"]) == (setting, variant)]
+            for i, run in enumerate(runs):
+                check_rows("history of rows", run["history"], {"test_accuracy": NUMBER, "seconds": NUMBER})
+                curves.plot(
+                    [epoch["seconds"] for epoch in run["history"]], [100 * e["test_accuracy"] for e in run["history"]],
+                    styles.get(setting, "-"), color=colour, label=None if i else f"{variant}, {setting}", lw=1.4,
+                )  # fmt: skip
+            took = mean(run["train_seconds"] for run in runs)
+            slowest = slowest or took
+            bar = seconds.barh(places, took, color=colour, alpha=0.45 if took == slowest else 1)
+            seconds.bar_label(
+                bar, [f" {took:.1f} s" + ("" if took == slowest else f", {slowest / took:.1f} x")], fontsize=8
+            )
+            bar = spikes.barh(places, mean(run["firing_rate"] for run in runs), color=colour)
+            names.append(f"{variant},\n{setting}")
+            places += 1
+    curves.set(xlabel="seconds of training", ylabel="test accuracy, %")
+    curves.legend(frameon=False, fontsize=8)
+    seconds.set(xlabel="seconds of training", yticks=range(places))
+    seconds.set_yticklabels(names, fontsize=8)
+    spikes.set(xlabel="spikes per hidden neuron and step", yticks=[])
+    seconds.margins(x=0.45)
+    for axes in (seconds, spikes):
+        axes.invert_yaxis()
+    for axes in (curves, seconds, spikes):
+        axes.grid(alpha=0.3, axis="both" if axes is curves else "x")
     return figure
 
 

@@ -204,6 +204,9 @@ UNUSED = {
     "simulator": ["--epochs", "3"],
     "simulator-seeds": ["--dataset", "mnist"],
     "simulator-quick": ["--quick"],
+    "credit": ["--epochs", "3"],
+    "credit-data": ["--data-root", "."],
+    "loop": ["--lr", "0.1"],
     "simulator-download": ["--download"],
     "simulator-accelerator": ["--accelerator", "cpu"],
     "simulator-also": ["--also-test", "nmnist"],
@@ -509,6 +512,45 @@ def test_the_command_line_measures_gradients(tmp_path, capsys):
     assert len(first["flow"]) == 5 and all(len(steps) == RECIPE.num_steps for steps in first["flow"].values())
     assert first["error_first_layer"] == pytest.approx(sum(next(iter(first["flow"].values()))) / RECIPE.num_steps)
     assert "| one neuron    | bpsa+bpta |" in capsys.readouterr().out
+
+
+def test_credit_crosses_a_reset_to_zero_by_the_residual_alone():
+    from snntorch_bpsta.training.studies import credit
+
+    rows = {
+        (setting, variant): credit.measure_credit({(setting, variant): None}, 3, None)[setting, variant]
+        for setting in ("reset to zero", "reset by subtraction")
+        for variant in STUDIES["credit"].variants
+    }
+    for variant in ("baseline", "bpsa"):
+        row = rows["reset to zero", variant]
+        assert row["first_gradient"] == 0 and 0.4 < row["accuracy"] < 0.6 and row["firing_rate"] > 0.1
+    for key, row in rows.items():
+        if "bpta" in key[1] or "subtraction" in key[0]:
+            assert row["first_gradient"] > 0 and row["accuracy"] > 0.95, key
+
+
+def test_a_network_learns_the_same_by_its_loop_and_folded(monkeypatch):
+    pytest.importorskip("sklearn", reason="scikit-learn (extra: data) is missing")
+    from snntorch_bpsta.training.studies import loop
+
+    monkeypatch.setattr(loop, "EPOCHS", 2)
+    runs = dict.fromkeys((setting, variant) for setting in (loop.OWN, loop.FOLDED) for variant in ("baseline", "bpsa"))
+    rows = loop.measure_loop(runs, 0, None)
+    for variant in ("baseline", "bpsa"):
+        own, folded = rows[loop.OWN, variant], rows[loop.FOLDED, variant]
+        assert own["accuracy"] > 0.6 and own["accuracy"] == pytest.approx(folded["accuracy"], abs=0.03)
+        assert own["firing_rate"] == pytest.approx(folded["firing_rate"], rel=0.01)
+        assert [epoch["epoch"] for epoch in own["history"]] == [0, 1] and 0 < folded["history"][0]["seconds"]
+    assert rows[loop.OWN, "bpsa"]["firing_rate"] != pytest.approx(rows[loop.OWN, "baseline"]["firing_rate"], rel=0.01)
+
+
+def test_the_command_line_measures_credit(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib (extra: plots) is missing")
+    assert main(["study", "credit", "--seeds", "1", "--variants", "bpsa,bpta", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| reset to zero          | bpta    | 1     | 100.00" in out, out
+    assert (tmp_path / "figure.png").stat().st_size > 5_000
 
 
 @pytest.mark.parametrize("name", TRAINED)

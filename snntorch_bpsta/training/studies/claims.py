@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..._checks import check_choice, check_instance, check_int
 from ..recipes import COMPARED, VARIANTS, Recipe
+from .credit import TASKS, measure_credit
 from .gradients import OF_THE_PAPER, measure_gradients, train_on
+from .loop import FOLDED, OWN, measure_loop
 from .simulator import measure_simulator
 
 if TYPE_CHECKING:
@@ -136,6 +138,25 @@ STUDIES = {
         measure=measure_gradients,
         together=True,
         uses=_OF_TRAINING,
+    ),
+    "credit": Study(
+        "Only the residual of Eq. 10 brings the error across a reset to zero: whether there was a pulse early in a sequence "
+        "is read from spikes that lie many resets behind it. (A reset by subtraction lets the error through by itself.)",
+        {setting: {} for setting in TASKS},
+        ("baseline", "bpsa", "bpta", "bpsa+bpta"),
+        measure=measure_credit,
+        together=True,
+        uses=frozenset(("seeds", "jobs")),
+    ),
+    "loop": Study(
+        "A network with a loop over time, as snnTorch's tutorial 5 writes it, learns the same through snn.fold_time in a "
+        "part of the time; and what Eq. 9 changes in it. (The baseline has snnTorch's own surrogate.)",
+        {OWN: {}, FOLDED: {}},
+        ("baseline", "bpsa"),
+        seeds=3,
+        measure=measure_loop,
+        together=True,
+        uses=frozenset(("seeds", "jobs", "data_root")),
     ),
     "simulator": Study(
         "Films of MNIST's images by the modelled camera are like the real N-MNIST recordings of the same images, also of "

@@ -39,7 +39,7 @@ def _runs(studies):
     """(where, row) of every trained network."""
     rows = [(content["where"], row) for content in studies.values() for row in content["runs"]]
     rows = [(where, row) for where, row in rows if "-validation/" not in where]  # not of a test set
-    return [(where, row) for where, row in rows if "accuracy" in row]
+    return [(where, row) for where, row in rows if "accuracy" in row and row["recipe"]]
 
 
 def _conditions(recipe):

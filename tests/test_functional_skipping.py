@@ -241,6 +241,7 @@ OTHER_NUMBERS = {
     "two": 2.0,
     "half": 0.5,
     "minus-one": -1.0,
+    "minus-zero": -0.0,
     "nan": float("nan"),
     "inf": float("inf"),
 }

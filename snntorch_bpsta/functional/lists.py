@@ -58,13 +58,25 @@ def _lists(x, size, block, counts, graded):
     entries = torch.empty(room, dtype=torch.int16, device="cpu")
     starts = torch.empty(size.images, blocks * size.height + 1, dtype=torch.int64, device="cpu")
     offsets = torch.empty(size.images, blocks * size.height, size.width + 1, dtype=torch.int16, device="cpu")
-    values = torch.empty(room if graded else 0, device="cpu")
     _spread(
-        skip.fill_kernel(graded), x.data_ptr(), size.height, size.width, size.channels, block.channels, blocks,
-        firsts.data_ptr(), entries.data_ptr(), starts.data_ptr(), offsets.data_ptr(), values.data_ptr(),
-        images=size.images,
+        skip.fill, x.data_ptr(), size.height, size.width, size.channels, block.channels, blocks, firsts.data_ptr(),
+        entries.data_ptr(), starts.data_ptr(), offsets.data_ptr(), images=size.images,
     )  # fmt: skip
-    return Lists(entries, starts, offsets, values)
+    values = torch.empty(room if graded else 0, device="cpu")
+    lists = Lists(entries, starts, offsets, values)
+    if graded:
+        _move(lists, values, x, size, block, False)
+    return lists
+
+
+def _move(lists, values, x, size, block, back):
+    """The `values` of the entries, from the numbers `x` or `back` to them."""
+    from .kernels import skip
+
+    _spread(
+        skip.move_kernel(back), lists.entries.data_ptr(), lists.starts.data_ptr(), values.data_ptr(), x.data_ptr(),
+        size.height, size.width, size.channels, block.channels, -(-size.channels // block.channels), images=size.images,
+    )  # fmt: skip
 
 
 def _packed(weight, block, blocks, out_blocks):
@@ -161,10 +173,7 @@ def _gradients(lists, grad, weight, size, block, at_spikes):
     if not at_spikes:
         return None, dweight
     dx = grad.new_zeros(size.images, size.height, size.width, size.channels)
-    _spread(
-        skip.scatter, entries.data_ptr(), starts.data_ptr(), values.data_ptr(), dx.data_ptr(), size.height, size.width,
-        size.channels, block.channels, shape.blocks, images=size.images,
-    )  # fmt: skip
+    _move(lists, values, dx, size, block, True)
     return dx.permute(0, 3, 1, 2), dweight
 
 
@@ -173,6 +182,7 @@ def _whole_gradient(grad, weight, size):
     turned = size.turned
     block = costs.block_for(turned)
     if not isinstance(block, str) and costs.pays(turned, block, size.images * _nonzero(grad[:1]), "gradient"):
+        grad = grad + 0.0  # a zero with a sign becomes one without
         counts = count(grad)
         counts = torch.where(counts < 0, -1 - counts, counts)
         if costs.pays(turned, block, int(counts.sum()), "gradient"):

@@ -4,7 +4,8 @@ Pictures are float32 and lie channels last, ``[N, H, W, C]``, those of the outpu
 stride 1, the same padding above, below and beside. Weights come in blocks ``[input blocks, output blocks, CB, taps, OB]``,
 see ``vectors.py``, with zeros where the channels do not fill a block. The functions take addresses; what they hold:
 
-- ``counts`` [N]: how many numbers of an image are not zero, or -1 less that where one is neither 0 nor 1;
+- ``counts`` [N]: how many numbers of an image are not zero, or -1 less that where one is neither 0 nor 1, for which a
+  zero with a sign counts too;
 - ``entries`` (uint16): the lists of all rows, image by image, block by block, and room for one more behind each image;
 - ``starts`` [N, blocks * H + 1] (int64): where a row's list begins;
 - ``offsets`` [N, blocks * H, W + 1] (uint16): where a column's begins in its row's;
@@ -42,48 +43,37 @@ def count(pictures, size, counts, begin, end):
         words = array(pictures + 4 * n * size, size, np.int32)
         found, ones = np.int32(VERSION * 0), np.int32(0)
         for i in range(size):
-            found += np.int32(np.int32(words[i] << 1) != 0)  # a zero may have a sign
+            found += np.int32(words[i] != 0)
             ones += np.int32(words[i] == _ONE)
         numbers[n] = found if ones == found else -1 - found
 
 
-@cache
-def fill_kernel(graded: bool) -> Any:
-    """``(pictures, height, width, channels, block, blocks, firsts, entries, starts, offsets, values, begin, end)``: fills
-    the lists of the images from `begin` to `end`; those of image n begin at ``firsts[n]``."""
-    GRADED = graded
-
-    @njit(types.void(*_ints * 13), error_model="numpy")
-    def fill(pictures, height, width, channels, block, blocks, firsts, entries, starts, offsets, values, begin, end):
-        rows = blocks * height
-        first = array(firsts, end, np.int64)
-        for n in range(begin, end):
-            words = array(pictures + 4 * n * height * width * channels, height * width * channels, np.int32)
-            start = array(starts + 8 * n * (rows + 1), rows + 1, np.int64)
-            offset = array(offsets + 2 * n * rows * (width + 1), rows * (width + 1), np.uint16)
-            k = first[n]
-            entry = array(entries, k + height * width * channels + 1, np.uint16)  # what is no entry is written over
-            value = array(values, k + height * width * channels + 1, np.int32)
-            for part in range(blocks):
-                low = part * block
-                many = min(block, channels - low)
-                for y in range(height):
-                    row = part * height + y
-                    begun = k
-                    start[row] = k
-                    for x in range(width):
-                        offset[row * (width + 1) + x] = k - begun
-                        at = (y * width + x) * channels + low
-                        for c in range(many):
-                            word = words[at + c]
-                            entry[k] = x * block + c
-                            if GRADED:
-                                value[k] = word
-                            k += np.int64(np.int32(word << 1) != 0)
-                    offset[row * (width + 1) + width] = k - begun
-            start[rows] = k
-
-    return fill
+@njit(types.void(*_ints * 12), error_model="numpy")
+def fill(pictures, height, width, channels, block, blocks, firsts, entries, starts, offsets, begin, end):
+    """Fill the lists of the images from `begin` to `end`; those of image n begin at ``firsts[n]``."""
+    rows = blocks * height
+    first = array(firsts, end, np.int64)
+    for n in range(begin, end):
+        words = array(pictures + 4 * n * height * width * channels, height * width * channels, np.int32)
+        start = array(starts + 8 * n * (rows + 1), rows + 1, np.int64)
+        offset = array(offsets + 2 * n * rows * (width + 1), rows * (width + 1), np.uint16)
+        k = first[n]
+        entry = array(entries, k + height * width * channels + 1, np.uint16)  # what is no entry is written over
+        for part in range(blocks):
+            low = part * block
+            many = min(block, channels - low)
+            for y in range(height):
+                row = part * height + y
+                begun = k
+                start[row] = k
+                for x in range(width):
+                    offset[row * (width + 1) + x] = k - begun
+                    at = (y * width + x) * channels + low
+                    for c in range(many):
+                        entry[k] = x * block + c
+                        k += np.int64(words[at + c] != 0)
+                offset[row * (width + 1) + width] = k - begun
+        start[rows] = k
 
 
 class Shape(NamedTuple):
@@ -209,17 +199,28 @@ def backward_kernel(block: Block, at_spikes: bool) -> Any:
     return backward
 
 
-@njit(types.void(*_ints * 11), error_model="numpy")
-def scatter(entries, starts, gradients, pictures, height, width, channels, block, blocks, begin, end):
-    """Put the `gradients` of the entries where these are in `pictures`, which hold zeros."""
-    rows = blocks * height
-    for n in range(begin, end):
-        start = array(starts + 8 * n * (rows + 1), rows + 1, np.int64)
-        entry, value = array(entries, start[rows], np.uint16), array(gradients, start[rows], np.float32)
-        picture = array(pictures + 4 * n * height * width * channels, height * width * channels, np.float32)
-        for part in range(blocks):
-            for y in range(height):
-                row = part * height + y
-                for j in range(start[row], start[row + 1]):
-                    x, c = entry[j] // block, entry[j] % block
-                    picture[(y * width + x) * channels + part * block + c] = value[j]
+@cache
+def move_kernel(back: bool) -> Any:
+    """``(entries, starts, values, pictures, height, width, channels, block, blocks, begin, end)``: fills `values` with the
+    numbers of the entries in `pictures`; or, if `back`, puts them there, in `pictures` of zeros."""
+    BACK = back
+
+    @njit(types.void(*_ints * 11), error_model="numpy")
+    def move(entries, starts, values, pictures, height, width, channels, block, blocks, begin, end):
+        rows = blocks * height
+        for n in range(begin, end):
+            start = array(starts + 8 * n * (rows + 1), rows + 1, np.int64)
+            entry, value = array(entries, start[rows], np.uint16), array(values, start[rows], np.float32)
+            picture = array(pictures + 4 * n * height * width * channels, height * width * channels, np.float32)
+            for part in range(blocks):
+                for y in range(height):
+                    row = part * height + y
+                    for j in range(start[row], start[row + 1]):
+                        x, c = entry[j] // block, entry[j] % block
+                        at = (y * width + x) * channels + part * block + c
+                        if BACK:
+                            picture[at] = value[j]
+                        else:
+                            value[j] = picture[at]
+
+    return move

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ UPDATES, EVERY, BATCH, TEST, LR = 60, 10, 128, 500, 2e-2
 class Task(NamedTuple):
     """Of `steps`, the spikes of the last :data:`READ` are read; `learnt` says whether the drive of the neurons is."""
 
-    reset: str = "zero"
+    reset: Literal["zero", "subtract"] = "zero"
     steps: int = 24
     alpha: float | None = None  # in the place of the variant's, where it has one
     learnt: bool = False

@@ -64,8 +64,8 @@ class _Run:
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=LR)
         self.seconds, self.history = 0.0, []
 
-    def epoch(self, x, targets, order):
-        begin = time.perf_counter()
+    def epoch(self, training, order):
+        (x, targets), begin = training, time.perf_counter()
         for rows in order.split(BATCH):
             loss = _loss(self.call, x[rows], targets[rows])
             self.optimizer.zero_grad()
@@ -101,7 +101,7 @@ def measure_loop(
     for epoch in range(EPOCHS):
         order = torch.randperm(len(training[0]), generator=torch.Generator().manual_seed(1000 * seed + epoch))
         for run in found.values():
-            run.epoch(*training, order)
+            run.epoch(training, order)
             run.test(*test)
     return {
         key: {

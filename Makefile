@@ -13,8 +13,8 @@ JOBS ?= 2
 
 .PHONY: train test test-slow test-all docs lint types dist release-check clean
 
-train: .venv/installed
-	$(BIN)/bpsta compare --dataset digits --seeds 3 --jobs $(JOBS) --out runs/digits.json
+train: .venv/training
+	$(BIN)/bpsta study loop --out runs/loop
 
 # every room; what takes long is named in tests/_slow.py
 test: .venv/installed
@@ -42,9 +42,15 @@ dist: .venv/installed
 release-check: .venv/installed
 	$(BIN)/python .ci/release_check.py $(FROM) $(CORE)
 
-.venv/installed: setup.cfg pyproject.toml
+# what training needs, and no more
+.venv/training: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(FROM) $(firstword $(TORCH))
+	$(BIN)/pip install --quiet --editable ".[train,plots]"
+	touch $@
+
+.venv/installed: .venv/training
 	$(BIN)/pip install --quiet $(FROM) $(TORCH)
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@

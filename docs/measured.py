@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from statistics import median
 
 
 def markdown(lines):
@@ -71,14 +72,15 @@ def onm(rows):
 
 
 def clock(rows):
-    """A line a run: its first epoch, and its last."""
+    """A line a run: the median of its epochs, its firing rate in the first and the last, its accuracy after the last."""
     lines = [["gradient", "zeros", "epochs", "firing rate", "seconds an epoch", "accuracy, validation"]]
     for run in dict.fromkeys((row["gradient"], row["skip_zeros"]) for row in rows):
         own = [row for row in rows if (row["gradient"], row["skip_zeros"]) == run]
-        ends = [[f"{_digits(own[0][name])} to {_digits(own[-1][name])}"] for name in ("firing_rate", "process_seconds")]
+        rates = f"{_digits(own[0]['firing_rate'])} to {_digits(own[-1]['firing_rate'])}"
+        seconds = _digits(str(median(float(row["process_seconds"]) for row in own)))
         gradient = "rectangle" if run[0] == "baseline" else "BPSA"
         skipping = "skipped" if run[1] == "True" else "multiplied"
-        lines.append([gradient, skipping, len(own), *ends[0], *ends[1], _digits(own[-1]["accuracy"])])
+        lines.append([gradient, skipping, len(own), rates, seconds, _digits(own[-1]["accuracy"])])
     return lines
 
 

@@ -146,7 +146,7 @@ def _draw_loop(rows, settings):
     curves.legend(frameon=False, fontsize=8)
     seconds.set(xlabel="seconds of training", yticks=range(places))
     seconds.set_yticklabels(names, fontsize=8)
-    spikes.set(xlabel="spikes per hidden neuron and step", yticks=[])
+    spikes.set(xlabel="spikes / hidden neuron, step", yticks=[])
     seconds.margins(x=0.45)
     for axes in (seconds, spikes):
         axes.invert_yaxis()

@@ -193,7 +193,7 @@ def test_torch_alone_comes_from_its_index(index, tmp_path):
     asked = f"--index-url {index} torch" if index else "torch"
     assert f".venv/bin/pip install --quiet {asked}" in lines
     assert f".venv/bin/python .ci/release_check.py {asked}" in lines
-    assert sum("--index-url" in line for line in lines) == (2 if index else 0)
+    assert sum("--index-url" in line for line in lines) == (3 if index else 0)
 
 
 @here

@@ -28,7 +28,7 @@ COLUMNS = {
     "energy_ratio_fp32_ac": ("EE (Eq. 11, 0.9 pJ)", ".1f"),
     "energy_ratio_counted": ("EE (counted, 0.1 pJ)", ".1f"),
     "energy_ratio_counted_fp32_ac": ("EE (counted, 0.9 pJ)", ".2f"),
-    "train_seconds": ("s per run", ".0f"),
+    "train_seconds": ("s per run", ".3g"),
     "first_gradient": ("dL/dw, first", ".1e"),  # of "credit"
     # of "gradients"
     "error_first_layer": ("dL/du, first layer", ".1e"),

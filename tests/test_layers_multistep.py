@@ -641,6 +641,9 @@ def test_sparse_and_nested_inputs_are_told_how_to_become_dense():
         net(torch.rand(4, 3, 5).to_sparse())
     with pytest.raises(TypeError, match=r"torch.nested.to_padded_tensor"):
         net(torch.nested.nested_tensor([torch.rand(3, 5), torch.rand(2, 5)], layout=torch.jagged))
+    for layout in (torch.strided, torch.jagged):
+        with pytest.raises(TypeError, match=r"torch.nested.to_padded_tensor"):
+            net[1].sequence(torch.nested.nested_tensor([torch.rand(3, 5), torch.rand(2, 5)], layout=layout))
 
 
 # --- modules that are not stateless ---------------------------------------------------------------

@@ -247,7 +247,7 @@ class Adjusted(Built, Stateful, Watched, Noticing, Engine):
     def _all_steps(
         self, input_, states, impl="auto", relu=False, num_steps=None, inplace=False, record=(), pool=None, step=None
     ):  # fmt: skip
-        if not isinstance(input_, torch.Tensor) or input_.dim() < 2:
+        if not isinstance(input_, torch.Tensor) or input_.dim() < 2 or input_.is_nested:
             check_current(input_, 2, "[T, B, *]")
         if type(record) is not tuple:
             self._check_record(record)

@@ -282,7 +282,12 @@ def test_a_program_that_a_repository_names_is_not_started(tmp_path, monkeypatch)
     program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\nexit 1\n")
     program.chmod(0o755)
     git = ["git", "-C", str(tmp_path / "clone"), "-c", "user.name=a", "-c", "user.email=a"]
-    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"], ["config", "core.fsmonitor", str(program)]):
+    for arguments in (
+        ["init", "-q"],
+        ["add", "."],
+        ["commit", "-q", "-m", "a"],
+        ["config", "core.fsmonitor", str(program)],
+    ):
         subprocess.run([*git, *arguments], check=True)
     monkeypatch.setattr(results, "__file__", str(file))
     assert results.environment()["commit"] and not (tmp_path / "started").exists()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .._torch import is_compiling, is_watched, keeps_graph, new_library
+from .._torch import is_compiling, is_watched, keeps_graph, new_library, viewed
 from .cells import CELLS
 from .kernels import bits
 from .passes import Constants, Layout, Tensors, backward, forward, layout
@@ -288,7 +288,7 @@ def run(
 
 def _whole_base(input_):
     """The tensor that autograd lets us write the spikes into, if there is one: `input_`, or what it is a whole view of."""
-    base = input_ if input_._base is None else input_._base
+    base = viewed(input_)
     whole = base.numel() == input_.numel() and base.data_ptr() == input_.data_ptr()
     if not whole or (base.is_leaf and base.requires_grad and torch.is_grad_enabled()):
         return None

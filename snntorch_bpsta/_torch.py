@@ -4,11 +4,13 @@ fails when PyTorch drops or changes it. It also tries what cannot be a function:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+import torch.utils.checkpoint
 from torch.multiprocessing.reductions import StorageWeakRef as StorageWeakRef
 from torch.utils import _pytree
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -62,6 +64,12 @@ def has_hooks(module: torch.nn.Module) -> bool:
 def is_compiled(module: torch.nn.Module) -> bool:
     """Whether a call of a module is one of what torch.compile made of it."""
     return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def is_taken_apart() -> bool:
+    """Whether the method that asks is called by ``torch.utils.checkpoint.checkpoint_sequential``, which calls the layers
+    of an nn.Sequential by itself."""
+    return sys._getframe(2).f_code is torch.utils.checkpoint.checkpoint_sequential.__code__
 
 
 def is_of_a_transform(x: torch.Tensor) -> bool:

@@ -192,6 +192,22 @@ def test_a_compiled_module_is_seen():
     assert _torch.is_compiled(module)
 
 
+def test_a_sequential_that_is_taken_apart_knows():
+    seen = []
+
+    class Whole(torch.nn.Sequential):
+        def children(self):
+            seen.append(_torch.is_taken_apart())
+            return super().children()
+
+    net, x = Whole(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)), torch.ones(1, 2, requires_grad=True)
+    list(net.children()), net.eval(), net(x)
+    assert not any(seen)
+    seen.clear()
+    torch.utils.checkpoint.checkpoint_sequential(net, 2, x, use_reentrant=False)
+    assert seen == [True]
+
+
 def test_the_bases_of_layers():
     nn = torch.nn
     convolutions = [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]

@@ -24,6 +24,7 @@ extensions += [f"sphinx.ext.{name}" for name in ("autodoc", "doctest", "intersph
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # they are committed with their outputs, and the tests execute them
+nb_render_markdown_format = "myst"  # tables that a notebook prints; by default they are left as they are typed
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "snntorch-bpsta"

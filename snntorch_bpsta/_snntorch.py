@@ -6,9 +6,10 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import pkgutil
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -81,9 +82,12 @@ def public_names(host: ModuleType) -> list[str]:
     return list(getattr(host, "__all__", None) or (name for name in vars(host) if not name.startswith("_")))
 
 
-def fall_back_to(host: ModuleType, ours: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def fall_back_to(
+    host: ModuleType, ours: str, later: Sequence[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return ``(__getattr__, __dir__)`` for our module named `ours`: a name it lacks is looked up in the module `host`,
-    then among the host's submodules (which may need an extra library and are imported only now)."""
+    then among the host's submodules (which may need an extra library and are imported only now). ``dir()`` has what is
+    public of both, their submodules and those of ours that are imported `later`, and not what ours imports for itself."""
 
     def __getattr__(name):
         if not name.startswith("_"):
@@ -94,7 +98,13 @@ def fall_back_to(host: ModuleType, ours: str) -> tuple[Callable[[str], Any], Cal
         raise AttributeError(f"module {ours!r} has no attribute {name!r}")
 
     def __dir__():
-        return sorted(set(vars(sys.modules[ours])) | set(public_names(host)))
+        module = sys.modules[ours]
+        names = {*module.__all__, *later, *public_names(host)}
+        for name, value in vars(module).items():
+            inside = isinstance(value, ModuleType) and value.__name__ == f"{ours}.{name}" and name[0] != "_"
+            names |= {name} if inside or name.startswith("__") else set()
+        names |= {found.name for found in pkgutil.iter_modules(getattr(host, "__path__", ())) if found.name[0] != "_"}
+        return sorted(names)
 
     return __getattr__, __dir__
 

@@ -1,13 +1,16 @@
 """What of PyTorch is private, or differs between its versions: one named function each. tests/test_torch.py calls each and
-fails when PyTorch drops or changes it."""
+fails when PyTorch drops or changes it. It also tries what cannot be a function: the tables of a module (`_parameters`,
+`_buffers`, `_modules`) and the methods of a module that ours extend; nothing else that is private is used elsewhere."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+import torch.utils.checkpoint
 from torch.multiprocessing.reductions import StorageWeakRef as StorageWeakRef
 from torch.utils import _pytree
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -29,6 +32,10 @@ tree_flatten: Callable[[Any], tuple[list[Any], Any]] = _pytree.tree_flatten
 tree_unflatten: Callable[[Any, Any], Any] = _pytree.tree_unflatten
 tree_leaves: Callable[[Any], list[Any]] = _pytree.tree_leaves
 
+# What the convolutions, and the batch norms, of any number of dimensions are.
+CONVOLUTION: type[torch.nn.Module] = torch.nn.modules.conv._ConvNd
+BATCH_NORM: type[torch.nn.Module] = torch.nn.modules.batchnorm._NormBase
+
 
 def is_forward_mode() -> bool:
     """Whether forward-mode differentiation is at work."""
@@ -45,6 +52,24 @@ def has_global_hooks() -> bool:
         or of._global_backward_hooks
         or of._global_backward_pre_hooks
     )
+
+
+def has_hooks(module: torch.nn.Module) -> bool:
+    """Whether somebody looks at what goes into a module, or comes out."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether a call of a module is one of what torch.compile made of it."""
+    return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def is_taken_apart() -> bool:
+    """Whether the method that asks is called by ``torch.utils.checkpoint.checkpoint_sequential``, which calls the layers
+    of an nn.Sequential by itself."""
+    return sys._getframe(2).f_code is torch.utils.checkpoint.checkpoint_sequential.__code__
 
 
 def is_of_a_transform(x: torch.Tensor) -> bool:
@@ -104,6 +129,28 @@ def functions_watched(watch: Callable[..., Any]) -> Iterator[None]:
 def version(x: torch.Tensor) -> int:
     """How often `x` was written to; 0 for an inference tensor, which does not count."""
     return 0 if x.is_inference() else x._version
+
+
+def is_view(x: torch.Tensor) -> bool:
+    """Whether autograd takes `x` for a part of another tensor."""
+    return x._is_view()
+
+
+def viewed(x: torch.Tensor) -> torch.Tensor:
+    """The tensor that `x` is a view of; `x` itself where it is none."""
+    return x if x._base is None else x._base
+
+
+def is_freed(node: Any) -> bool:
+    """Whether a backward pass has freed what `node` of autograd keeps to be gone through again."""
+    for name in dir(node):
+        if name.startswith("_saved_") or name == "saved_tensors":
+            try:
+                getattr(node, name)
+            except RuntimeError as error:
+                if "second time" in str(error):
+                    return True
+    return False
 
 
 def new_library(name: str) -> torch.library.Library:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ._checks import check_module, check_number
+from ._torch import BATCH_NORM, CONVOLUTION
 from .conversion import reset
 from .neurons import Adjusted
 
@@ -25,8 +26,8 @@ __all__ = ["Checkup", "LayerCheck", "check", "wake"]
 
 _Net = TypeVar("_Net", bound=nn.Module)
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-_WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear, nn.Embedding, *_NORMS)
+_NORMS = (BATCH_NORM, nn.LayerNorm, nn.GroupNorm)
+_WEIGHTED = (nn.Linear, CONVOLUTION, nn.Bilinear, nn.Embedding, *_NORMS)
 _STARVING, _BUSY, _GROWING = 0.02, 0.5, 100.0  # rates and a growth at which something is said
 _CLOSE = 0.05  # of the rate that is asked for: near enough
 _MOST = 60  # trials of a factor for one layer

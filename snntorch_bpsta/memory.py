@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ._checks import check_flags
-from ._torch import StorageWeakRef, is_capturing, is_compiling, is_dispatched, is_zero_tensor
+from ._torch import StorageWeakRef, is_capturing, is_compiling, is_dispatched, is_zero_tensor, version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +105,7 @@ class compress_spikes(torch.autograd.graph.saved_tensors_hooks):
         """The bits of `x` in memory order, or None. Two layers that save one tensor, or views of it, share them."""
         key, owner = None, StorageWeakRef(x.untyped_storage())
         if not x.is_leaf:  # the memory of leaves (buffers, data) may change without a new version
-            key = owner.cdata, x.data_ptr(), x.numel(), x.dtype, x._version
+            key = owner.cdata, x.data_ptr(), x.numel(), x.dtype, version(x)
             known = self._known.get(key)
             if known is not None:
                 return known
@@ -127,7 +127,7 @@ class _Kept:
 
     def __init__(self, x):
         self.data = self.counter = x
-        self.version = x._version
+        self.version = version(x)
 
     def unpack(self):
         return self.data
@@ -152,7 +152,7 @@ class _Packed:
     def __init__(self, x, bits):
         self.bits = bits
         self.shape, self.stride, self.dtype = x.shape, x.stride(), x.dtype
-        self.version = x._version
+        self.version = version(x)
         self.counter = x.detach()  # shares the version counter of x ...
         self.counter.data = bits.data  # ... and no longer its memory
 
@@ -163,10 +163,11 @@ class _Packed:
 def _unpack(saved):
     if isinstance(saved, torch.Tensor):
         return saved
-    if saved.counter._version != saved.version:
+    now = version(saved.counter)
+    if now != saved.version:
         raise RuntimeError(
             "one of the variables needed for gradient computation has been modified by an inplace operation: a tensor "
-            f"saved under compress_spikes is at version {saved.counter._version}; expected version {saved.version} instead"
+            f"saved under compress_spikes is at version {now}; expected version {saved.version} instead"
         )
     return saved.unpack()
 

@@ -17,32 +17,32 @@ if TYPE_CHECKING:
 
 __all__ = ["which"]
 
-# What the layers of the call under way told; None outside of :func:`which`.
-_told: list[tuple[Any, str]] | None = None
+# What the layers of the call under way told; None outside of :func:`which`, where a call of the engine need not tell.
+told: list[tuple[Any, str]] | None = None
 
 
 def tell(module: nn.Module | None, *words: str) -> None:
     """Say how `module` runs, where somebody wants to know; None where only the caller knows which module it is, and claims
     the words."""
-    if _told is not None and not is_compiling():
-        _told.extend((module, each) for each in words)
+    if told is not None and not is_compiling():
+        told.extend((module, each) for each in words)
 
 
 def claim(module: nn.Module) -> None:
     """What was told of None was told of `module`."""
-    if _told and not is_compiling():
-        _told[:] = [(module if of is None else of, words) for of, words in _told]
+    if told and not is_compiling():
+        told[:] = [(module if of is None else of, words) for of, words in told]
 
 
 @contextmanager
 def silent(on: bool) -> Iterator[None]:
     """What is told inside is not heard."""
-    global _told
-    told, _told = _told, None if on else _told
+    global told
+    outer, told = told, None if on else told
     try:
         yield
     finally:
-        _told = told
+        told = outer
 
 
 @torch.no_grad()
@@ -74,17 +74,17 @@ def which(net: nn.Module, *args: Any, **kwargs: Any) -> dict[str, str]:
         >>> snn.which(net, torch.rand(5, 2, 4))
         {'2': 'cpu, with ReLU'}
     """
-    global _told
+    global told
     check_module("net", net)
-    outer, _told = _told, []
+    outer, told = told, []
     try:
         net(*args, **kwargs)
-        told = _told
+        heard = told
     finally:
-        _told = outer
+        told = outer
     names = {module: name or type(module).__name__ for name, module in net.named_modules()}
     how: dict[str, list[str]] = {}
-    for module, words in told:
+    for module, words in heard:
         if module is None:  # the engine by itself, without a neuron
             continue
         module = module.__dict__.get("_twin_of", module)

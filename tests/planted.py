@@ -48,7 +48,7 @@ FAULTS = {
         "bits restored in the wrong order", "memory",
     ),
     "version": Fault(
-        "memory", "if saved.counter._version != saved.version:", "if False:",
+        "memory", "if now != saved.version:", "if False:",
         "a tensor changed in place goes unnoticed", "memory",
     ),
     # --- the engine ---
@@ -66,6 +66,18 @@ FAULTS = {
     "index": Fault(
         "functional/kernels/cpu_backward", "pi = I_rec[last : last + n]", "pi = I_rec[now : now + n]",
         "the current of a step too late", "functional_kernels",
+    ),
+    "next": Fault(
+        "functional/kernels/cpu_forward", "                    z[:] = o\n", "                    pass\n",
+        "no spike is fed back", "functional_kernels",
+    ),
+    "current": Fault(
+        "functional/kernels/triton_template", "i = tl.where(there, e, i)", "i = tl.where(there, h, i)",
+        "one current for the other", "triton_kernels",
+    ),
+    "looped": Fault(
+        "functional/multistep", "if text not in _said:", "if text in _said:", "the loop is taken without a word",
+        "functional_door",
     ),
     "relu": Fault(
         "functional/kernels/cpu_backward", "dx[k] = dx[k] if ww[k] & 1 else zero", "dx[k] = dx[k]",
@@ -149,7 +161,7 @@ FAULTS = {
         "an attribute that is set is not seen", "neurons_field",
     ),
     "stale": Fault(
-        "neurons/stale", 'if "second time" in str(error):', 'if "third time" in str(error):',
+        "neurons/stale", "        if is_freed(node):", "        if False:",
         "a freed graph has an error of PyTorch's", "neurons_stale",
     ),
     "hidden": Fault(
@@ -168,6 +180,22 @@ FAULTS = {
         "neurons/core", "mem = mem + residual.to(mem.dtype)", "mem = mem + 0 * residual.to(mem.dtype)",
         "no residual in the loop", "neurons_field neurons_gradients",
     ),
+    "rise": Fault(
+        "neurons/adaptive", "self.threshold_decay * self.rise + self.threshold_step * spk",
+        "self.threshold_decay * (self.rise + self.threshold_step * spk)", "the rise falls a step too early",
+        "neurons_adaptive",
+    ),
+    "growth": Fault(
+        "neurons/notices", 'crosses = 0 if self.spatial_adj and self.reset_mechanism == "zero" else 1', "crosses = 0",
+        "an open path is left out of the growth", "neurons_notices",
+    ),
+    "told": Fault(
+        "telling", 'module = module.__dict__.get("_twin_of", module)', "pass", "a twin has no name",
+        "layers_together",
+    ),
+    # --- doctor ---
+    "explodes": Fault("doctor", "sizes[0] / sizes[-1] if", "sizes[-1] / sizes[0] if", "growth forwards in time", "doctor"),
+    "averages": Fault("doctor", "buffer.copy_(before)", "pass", "a check moves running averages", "doctor"),
     # --- conversion ---
     "convert": Fault(
         "conversion", "neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha, warm_up=warm_up)",
@@ -199,6 +227,22 @@ FAULTS = {
     "voting": Fault(
         "layers/blocks", "(x.shape[-1] // self.voters, self.voters)).mean(-1)",
         "(self.voters, x.shape[-1] // self.voters)).mean(-2)", "voters of one class lie apart", "layers_blocks",
+    ),
+    "normed": Fault(
+        "layers/together", "norm.training or norm.running_mean is None", "norm.running_mean is None",
+        "a norm in training becomes part of a convolution", "layers_together",
+    ),
+    "watched": Fault(
+        "layers/turns", "if growth is None or layer in seen or has_hooks(layer):", "if growth is None or layer in seen:",
+        "who looks at a layer sees parts of the time", "layers_turns",
+    ),
+    "order": Fault(
+        "layers/memory_format", "return x.contiguous() if is_channels_last(x) else x", "return x",
+        "what is returned lies otherwise", "layers_memory_format",
+    ),
+    "in-turns": Fault(
+        "layers/multistep", "self._through(chain, part, spiking, True, states)",
+        "self._through(chain, part, spiking, True, {})", "each turn begins at zero", "layers_turns",
     ),
     # --- a loop over time ---
     "chain": Fault(
@@ -234,6 +278,14 @@ FAULTS = {
     "compared": Fault(
         "folding", "            self.failed.append(unit)\n\n", "            pass\n\n",
         "a wrong layer is not left alone", "folding_defeat",
+    ),
+    "hooked": Fault(
+        "folding/guards", "[type(module), has_hooks(module)]", "[type(module)]", "a hook that comes later goes unseen",
+        "folding_defeat",
+    ),
+    "rows": Fault(
+        "folding/layout", "step > 0 and places == list(", "step > 0 or places == list(",
+        "steps out of order are taken for all steps", "folding_zoo folding_defeat folding_random",
     ),
     "preset": Fault(
         "networks", "**{**NEURONS[preset], **options}", "**{**options, **NEURONS[preset]}",
@@ -346,6 +398,25 @@ FAULTS = {
         "training", '"accuracy": last["test_accuracy"]', '"accuracy": 100 * last["test_accuracy"]',
         "per cent in place of a share", "training",
     ),
+    "schedule": Fault(
+        "training/callbacks", "trainer.current_epoch < self.share * epochs", "trainer.current_epoch <= self.share * epochs",
+        "a warm-up of an epoch more", "training",
+    ),
+    "encoded": Fault(
+        "training/neurobench", "[x] * layers[encoding].num_steps", "[x]", "an image is one step", "neurobench",
+    ),
+    # --- studies ---
+    "appended": Fault(
+        "training/studies/run_all", "runs += [row for row in rows if _identity(row) not in held]", "runs = [*rows]",
+        "a run loses those before", "studies",
+    ),
+    "paired": Fault(
+        "training/studies/table", "[accuracies[seed] - base[seed] for", "[base[seed] - accuracies[seed] for",
+        "the sign of a difference", "studies",
+    ),
+    "orphans": Fault(
+        "training/studies/workers", "os._exit(1)", "pass", "workers train on without a parent", "studies_queue",
+    ),
     "whole": Fault(
         "_files", "os.replace(part, path)", "path.write_bytes(part.read_bytes())", "written in place", "files",
     ),
@@ -380,6 +451,17 @@ FAULTS = {
         "training/_tables", "print(f\"test accuracy {100 * row['accuracy']:.2f} %\"",
         "print(f\"test accuracy {row['accuracy']:.2f} %\"",
         "a share called per cent", "cli",
+    ),
+    "seeds": Fault(
+        "cli/_options", "list(range(int(text)))", "list(range(1, int(text) + 1))", "the first seed is another", "cli",
+    ),
+    "progress": Fault(
+        "_progress", "self._bar.update(done - self._bar.n)", "self._bar.update(done)", "a bar that runs ahead",
+        "cli_progress",
+    ),
+    "twice": Fault(
+        "_signals", "if not (self.gently and first):", "if not self.gently:", "a second signal does not stop",
+        "training_stopped",
     ),
     "checks": Fault(
         "_checks", "<= highest and number > above)", "<= highest and number >= above)",

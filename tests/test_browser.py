@@ -6,6 +6,7 @@ browsers are not needed. The site is built for these tests; BPSTA_DOCS names a f
 """
 
 import functools
+import html
 import http.server
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +135,15 @@ def tab(browser, site, tabs):
 
 
 # --- every page -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_tables_are_tables(name, site):
+    """Those that notebooks print, too."""
+    with urllib.request.urlopen(f"{site}{name}.html") as answer:
+        page = answer.read().decode()
+    shown = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"(?s)<(pre|script|style)\b.*?</\1>", "", page)))
+    assert not re.search(r"\| *:?[-–—]+:? *\|", shown)  # dashes may have become long ones
 
 
 @pytest.mark.parametrize("name", PAGES)

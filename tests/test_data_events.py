@@ -98,7 +98,7 @@ def test_missing_says_what_where_and_how(tmp_path):
         DATASETS["nmnist"].url,
         "--data-root",
         "SNNTORCH_BPSTA_DATA",
-        "download=True",
+        "download=True (--download)",
     ):
         assert part in str(caught.value)
 

@@ -1,4 +1,7 @@
-"""What users of snnTorch and of its neighbours reported in public, done with ours. Each test names repository and number."""
+"""What users of snnTorch and of its neighbours reported in public, done with ours. Each test names repository and number.
+
+Of Lightning, test_training_stopped.py has 688 and 19970 (a checkpoint that a kill leaves half written), 11924 and 19916 (a
+run that was stopped ends as one that is done), and test_training.py 17543 and 18098 (a resumed run has other weights)."""
 
 import copy
 import io
@@ -208,6 +211,38 @@ def test_neurobench_229_weights_quantised_after_training():
         for neuron in step[1::2]:
             neuron.init_hidden = True
         assert out.any() and torch.equal(out, run(step, inputs()))
+
+
+def test_lightning_21938_a_resumed_run_with_workers_goes_on_with_the_order_of_its_epoch(tmp_path, monkeypatch):
+    pytest.importorskip("lightning", reason="lightning (extra: train) is missing")
+    pytest.importorskip("sklearn", reason="scikit-learn (extra: data) is missing")
+    from snntorch_bpsta.training import Recipe, module, run
+
+    recipe = Recipe(
+        dataset="digits", width=1 / 32, num_steps=2, epochs=3, batch_size=32, warm_up="none", limit=96, test_limit=32
+    )
+    with monkeypatch.context() as other:
+
+        def stop(self):
+            if self.current_epoch == 1:
+                raise RuntimeError("stopped")
+
+        other.setattr(module.Classifier, "on_train_epoch_start", stop)
+        with pytest.raises(RuntimeError, match="stopped"):
+            run.train(recipe, 3, tmp_path / "run", num_workers=1, progress=False)
+    seen, step = [], module.Classifier.training_step
+
+    def watched(self, batch, batch_idx):
+        seen.append((self.current_epoch, batch[1].tolist()))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(module.Classifier, "training_step", watched)
+    row = run.train(recipe, 3, tmp_path / "run", resume=True, num_workers=1, progress=False)
+    resumed = [*seen]
+    seen.clear()
+    whole = run.train(recipe, 3, tmp_path / "whole", progress=False)
+    assert resumed == [each for each in seen if each[0]] and len({str(labels) for _, labels in seen}) == 9
+    assert row["history"] == whole["history"]
 
 
 # --- data -----------------------------------------------------------------------------------------

@@ -334,3 +334,42 @@ def test_what_is_fed_back_has_its_factor(cell, factor):
     })  # fmt: skip
     kernels, loop = multistep(one, Call(x, given, impl="cpu")), multistep(scaled, Call(x, given, impl="reference"))
     assert all(map(torch.equal, kernels, loop)) and kernels[0].any()
+
+
+class Counted(Wide):
+    calls = 0
+
+    def forward(self, x):
+        Counted.calls += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("how", ["linear", "convolution", "surrogate"])
+@pytest.mark.parametrize("cell", RECURRENT)
+def test_autograd_has_as_much_to_do_for_many_steps_as_for_few(cell, how):
+    """One node for an all-to-all recurrence, and the derivatives of a surrogate of one's own taken once over all steps."""
+
+    def nodes(out):
+        seen, todo = set(), [y.grad_fn for y in out if y.grad_fn is not None]
+        while todo:
+            node = todo.pop()
+            if node not in seen:
+                seen.add(node)
+                todo += [before for before, _ in node.next_functions if before is not None]
+        return sorted(type(node).__name__ for node in seen)
+
+    layer = {"linear": torch.nn.Linear(N, N), "convolution": torch.nn.Conv2d(2, 2, 3, padding=1)}.get(how)
+    neuron = problem(cell, "subtract", layer=layer)[0]
+    if how == "surrogate":
+        neuron = Neuron(**{k: getattr(neuron, k) for k in neuron.__dataclass_fields__ if k != "plans"} | {
+            "spike_grad": Counted(F32), "spatial_adj": False
+        })  # fmt: skip
+    found = []
+    for steps in (3, 30):
+        Counted.calls = 0
+        x = torch.rand(steps, 2, *((2, 4, 3) if how == "convolution" else (N,))).requires_grad_()
+        out = multistep(neuron, Call(x, (None,) * len(CELLS[cell].states), impl="cpu"))
+        found.append((nodes(out), Counted.calls))
+        out[0].sum().backward()
+        assert x.grad.any()
+    assert found[0] == found[1] and 0 < len(found[0][0]) < 20 and found[0][1] == (3 if how == "surrogate" else 0)

@@ -11,6 +11,7 @@ from _family import KINDS, RECURRENT, arguments
 from _layers import DTYPES, F32, F64, NEURONS, PAPER, B, N, T, exact_weights, grid, run
 from _tolerance import assert_close
 from torch import nn
+from torch.utils.checkpoint import checkpoint_sequential
 
 import snntorch_bpsta as snn
 
@@ -641,6 +642,32 @@ def test_sparse_and_nested_inputs_are_told_how_to_become_dense():
         net(torch.rand(4, 3, 5).to_sparse())
     with pytest.raises(TypeError, match=r"torch.nested.to_padded_tensor"):
         net(torch.nested.nested_tensor([torch.rand(3, 5), torch.rand(2, 5)], layout=torch.jagged))
+    for layout in (torch.strided, torch.jagged):
+        with pytest.raises(TypeError, match=r"torch.nested.to_padded_tensor"):
+            net[1].sequence(torch.nested.nested_tensor([torch.rand(3, 5), torch.rand(2, 5)], layout=layout))
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_in_segments(reentrant, hidden):
+    """torch calls the layers of an nn.Sequential one by one, which would have a neuron take time for the batch."""
+    torch.manual_seed(0)
+    leaky = {"beta": 0.9, "spatial_adj": True, "threshold": 0.3, "init_hidden": hidden}
+    net = snn.MultiStep(nn.Linear(5, 6), snn.Leaky(**leaky), nn.Dropout(0.5), nn.Linear(6, 4), snn.Leaky(**leaky))
+    x = torch.rand(7, 3, 5, requires_grad=True)
+    with pytest.raises(TypeError, match=r"give it parts, as in checkpoint_sequential\(\[net"):
+        checkpoint_sequential(net, 2, x, use_reentrant=reentrant)
+    if hidden:
+        return
+    results = []
+    for call in (net, lambda x: checkpoint_sequential([net[:2], net[2:]], 2, x, use_reentrant=reentrant)):
+        torch.manual_seed(1)
+        out, leaves = call(x), [x, *net.parameters()]
+        for leaf in leaves:
+            leaf.grad = None
+        out.sum().backward()
+        results.append((out, *(leaf.grad for leaf in leaves)))
+    assert all(map(torch.equal, *results)) and all(each.any() for each in results[0])
 
 
 # --- modules that are not stateless ---------------------------------------------------------------

@@ -256,7 +256,7 @@ def test_which_leaves_nothing_behind_when_a_net_fails():
     net = snn.MultiStep(leaky(), nn.Linear(N + 1, 1))
     with pytest.raises(RuntimeError, match="layer '1', Linear"):
         snn.which(net, torch.rand(T, B, N))
-    assert snn.telling._told is None
+    assert snn.telling.told is None
     with pytest.raises(TypeError, match=r"net must be a torch.nn.Module"):
         snn.which(torch.rand)
 

@@ -107,6 +107,17 @@ def test_all_is_true_and_sorted_once(module):
     assert set(module.__all__) <= set(dir(module))
 
 
+def test_dir_shows_what_is_public_and_no_import_of_our_own():
+    shown = {*dir(snn)}
+    assert {"networks", "data", "energy", "plots", "training", "nir", "functional", *SUBMODULES} <= shown
+    assert not {"importlib", "Any", "TYPE_CHECKING", "_snntorch", "_ON_FIRST_USE"} & shown
+    assert {"rectangle", "atan", "Surrogate"} <= {*dir(snn.surrogate)} and "check_number" not in dir(snn.surrogate)
+    assert {"lif_multistep", "ce_rate_loss", "quant"} <= {*dir(snn.functional)}
+    assert {"Leaky", "SpikingNeuron", "__name__"} <= {*dir(snn.neurons)} and "fall_back_to" not in dir(snn.neurons)
+    for module in (snn.surrogate, snn.functional, snn.neurons):
+        assert all(hasattr(module, name) for name in dir(module))
+
+
 def test_an_unknown_name_is_an_attribute_error():
     for module in (snn, snn.functional, snn.surrogate):
         with pytest.raises(AttributeError, match="no_such_name"):

@@ -539,15 +539,30 @@ def test_frames_of_a_step():
     """Python functions of the neurons from the call on, without those of the engine."""
     neuron, cur, mem = build("Leaky", "on"), current()[0], torch.zeros(B, N)
     spk, mem = neuron(cur, mem)
+    seen = frames_of(lambda: neuron(cur, mem), "/neurons/")
+    assert len(seen) <= 12, seen
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_frames_of_a_sequence(option):
+    """Python functions of the package in one call; of 128 neurons they are most of its time."""
+    neuron, cur = build("Leaky", option), current().requires_grad_()
+    neuron.sequence(cur)
+    seen = frames_of(lambda: neuron.sequence(cur), "/snntorch_bpsta/")
+    assert len(seen) <= 25, seen
+
+
+def frames_of(call, folder):
+    """The names of the Python functions, of files in a folder, that a call enters."""
     seen = []
 
     def note(frame, event, argument):
-        if event == "call" and "/neurons/" in frame.f_code.co_filename.replace("\\", "/"):
+        if event == "call" and folder in frame.f_code.co_filename.replace("\\", "/"):
             seen.append(frame.f_code.co_name)
 
     sys.setprofile(note)
     try:
-        neuron(cur, mem)
+        call()
     finally:
         sys.setprofile(None)
-    assert len(seen) <= 12, seen
+    return seen

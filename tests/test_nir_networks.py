@@ -155,6 +155,40 @@ def test_snntorch_reads_what_is_written(tmp_path):
         assert_equal_spikes(torch.stack([host(x_t)[0] for x_t in x]), net(x))
 
 
+class Step(nn.Module):
+    """A neuron as nirtorch wants it: the state by its name, and a pair."""
+
+    def __init__(self, node):
+        super().__init__()
+        (self.neuron,) = snn.nir.load(nir.NIRGraph.from_list(node))
+
+    def forward(self, x, state=None):
+        return self.neuron(x, torch.zeros_like(x) if state is None else state)
+
+
+def test_nirtorch_runs_what_is_written_and_its_graphs_are_read(tmp_path):
+    """By its doors of today, nir_to_torch and torch_to_nir. (Its own Affine loses the bias.)"""
+    nirtorch = pytest.importorskip("nirtorch", reason="nirtorch is missing")
+    torch.manual_seed(0)
+    leaky = [snn.Leaky(beta, threshold=0.3, reset_mechanism="zero") for beta in (0.9, 0.8)]
+    net = snn.MultiStep(nn.Linear(IN, N, bias=False), leaky[0], nn.Linear(N, N, bias=False), leaky[1])
+    graph, x, state, spikes = through_a_file(snn.nir.export(net, torch.rand(IN)), tmp_path), inputs(), None, []
+    theirs = nirtorch.nir_to_torch(graph, {nir.LIF: Step})
+    with torch.no_grad():
+        for x_t in x:
+            spk, state = theirs(x_t) if state is None else theirs(x_t, state)
+            spikes.append(spk)
+        assert_equal_spikes(torch.stack(spikes), net(x))
+
+    def node_of(neuron):
+        written = snn.nir.export(snn.MultiStep(neuron), torch.rand(N)).nodes.values()
+        return next(node for node in written if isinstance(node, nir.LIF))
+
+    traced = nirtorch.torch_to_nir(nn.Sequential(*net), {snn.Leaky: node_of})
+    with torch.no_grad():
+        assert_equal_spikes(snn.nir.load(traced)(x), net(x))
+
+
 # --- graphs of other programs ---------------------------------------------------------------------
 
 

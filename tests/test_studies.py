@@ -511,7 +511,9 @@ def test_the_command_line_measures_gradients(tmp_path, capsys):
     first = by_setting["first weights", "baseline"]
     assert len(first["flow"]) == 5 and all(len(steps) == RECIPE.num_steps for steps in first["flow"].values())
     assert first["error_first_layer"] == pytest.approx(sum(next(iter(first["flow"].values()))) / RECIPE.num_steps)
-    assert "| one neuron    | bpsa+bpta |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| one neuron    | bpsa+bpta |" in printed
+    assert "test set after the last one; --quick: that it works, no result\n" in printed
 
 
 def test_credit_crosses_a_reset_to_zero_by_the_residual_alone():

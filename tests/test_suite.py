@@ -67,3 +67,13 @@ def test_a_planted_fault_without_a_place_is_an_error():
     for old in ("a text that stands nowhere", "return"):
         with pytest.raises(ValueError, match="once in surrogate"):
             planted.find(fault._replace(old=old))
+
+
+def test_every_room_has_a_planted_fault():
+    """Every module of the package, and every folder of it at any depth."""
+    package = planted.ROOT / planted.PACKAGE
+    places = {planted.find(fault).relative_to(package) for fault in planted.FAULTS.values()}
+    without = {path.name for path in package.glob("*.py")} - {place.name for place in places if len(place.parts) == 1}
+    assert without == {"__init__.py", "__main__.py", "_typing.py", "_version.py"}, "nothing is computed in these"
+    folders = {path.parent.relative_to(package) for path in package.rglob("*.py")}
+    assert folders == {place.parent for place in places}

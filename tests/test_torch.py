@@ -1,5 +1,6 @@
 """Every private or version-bound thing of PyTorch that we use: it is there, and does what its name says."""
 
+import ast
 import gc
 import inspect
 import re
@@ -145,6 +146,77 @@ def test_a_storage_is_known_by_its_address():
     assert _torch.StorageWeakRef(x.untyped_storage()).cdata == _torch.StorageWeakRef(x[1:].untyped_storage()).cdata
 
 
+def test_views_and_what_they_are_of():
+    base = torch.zeros(2, 3)
+    assert _torch.viewed(base) is base and not _torch.is_view(base)
+    part = base[1][:2]
+    assert _torch.viewed(part) is base and _torch.is_view(part) and not _torch.is_view(part.clone())
+
+
+def test_what_a_backward_pass_has_freed():
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return 2 * ctx.saved_tensors[0] * grad
+
+    for function in (torch.sigmoid, Square.apply):
+        y = function(torch.ones(2, requires_grad=True))
+        y.sum().backward(retain_graph=True)
+        assert not _torch.is_freed(y.grad_fn)
+        y.sum().backward()
+        assert _torch.is_freed(y.grad_fn)
+
+
+def test_hooks_on_a_module_are_seen():
+    module = torch.nn.Linear(2, 2)
+    assert not _torch.has_hooks(module)
+    for register in (
+        module.register_forward_hook, module.register_forward_pre_hook, module.register_full_backward_hook,
+        module.register_full_backward_pre_hook,
+    ):  # fmt: skip
+        handle = register(lambda *arguments: None)
+        assert _torch.has_hooks(module)
+        handle.remove()
+        assert not _torch.has_hooks(module)
+
+
+def test_a_compiled_module_is_seen():
+    module = torch.nn.Linear(2, 2)
+    assert not _torch.is_compiled(module) and _torch.is_compiled(torch.compile(module, backend="eager"))
+    module.compile(backend="eager")
+    assert _torch.is_compiled(module)
+
+
+def test_a_sequential_that_is_taken_apart_knows():
+    seen = []
+
+    class Whole(torch.nn.Sequential):
+        def children(self):
+            seen.append(_torch.is_taken_apart())
+            return super().children()
+
+    net, x = Whole(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)), torch.ones(1, 2, requires_grad=True)
+    list(net.children()), net.eval(), net(x)
+    assert not any(seen)
+    seen.clear()
+    torch.utils.checkpoint.checkpoint_sequential(net, 2, x, use_reentrant=False)
+    assert seen == [True]
+
+
+def test_the_bases_of_layers():
+    nn = torch.nn
+    convolutions = [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
+    assert all(issubclass(each, _torch.CONVOLUTION) for each in convolutions)
+    norms = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm2d, nn.SyncBatchNorm]
+    assert all(issubclass(each, _torch.BATCH_NORM) for each in norms)
+    assert not issubclass(nn.Linear, (_torch.CONVOLUTION, _torch.BATCH_NORM))
+
+
 def test_a_write_is_counted():
     x = torch.zeros(2)
     before = _torch.version(x)
@@ -184,15 +256,96 @@ def test_every_name_has_its_test():
     assert missing == []
 
 
+# --- and elsewhere ------------------------------------------------------------------------------------
+
+# What can be no function of _torch.py, each with its test here: the tables of a module, and what ours extend of it.
+TABLES = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
+EXTENDED = {"_apply", "_load_from_state_dict", "_replicate_for_data_parallel", "_is_full_backward_hook"}
+# Names that are ours in these files, and happen to be PyTorch's elsewhere.
+OWN = {("data/_common.py", "_version"), ("folding/replay.py", "_grad"), ("training/module.py", "_trainer")}
+
+
+def things():
+    """Objects of PyTorch whose private names somebody may be tempted to use."""
+    seen, x = [], torch.ones(2, requires_grad=True)
+
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            seen.append(ctx)
+            return x * 2
+
+    Double.apply(x)
+    return torch.nn.Module(), torch.nn.Sequential(), x, (x * x).grad_fn, *seen, x.untyped_storage(), torch.Generator()
+
+
+def private_of_torch(source):
+    """The private names of PyTorch's objects and modules that a source uses."""
+    theirs = {name for thing in things() for name in dir(thing) if re.match("_[a-zA-Z]", name)}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and re.match("_[a-zA-Z]", node.attr):
+            of_a_module = re.match(r"(torch|nn)\b[\w.]*$", ast.unparse(node.value))
+            if of_a_module or node.attr in theirs or node.attr.startswith(("_dynamo_", "_saved_")):
+                yield node.attr
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "torch":
+            parts = [*node.module.split("."), *(alias.name for alias in node.names)]
+            yield from (part for part in parts if part.startswith("_"))
+
+
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)).replace("/", ".")
 )
 def test_nothing_private_of_torch_is_used_elsewhere(path):
-    if path.name == "_torch.py":
+    source, file = path.read_text(encoding="utf-8"), path.relative_to(PACKAGE).as_posix()
+    if file in ("_torch.py", "_snntorch.py"):
         return
-    source = path.read_text(encoding="utf-8")
-    private = r"torch\._[a-zA-Z]|from torch\.[\w.]*\._|torch\.compiler\.is_compiling|\._dynamo_|\._is_zerotensor"
-    assert re.findall(private, source.replace("torch.__", "")) == []
+    found = set(private_of_torch(source)) - TABLES - EXTENDED
+    assert not {name for name in found if (file, name) not in OWN}
+    assert not re.search(r"torch\.compiler\.is_compiling", source)
+
+
+@pytest.mark.parametrize("line", [
+    "x._version", "module._forward_hooks", "torch._C", "from torch._C import x", "from torch.nn.modules.conv import _ConvNd",
+    "nn.modules.batchnorm._NormBase", "node._saved_self", "import torch\ny = x._base", "x.untyped_storage()._cdata",
+])  # fmt: skip
+def test_a_private_use_is_seen(line):
+    assert list(private_of_torch(line))
+
+
+def test_the_tables_of_a_module():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    module.weight = torch.nn.Parameter(torch.ones(1))
+    module.register_buffer("kept", torch.zeros(1))
+    module.register_buffer("lost", torch.zeros(1), persistent=False)
+    assert all(type(getattr(module, name)) in (dict, set) and name in module.__dict__ for name in TABLES)
+    assert module._parameters == {"weight": module.weight} and module._modules == {"0": module[0]}
+    assert [*module._buffers] == ["kept", "lost"] and module._non_persistent_buffers_set == {"lost"}
+    module._non_persistent_buffers_set.discard("lost")
+    module.__dict__["lost"] = module._buffers.pop("lost")
+    assert [*module.state_dict()] == ["weight", "kept", "0.weight", "0.bias"] and module.lost is vars(module)["lost"]
+
+
+def test_what_is_extended_of_a_module_is_called():
+    called = []
+
+    class Module(torch.nn.Linear):
+        def _apply(self, fn, recurse=True):
+            called.append("_apply")
+            return super()._apply(fn, recurse)
+
+        def _load_from_state_dict(self, *arguments):
+            called.append("_load_from_state_dict")
+            super()._load_from_state_dict(*arguments)
+
+    module = torch.nn.Sequential(Module(2, 2))
+    module.double()
+    module.load_state_dict(module.state_dict())
+    assert called == ["_apply", "_load_from_state_dict"]
+    assert "module._replicate_for_data_parallel()" in inspect.getsource(torch.nn.parallel.replicate)
+    assert module._replicate_for_data_parallel()._modules is not module._modules
+    assert module._is_full_backward_hook is None
+    module.register_full_backward_hook(lambda *arguments: None)
+    assert module._is_full_backward_hook is True
 
 
 def test_a_library_may_be_made_again():

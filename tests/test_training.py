@@ -9,6 +9,7 @@ import sys
 import textwrap
 from dataclasses import replace
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from torch import nn
 import snntorch_bpsta as snn
 from snntorch_bpsta.energy import FiringRates
 from snntorch_bpsta.training import Recipe
+from snntorch_bpsta.training.callbacks import WarmUp
 from snntorch_bpsta.training.datamodule import Frames, augment
 from snntorch_bpsta.training.module import Classifier, learning_rate_schedule
 from snntorch_bpsta.training.run import evaluate, train
@@ -284,6 +286,31 @@ def test_the_warm_up_ends(kind):
     assert (first["warm_up"], second["warm_up"]) == (kind, None)
     assert (first["firing_rate"] is None) == (kind == "identity")  # no neurons, no rate
     assert second["firing_rate"] is not None and len(second["firing_rates"]) == 5
+
+
+@pytest.mark.parametrize("share, warm", [(1 / 3, 2), (0.5, 3), (0.4, 3), (0.0, 0), (1.0, 6)])
+def test_the_callback_warms_up_its_share_of_the_epochs_in_a_run_of_ones_own(share, warm, tmp_path):
+    seen = []
+
+    class Own(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = snn.MultiStep(nn.Linear(2, 3), snn.Leaky(0.9, spatial_adj=True, threshold=0.1))
+
+        def training_step(self, batch, batch_idx):
+            seen.append(self.net[1].warm_up)
+            return self.net(batch).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    own, data = Own(), torch.utils.data.DataLoader(torch.rand(4, 2, 2))
+    options = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = L.Trainer(max_epochs=6, accelerator="cpu", limit_train_batches=1, callbacks=[WarmUp(share)], **options)
+    trainer.fit(own, data)
+    assert seen == ["surrogate"] * warm + [None] * (6 - warm) and own.net[1].warm_up is None
+    with pytest.raises(ValueError, match="WarmUp needs the number of epochs"):
+        L.Trainer(max_epochs=-1, max_steps=2, accelerator="cpu", callbacks=[WarmUp(share)], **options).fit(own, data)
 
 
 def test_augmentation_moves_all_frames_of_a_sample_together():

@@ -176,6 +176,9 @@ def test_another_run_does_not_go_on_with_this_one(tmp_path, monkeypatch):
             train(out_dir=tmp_path, resume=True, progress=False, **arguments)
     with pytest.raises(ValueError, match=r"epochs: 4 -> 3\)"):
         train(replace(TINY, epochs=3), 3, tmp_path, extend=True, progress=False)
+    with monkeypatch.context() as other, pytest.raises(ValueError, match="of another run .*processes: 1 -> 2"):
+        other.setattr("lightning.Trainer.world_size", 2)
+        train(TINY, 3, tmp_path, resume=True, progress=False)
     monkeypatch.setattr(datamodule.Frames, "setup", other_data(datamodule.Frames.setup))
     with pytest.raises(ValueError, match="of another run .*data: "):
         train(TINY, 3, tmp_path, resume=True, progress=False)
@@ -260,6 +263,36 @@ def test_git_decides_over_no_result(tmp_path, monkeypatch):
     for path in (tmp_path, tmp_path / "nowhere"):  # one that fails, and none
         monkeypatch.setenv("PATH", str(path))
         assert results.environment()["commit"] is None
+
+
+def test_git_is_not_waited_for(monkeypatch):
+    def hang(command, *, timeout, **options):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert results.environment()["commit"] is None
+
+
+def test_a_program_that_a_repository_names_is_not_started(tmp_path, monkeypatch):
+    """git runs what core.fsmonitor says, here in a clone that is somebody's."""
+    file = tmp_path / "clone" / "snntorch_bpsta" / "training" / "results.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\nexit 1\n")
+    program.chmod(0o755)
+    git = ["git", "-C", str(tmp_path / "clone"), "-c", "user.name=a", "-c", "user.email=a"]
+    for arguments in (
+        ["init", "-q"],
+        ["add", "."],
+        ["commit", "-q", "-m", "a"],
+        ["config", "core.fsmonitor", str(program)],
+    ):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.setattr(results, "__file__", str(file))
+    assert results.environment()["commit"] and not (tmp_path / "started").exists()
+    subprocess.run([*git, "describe", "--always", "--dirty"], check=True, capture_output=True)
+    assert (tmp_path / "started").exists(), "git as it is would have started it"
 
 
 def test_a_repository_around_the_package_is_not_asked(tmp_path, monkeypatch):

@@ -78,12 +78,12 @@ def run_study(arguments: argparse.Namespace) -> int:
     if failed and not rows:
         return fail(failed, 1)
     print()
+    mark = ["--quick: that it works, no result"] * ("quick" in own)
     if recipe:
-        print(
-            f"{name}: {recipe.dataset}, T = {recipe.num_steps}, {recipe.epochs} epochs, test set after the last one\n"
-        )
+        of = f"{recipe.dataset}, T = {recipe.num_steps}, {recipe.epochs} epochs, test set after the last one"
+        print(f"{name}: {'; '.join([of, *mark])}\n")
     print(format_study(tabulate(rows)))
-    draw(rows, title).savefig(run_all.figure_file(out), dpi=150)
+    draw(rows, "; ".join([title, *mark])).savefig(run_all.figure_file(out), dpi=150)
     print(f"\nruns: {out}\ntable: {run_all.table_file(out)}\nfigure: {run_all.figure_file(out)}")
     return fail(failed, 1) if failed else 0
 

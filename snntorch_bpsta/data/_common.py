@@ -169,7 +169,7 @@ def missing(name: str, expected: str, root: Path, url: str, got: str = "") -> Fi
     return FileNotFoundError(
         f"expected {expected} in {root} for the data set {name!r}, got {got or contents(root, root)}. "
         f"Get it from {url} and point to its folder with root=... (--data-root) or "
-        "SNNTORCH_BPSTA_DATA, or pass download=True to fetch it there"
+        "SNNTORCH_BPSTA_DATA, or pass download=True (--download) to fetch it there"
     )
 
 

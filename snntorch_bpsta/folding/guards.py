@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .._torch import has_hooks
 from .neurons import states_of
 
 if TYPE_CHECKING:
@@ -88,16 +89,9 @@ def attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
                 yield name, value
 
 
-def hooks_of(module: nn.Module) -> bool:
-    """Whether calls of a module are seen by hooks."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
-
-
 def state_of(module: nn.Module) -> tuple[Any, ...]:
     """A module as something to compare."""
-    rows: list[Any] = [type(module), hooks_of(module)]
+    rows: list[Any] = [type(module), has_hooks(module)]
     for name, value in attributes(module):
         rows.append((name, meta(value) if isinstance(value, torch.Tensor) else described(value)))
     return tuple(rows)

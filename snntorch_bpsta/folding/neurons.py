@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._snntorch import step_names
+from .._torch import is_view
 from ..functional.pool import pooled
 from ..neurons import FAMILY, Adjusted
 from ..neurons.build import OPTIONS
@@ -132,4 +133,4 @@ def put(neuron: Any, states: Mapping[str, Tensor]) -> None:
     """Leave states in a neuron as its own steps do; those that are rows of something larger as copies, which may be
     detached in place."""
     for name, state in states.items():
-        setattr(neuron, name, state.clone() if state._is_view() else state)
+        setattr(neuron, name, state.clone() if is_view(state) else state)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .._torch import functions_watched, tree_flatten, tree_leaves
+from .._torch import functions_watched, has_hooks, is_compiled, is_view, tree_flatten, tree_leaves
 from . import seen
-from .guards import attributes, described, hooks_of, tensors_in
+from .guards import attributes, described, tensors_in
 from .neurons import Watched, states_of
 from .notes import Notes, users_line
 from .records import (
@@ -90,9 +90,9 @@ class _Recorder(Notes, TorchFunctionMode):
 
     def _begin(self, args, kwargs):
         for module, name in self.modules.items():
-            if name and hooks_of(module):
+            if name and has_hooks(module):
                 raise Unfoldable(f"{name} has hooks, which see its calls one by one")
-            if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
+            if is_compiled(module):
                 raise Unfoldable(f"{name or type(module).__name__} is compiled already")
         for place, t in enumerate(t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)):
             self.own(Node("input", place), {0: t})
@@ -199,7 +199,7 @@ class _Recorder(Notes, TorchFunctionMode):
             raise Unfoldable(f"{self.name(known)} is written to in place ({users_line()})")
         elif owner is None or owner.node.kind in ("input", "const"):
             raise Unfoldable(f"{name}() writes to a tensor from outside ({users_line()})")
-        elif base._is_view() or shared:
+        elif is_view(base) or shared:
             raise Unfoldable(f"{name}() writes to memory that another tensor shares ({users_line()})")
         elif func is not set_item:
             func = InPlace(func)
@@ -218,7 +218,7 @@ class _Recorder(Notes, TorchFunctionMode):
         wrapped = []
         try:
             for module in self.modules:
-                if states_of(module) is not None and not hooks_of(module):
+                if states_of(module) is not None and not has_hooks(module):
                     module.__dict__["forward"] = Watched(self._neuron, module, states_of(module))
                     wrapped.append(module)
             yield

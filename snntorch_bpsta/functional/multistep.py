@@ -7,9 +7,9 @@ from warnings import warn
 
 import torch
 
+from .. import telling
 from .._checks import check_flags
 from .._torch import is_compiling, is_exporting, is_transforming
-from ..telling import tell
 from . import custom, operator, passes
 from .cells import CELLS
 from .plan import flat, plan_of
@@ -63,15 +63,16 @@ def multistep(neuron: Neuron, call: Call) -> tuple[Tensor, ...]:
             )
         say_loop(neuron.cell, custom.REASON)
         return _with_pool(_run_reference(neuron, call, custom.REASON), call.pool)
-    tell(None, f"step by step: {plan.impl}" if call.single else plan.impl)
-    if call.pool is not None and plan.constants.pool:
-        tell(None, f"with {call.pool.name}")
+    if telling.told is not None:
+        telling.tell(None, f"step by step: {plan.impl}" if call.single else plan.impl)
+        if call.pool is not None and plan.constants.pool:
+            telling.tell(None, f"with {call.pool.name}")
     result = [outputs[0]]
     for place, last in plan.returned:
         result.append(outputs[place][-1] if last else outputs[place])
     if not plan.direct and (neuron.factor.numel() != 1 or neuron.factor.requires_grad):
         result[0] = (result[0] * neuron.factor).to(result[0].dtype)
-    return tuple(result) if plan.constants.pool else _with_pool(tuple(result), call.pool)
+    return tuple(result) if call.pool is None or plan.constants.pool else _with_pool(tuple(result), call.pool)
 
 
 def _with_pool(result, pool):
@@ -102,7 +103,9 @@ def _parameters(neuron, call, plan):
 
 def _run_reference(neuron, call, reason=None):
     x, row = call.input, CELLS[neuron.cell]
-    tell(None, ("step by step: reference" if call.single else "reference") + (f", for {reason}" if reason else ""))
+    telling.tell(
+        None, ("step by step: reference" if call.single else "reference") + (f", for {reason}" if reason else "")
+    )
     if call.relu:
         x = x.relu()
     if call.single:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .._torch import is_compiling, is_watched, keeps_graph, new_library
+from .._torch import is_compiling, is_watched, keeps_graph, new_library, viewed
 from .cells import CELLS
 from .kernels import bits
 from .passes import Constants, Layout, Tensors, backward, forward, layout
@@ -175,7 +175,7 @@ def _backward(ctx, *grads):
     # The membrane of the alpha function does not depend on the last one.
     need = (wanted[1] and not CELLS[c.cell].alpha, *wanted[2:10], len(wanted) == 14 and wanted[11])
     arguments = grads, [saved, *records, *derivatives], values, dinput, need
-    if is_eager(saved) and not is_negated(*grads, *t[1:5]):
+    if is_eager(saved, *grads, *t[1:5]):
         made = backward(*arguments, t, c)
     else:
         made = torch.ops.snntorch_bpsta.neuron_backward.default(*arguments, *t[1:10], *c)
@@ -258,24 +258,22 @@ class _Eager(torch.autograd.Function):
         return tuple(made)
 
 
-def is_eager(x: Tensor) -> bool:
-    """Whether `x` is a tensor with memory, and nobody watches what is done to it."""
-    return type(x) in (torch.Tensor, torch.nn.Parameter) and not is_compiling() and not is_watched()
-
-
-def is_negated(*tensors: Tensor | None) -> bool:
-    """Whether one is a view whose memory holds the negative of its elements, which the dispatcher resolves for operators."""
-    for x in tensors:
-        if x is not None and x.is_neg():
-            return True
-    return False
+def is_eager(x: Tensor, *read: Tensor | None) -> bool:
+    """Whether `x` is a tensor with memory, and nobody watches what is done to it. Of what is `read` besides, none may be a
+    view whose memory holds the negative of its elements, which the dispatcher resolves for operators."""
+    if type(x) not in (torch.Tensor, torch.nn.Parameter) or is_compiling() or is_watched():
+        return False
+    for each in read:
+        if each is not None and each.is_neg():
+            return False
+    return True
 
 
 def run(
     t: Tensors, c: Constants, lay: Layout, inplace: bool = False, fire: Tensor | None = None, given: Given | None = None
 ) -> Sequence[Tensor]:
     """The spikes and the states of ``Layout.outputs``."""
-    if not is_eager(t.input) or is_negated(*t):
+    if not is_eager(t.input, *t):
         return torch.ops.snntorch_bpsta.neuron.default(*t, *c)
     base = _whole_base(t.input) if inplace else None
     if base is None or (c.pool and lay.saved is not lay.dtype):
@@ -288,7 +286,7 @@ def run(
 
 def _whole_base(input_):
     """The tensor that autograd lets us write the spikes into, if there is one: `input_`, or what it is a whole view of."""
-    base = input_ if input_._base is None else input_._base
+    base = viewed(input_)
     whole = base.numel() == input_.numel() and base.data_ptr() == input_.data_ptr()
     if not whole or (base.is_leaf and base.requires_grad and torch.is_grad_enabled()):
         return None

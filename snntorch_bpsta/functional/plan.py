@@ -21,7 +21,7 @@ from .._checks import (
     check_some_steps,
     check_state,
 )
-from .._torch import is_autocast, is_compiling, is_exporting, is_transforming
+from .._torch import has_hooks, is_autocast, is_compiling, is_exporting, is_transforming
 from . import custom, operator, passes, recurrent
 from .cells import CELLS
 from .record import IMPLS, NAMES, SAVES, Call, Neuron
@@ -69,7 +69,7 @@ def plan_of(neuron: Neuron, call: Call) -> Plan:
         else:
             key.append(state)
     if neuron.recurrence is not None:
-        key.append(recurrent.is_hooked(neuron.recurrence))
+        key.append(has_hooks(neuron.recurrence))
     key = tuple(key)
     try:
         plan = neuron.plans.get(key)

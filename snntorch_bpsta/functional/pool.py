@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import nn
 
+from .._torch import has_hooks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -34,7 +36,7 @@ def windows_of(layer: nn.Module) -> Pool | None:
     """The pooling of a layer; None for one that is no such pooling, or that somebody looks into."""
     if type(layer) not in (nn.MaxPool2d, nn.AvgPool2d) or "forward" in vars(layer):
         return None
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+    if has_hooks(layer):
         return None
     window = _pair(layer.kernel_size)
     if layer.stride is not None and _pair(layer.stride) != window:

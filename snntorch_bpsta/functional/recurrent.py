@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .._torch import is_autocast, is_compiling
+from .._torch import has_hooks, is_autocast, is_compiling
 from . import operator, passes
 from .passes import Constants, Tensors
 
@@ -30,7 +30,7 @@ def not_covered(neuron: Neuron, call: Call) -> str | None:
     x = call.input
     if type(layer) not in (nn.Linear, nn.Conv2d):
         return f"a recurrence by {type(layer).__name__}"
-    if is_hooked(layer):
+    if has_hooks(layer):
         return "a recurrence with hooks"
     if is_compiling() or not operator.is_eager(x):
         return "an all-to-all recurrence under torch.compile"
@@ -41,12 +41,6 @@ def not_covered(neuron: Neuron, call: Call) -> str | None:
     if neuron.kernel is None:
         return f"the surrogate {neuron.spike_grad} with an all-to-all recurrence"
     return None
-
-
-def is_hooked(layer: nn.Module) -> bool:
-    """Whether somebody watches the calls of `layer`."""
-    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
-    return any(hooks)
 
 
 def run(layer: nn.Module, t: Tensors, c: Constants) -> list[Tensor]:

@@ -17,7 +17,7 @@ from .._checks import (
     check_some_steps,
     check_tensor,
 )
-from .._torch import is_compiling
+from .._torch import is_compiling, is_taken_apart
 from ..functional.skipping import of_layer
 from ..neurons import name_neurons, one_pass
 from ..telling import silent, tell
@@ -27,7 +27,7 @@ from .together import flat, spiking_behind, together
 from .turns import chain_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -112,6 +112,14 @@ class MultiStep(nn.Sequential):
         layers = OrderedDict(list(self._modules.items())[index])
         shape = self.sample_shape if index.start in (None, 0) and index.step in (None, 1) else None
         return MultiStep(layers, batch_first=self.batch_first, fold=self.fold, sample_shape=shape)
+
+    def children(self) -> Iterator[nn.Module]:
+        if is_taken_apart():
+            raise TypeError(
+                "checkpoint_sequential calls the layers of a MultiStep by themselves, neurons with all steps as one "
+                "batch: give it parts, as in checkpoint_sequential([net[:4], net[4:]], 2, input_)"
+            )
+        return super().children()
 
     def forward(self, input_: Tensor) -> StepOutput:
         order = "[B, T, *]" if self.batch_first else "[T, B, *]"

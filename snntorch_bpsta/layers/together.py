@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .._torch import has_global_hooks, is_autocast, is_compiling, is_transforming
+from .._torch import has_global_hooks, has_hooks, is_autocast, is_compiling, is_transforming
 from ..functional.pool import windows_of
 from ..functional.skipping import SKIPPING
 from ..neurons import FAMILY
@@ -76,12 +76,7 @@ def spiking_behind(layer: nn.Module, spiking: nn.Module | None) -> nn.Module | N
     them, or takes the largest of some; None where it returns anything else."""
     if row_of(layer).how is How.SEQUENCE:
         return layer
-    return spiking if type(layer) in _HANDING_ON and not is_hooked(layer) else None
-
-
-def is_hooked(layer: nn.Module) -> bool:
-    """Whether somebody looks at what goes into a layer, or comes out."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+    return spiking if type(layer) in _HANDING_ON and not has_hooks(layer) else None
 
 
 def _around_a_neuron(layers, x, spiking):
@@ -96,7 +91,7 @@ def _around_a_neuron(layers, x, spiking):
             if options and in_block:  # its batch norm does not need its output, which may be written over
                 options["inplace"] = True
             return Together(i + 1 + pools, i, options, tuple(told)) if options else None
-        if is_hooked(layer):
+        if has_hooks(layer):
             break
         if type(layer) is nn.ReLU and not options:
             options["relu"] = True
@@ -111,7 +106,7 @@ def _around_a_neuron(layers, x, spiking):
 
 def _pools(neuron, layer):
     """Whether a neuron takes over the pooling behind it: one whose ``sequence`` is ours, and nobody looks at the spikes."""
-    return windows_of(layer) is not None and not (is_hooked(neuron) or has_global_hooks()) and _is_ours(neuron)
+    return windows_of(layer) is not None and not (has_hooks(neuron) or has_global_hooks()) and _is_ours(neuron)
 
 
 def _is_ours(neuron):
@@ -123,11 +118,11 @@ def _of_spikes(layers, x, spiking):
     """A convolution or linear layer, which may skip the zeros of spikes, whoever made them; a neuron under Eq. 9 needs its
     gradient at the spikes alone."""
     layer = layers[0].layer
-    if type(layer) not in SKIPPING or is_hooked(layer) or has_global_hooks():
+    if type(layer) not in SKIPPING or has_hooks(layer) or has_global_hooks():
         return None
     if spiking is None:
         return Together(options={"at_spikes": None})
-    ours = _is_ours(spiking) and not is_hooked(spiking)  # a hook may put others in place
+    ours = _is_ours(spiking) and not has_hooks(spiking)  # a hook may put others in place
     return Together(options={"at_spikes": ours and spiking._learns_at_spikes()})
 
 
@@ -142,7 +137,7 @@ def _with_its_norm(layers, x, spiking):
     wanted = torch.is_grad_enabled() and any(each.requires_grad for each in (x, *tensors))
     if wanted or any(each.dtype != x.dtype for each in tensors) or norm.num_features != conv.out_channels:
         return None
-    if is_hooked(conv) or is_hooked(norm) or has_global_hooks():
+    if has_hooks(conv) or has_hooks(norm) or has_global_hooks():
         return None
     twin = nn.Conv2d.__new__(nn.Conv2d)
     twin.__dict__.update(conv.__dict__, _twin_of=conv)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import snntorch
 from torch import nn
 
-from .._torch import has_global_hooks
+from .._torch import has_global_hooks, has_hooks
 from .over_time import TURN, How, row_of, steps_in_turn
-from .together import is_hooked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +41,7 @@ def chain_of(layers: Sequence[Placed], x: Tensor) -> tuple[int, int]:
     largest = numbers = given = float(x[0].numel())
     for layer, _ in layers:
         growth = _growth(layer)
-        if growth is None or layer in seen or is_hooked(layer):
+        if growth is None or layer in seen or has_hooks(layer):
             break
         pools = pools or (type(layer) in _POOLS and not (count and _hands_on(layers[count - 1].layer)))
         seen.add(layer)

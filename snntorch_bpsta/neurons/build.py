@@ -205,11 +205,11 @@ class Built(Mixin):
         # Looking at a value on the device waits for it, so a buffer there is looked at again only after something wrote to
         # it, which its version counter tells. A fused optimiser writes without a trace: a learnable one is always looked at.
         watch = not (threshold.requires_grad or threshold.device.type == "cpu" or threshold.is_inference())
-        seen, version = self._checked_threshold or (None, None)
-        if not watch or seen is not threshold or version != threshold._version:
+        seen, before = self._checked_threshold or (None, None)
+        if not watch or seen is not threshold or before != version(threshold):
             check_threshold_positive(threshold)
             if watch:
-                self.__dict__["_checked_threshold"] = threshold, threshold._version
+                self.__dict__["_checked_threshold"] = threshold, version(threshold)
 
     def _check_decays(self):
         """Tell once that a decay that learns has left [0, 1], where it is clipped, and has no gradient any more. Looked at

@@ -247,12 +247,12 @@ class Adjusted(Built, Stateful, Watched, Noticing, Engine):
     def _all_steps(
         self, input_, states, impl="auto", relu=False, num_steps=None, inplace=False, record=(), pool=None, step=None
     ):  # fmt: skip
-        if not isinstance(input_, torch.Tensor) or input_.dim() < 2:
+        if not isinstance(input_, torch.Tensor) or input_.dim() < 2 or input_.is_nested:
             check_current(input_, 2, "[T, B, *]")
         if type(record) is not tuple:
             self._check_record(record)
             record = tuple(record)
-        inside = self._inside(pool)
+        inside = None if pool is None else self._inside(pool)
         states = self._initial(states, input_)
         if step is None:
             reason = self._why_loop(input_.dtype)
@@ -261,7 +261,8 @@ class Adjusted(Built, Stateful, Watched, Noticing, Engine):
         options = {"num_steps": num_steps, "relu": relu, "record": record}
         if reason is None:
             self._check_threshold()
-            self._check_decays()
+            if self._parameters:
+                self._check_decays()
             spk_rec, *after = self._run(input_, states, inplace=inplace, impl=impl, pool=inside, **options)
         else:
             check_choice("impl", impl, IMPLS)
@@ -274,7 +275,8 @@ class Adjusted(Built, Stateful, Watched, Noticing, Engine):
             tell(self, f"reference, for {reason}")
             inside = None
             spk_rec, *after = self._loop(input_, states, step or self._from, **options)
-        self._notice_sequence(spk_rec)
+        if (self.spatial_adj or self.temporal_alpha) and not is_compiling() and self._noticed is not True:
+            self._notice_sequence(spk_rec)
         after = dict(zip(self._returns, after, strict=True))
         if self.init_hidden and reason is None:  # a view could not be detached in place
             self._put(**{name: state[-1].clone() if name in record else state for name, state in after.items()})
@@ -282,12 +284,10 @@ class Adjusted(Built, Stateful, Watched, Noticing, Engine):
                 self._put(spk=spk_rec[-1].clone())
         elif not (self.init_hidden or is_compiling()):
             self._hand_out(after, record)
-        return pooled(spk_rec, pool if inside is None else None), *after.values()
+        return spk_rec if pool is None or inside is not None else pooled(spk_rec, pool), *after.values()
 
     def _inside(self, pool):
         """What the engine does of `pool`; None where it is left to PyTorch."""
-        if pool is None:
-            return None
         check_instance("pool", pool, (nn.MaxPool2d, nn.AvgPool2d), "nn.MaxPool2d, nn.AvgPool2d or None")
         hidden = "spk" in self._states and self.init_hidden  # which has to remember its last spikes
         return None if hidden else windows_of(pool)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import telling
 from .._checks import check_device, check_flags, check_temporal_alpha
 from .._torch import is_autocast, is_compiling
 from ..functional.multistep import multistep
 from ..functional.record import DEFAULT_SPIKE_GRAD, Call, Neuron
 from ..surrogate import Logistic
-from ..telling import claim
 from .build import Mixin
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ class Engine(Mixin):
             input_, tuple(states), num_steps, relu, inplace or self.inplace, record, self.save, impl, single, pool
         )
         spk, *after = multistep(self._record()[0], call)
-        claim(self)
+        if telling.told is not None:
+            telling.claim(self)
         if spk.dtype != input_.dtype:
             lower = input_.dtype in (torch.float16, torch.bfloat16) and is_autocast(input_)
             spk = spk if lower else self._typed(spk, input_)

@@ -9,7 +9,7 @@ from warnings import warn
 
 import torch
 
-from .._torch import is_capturing, is_compiling, is_transforming, is_watched
+from .._torch import is_capturing, is_transforming, is_watched
 from .build import Mixin
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Noticing(Mixin):
 
     def _notice_sequence(self, spk_rec: Tensor) -> None:
         """Look at all steps of the first training pass."""
-        if not is_compiling() and (self.spatial_adj or self.temporal_alpha) and self._is_first(spk_rec):
+        if self._is_first(spk_rec):
             looked_at = bool(spk_rec.any()), len(spk_rec), spk_rec[0]
             if self._parts is None:
                 self._notice(*looked_at)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from .._torch import backward_pass, is_transforming, keeps_graph
+from .._torch import backward_pass, is_freed, is_transforming, keeps_graph
 from ..functional.operator import STALE
 
 _RECOMPUTED = (
@@ -67,12 +67,7 @@ def _is_freed(node):
         if node is None or node in seen:
             continue
         seen.add(node)
-        for name in dir(node):
-            if name.startswith("_saved_") or name == "saved_tensors":
-                try:
-                    getattr(node, name)
-                except RuntimeError as error:
-                    if "second time" in str(error):
-                        return True
+        if is_freed(node):
+            return True
         todo += [before for before, _ in node.next_functions]
     return False

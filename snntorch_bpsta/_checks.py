@@ -65,16 +65,6 @@ def check_flags(**flags: Any) -> None:
             raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
 
 
-def check_spatial_adj(spatial_adj: Any, spike_grad: Any = None) -> None:
-    """Refuse a `spatial_adj` that is no bool, or that stands beside another surrogate."""
-    check_flags(spatial_adj=spatial_adj)
-    if spatial_adj and spike_grad is not None:
-        raise ValueError(
-            "spatial_adj=True is a surrogate gradient itself (1/u where the neuron fired) and spike_grad was given as "
-            "well: pass one of the two"
-        )
-
-
 def check_number(
     name: str, value: Any, expected: str, lowest: float = -math.inf, highest: float = math.inf, above: float = -math.inf
 ) -> float:

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ._checks import check_choice, check_module, check_spatial_adj, check_surrogate, check_temporal_alpha
+from ._checks import check_choice, check_module, check_surrogate, check_temporal_alpha
+from .functional.record import check_spatial_adj
 from .neurons import FAMILY, WARM_UPS, Adjusted, name_neurons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ._typing import WarmUp
+    from ._typing import SpatialAdj, WarmUp
 
 __all__ = ["Conversion", "convert", "detach", "patched", "reset", "revert"]
 
@@ -59,7 +60,7 @@ class Conversion(NamedTuple):
 def convert(
     net: _Net,
     *,
-    spatial_adj: bool = False,
+    spatial_adj: SpatialAdj = False,
     temporal_alpha: float = 0.0,
     warm_up: WarmUp | None = None,
     match: Callable[[str, nn.Module], bool] | None = None,
@@ -209,7 +210,7 @@ def _revert(neuron):
 
 # The blocks of patched() that this context has entered. A generator may leave one out of turn, or in another context: so
 # each is a list of its options that is emptied when it is left.
-_blocks: ContextVar[tuple[list[tuple[bool, float, WarmUp | None]], ...]] = ContextVar(
+_blocks: ContextVar[tuple[list[tuple[SpatialAdj, float, WarmUp | None]], ...]] = ContextVar(
     "snntorch_bpsta.patched", default=()
 )
 _lock, _depth = Lock(), 0
@@ -217,7 +218,9 @@ _originals: dict[Any, Callable[..., None]] = {}
 
 
 @contextmanager
-def patched(*, spatial_adj: bool = False, temporal_alpha: float = 0.0, warm_up: WarmUp | None = None) -> Iterator[None]:
+def patched(
+    *, spatial_adj: SpatialAdj = False, temporal_alpha: float = 0.0, warm_up: WarmUp | None = None
+) -> Iterator[None]:
     """Neurons that code inside the block builds by snnTorch's own classes come out as ours, for code you cannot change.
 
     ``snntorch.Leaky(...)`` and its five sisters are converted as they are built, see :func:`convert`; one that cannot be is

@@ -36,8 +36,20 @@ class Fault(NamedTuple):
 
 FAULTS = {
     # --- surrogate, memory ---
+    "leak": Fault(
+        "surrogate", "torch.where(x > -threshold, self.leak * dspk, 0.0)", "self.leak * dspk",
+        "a leak where the membrane is negative", "surrogate neurons_gradients",
+    ),
+    "leak-kernel": Fault(
+        "functional/kernels/rows", "p0 if x > -threshold else zero", "p0", "the same in the kernels",
+        "functional_kernels neurons_gradients",
+    ),
+    "leak-skipped": Fault(
+        "neurons/engine", "not adjustment(self.spatial_adj).leak and", "", "a leak is left out where zeros are skipped",
+        "functional_skipping",
+    ),
     "spatial": Fault(
-        "surrogate", "torch.where(x > 0, dspk / u, 0.0)", "torch.where(x > 0, -dspk / u, 0.0)",
+        "surrogate", "torch.where(x > 0, dspk / u, below)", "torch.where(x > 0, -dspk / u, below)",
         "a sign in Eq. 9", "surrogate",
     ),
     "rectangle": Fault(

@@ -90,6 +90,15 @@ def test_spatial_adj_is_a_bool(value, entrance):
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
+def test_spatial_adj_with_a_leak_takes_the_threshold_of_its_neuron(entrance):
+    with pytest.raises(ValueError, match=r"leave the threshold out, spatial_adj=spatial_adjustment\(leak=0.1\)"):
+        build_or_call(entrance, beta=0.9, spatial_adj=snn.surrogate.spatial_adjustment(0.5, leak=0.1))
+    with pytest.raises(ValueError, match="spatial_adj.*spike_grad"):
+        leaks = snn.surrogate.spatial_adjustment(leak=0.1)
+        build_or_call(entrance, beta=0.9, spatial_adj=leaks, spike_grad=snn.surrogate.rectangle())
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
 def test_spatial_adj_is_a_surrogate_itself(entrance):
     with pytest.raises(ValueError, match="spatial_adj.*spike_grad"):
         build_or_call(entrance, beta=0.9, spatial_adj=True, spike_grad=snn.surrogate.rectangle())

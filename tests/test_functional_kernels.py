@@ -28,6 +28,7 @@ class Wide(torch.nn.Module):
 
 SURROGATES = {
     "spatial": {"spatial_adj": True},
+    "leaky": {"spatial_adj": surrogate.spatial_adjustment(leak=0.2)},
     "atan": {"spike_grad": surrogate.ArcTangent()},
     "sigmoid": {"spike_grad": surrogate.sigmoid(slope=5)},
     "triangular": {"spike_grad": surrogate.triangular(threshold=0.6)},

@@ -69,7 +69,7 @@ def alpha_of(kind, reset="zero", reset_delay=True, alpha=0.8):
 @cases(
     lambda row: not refused(row["kind"], temporal_alpha=row["alpha"], reset_mechanism=row["reset"])
     and (row["kind"] in RECURRENT or row["recurrence"] == "V"),
-    kind=KINDS, name=("spatial", "rectangle", "narrow"), reset=RESETS, alpha=(0.0, 0.2, 0.8, 1.0),
+    kind=KINDS, name=("spatial", "leaky", "rectangle", "narrow"), reset=RESETS, alpha=(0.0, 0.2, 0.8, 1.0),
     loss=("spk", "states", "both"), how=HOWS, num_steps=(1, 2, 7, 33), beta=(0.0, 0.25, 0.5, 0.9, 1.0),
     recurrence=tuple(RECURRENCES), drive=("mixed", "silent", "busy"),
 )  # fmt: skip
@@ -94,7 +94,7 @@ PARAMETERS = {
 
 @cases(
     lambda row: not refused(row["kind"], temporal_alpha=row["alpha"]),
-    kind=KINDS, parameters=tuple(PARAMETERS), name=("spatial", "rectangle"), reset=("zero", "subtract"),
+    kind=KINDS, parameters=tuple(PARAMETERS), name=("spatial", "leaky", "rectangle"), reset=("zero", "subtract"),
     alpha=(0.0, 0.8), how=HOWS,
 )  # fmt: skip
 def test_learnable_parameters(kind, parameters, name, reset, alpha, how):
@@ -183,7 +183,7 @@ def test_the_residual_with_snntorchs_surrogates(name, reset, how):
 
 
 @each_how
-@pytest.mark.parametrize("name", ["spatial", "rectangle", "stock"])
+@pytest.mark.parametrize("name", ["spatial", "leaky", "rectangle", "stock"])
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("kind", DELAYED)
 def test_reset_at_once(kind, reset, name, how):

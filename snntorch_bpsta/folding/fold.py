@@ -14,7 +14,6 @@ from .._checks import (
     check_choice,
     check_flags,
     check_module,
-    check_spatial_adj,
     check_temporal_alpha,
     check_tensor,
 )
@@ -28,6 +27,7 @@ from .._torch import (
     tree_unflatten,
 )
 from ..conversion import convert
+from ..functional.record import check_spatial_adj
 from .guards import Surroundings, ambient, described, hidden_shapes, kinds_of, meta, state_of
 from .passes import GIVEN_UP, Pass
 from .plan import simplified
@@ -38,6 +38,8 @@ from .report import FoldReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .._typing import SpatialAdj
 
 _MOST = 64  # passes that are remembered
 _KEPT = ("_net", "_nets", "_function", "_direct", "_fold", "_check")
@@ -296,7 +298,7 @@ def fold_time(
     steps: bool = False,
     fold: str = "steps",
     check: bool = True,
-    spatial_adj: bool = False,
+    spatial_adj: SpatialAdj = False,
     temporal_alpha: float = 0.0,
 ) -> FoldTime:
     """A network with a loop over time, as it is, at the speed of one call a layer.

@@ -280,7 +280,7 @@ SURROGATES = {
 SAFE_SURROGATES = (None, surrogate.ArcTangent(), SURROGATES["rectangle"], SURROGATES["logistic"])
 FLAG = optional(True, False)
 ADJUSTED = st.one_of(FLAG, st.just(surrogate.spatial_adjustment(leak=0.1)))
-OPTIONS = {"spatial_adj": ADJUSTED, "temporal_alpha": optional(0, 0.8, 1.0)}
+OPTIONS = {"spatial_adj": ADJUSTED, "temporal_alpha": optional(0, 0.8, 1.0, -0.5)}
 
 
 def vectors(*values):

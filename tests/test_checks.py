@@ -22,9 +22,9 @@ def build_or_call(entrance, **kwargs):
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
-@pytest.mark.parametrize("alpha", [-0.1, 1.0001, 2, NAN, INF, -INF])
-def test_temporal_alpha_is_within_0_and_1(alpha, entrance):
-    with pytest.raises(ValueError, match=r"temporal_alpha.*\[0, 1\]"):
+@pytest.mark.parametrize("alpha", [-1.0001, 1.0001, 2, NAN, INF, -INF])
+def test_temporal_alpha_is_within_its_range(alpha, entrance):
+    with pytest.raises(ValueError, match=r"temporal_alpha.*\[-1, 1\]"):
         build_or_call(entrance, beta=0.9, temporal_alpha=alpha)
 
 
@@ -36,7 +36,7 @@ def test_temporal_alpha_is_a_number(alpha, entrance):
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
-@pytest.mark.parametrize("alpha", [0, 1, 0.0, 1.0, 0.8])
+@pytest.mark.parametrize("alpha", [0, 1, 0.0, 1.0, 0.8, -1, -0.2])
 def test_temporal_alpha_may_be_either_end(alpha, entrance):
     build_or_call(entrance, beta=0.9, reset_mechanism="zero", temporal_alpha=alpha)
 

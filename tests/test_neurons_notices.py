@@ -140,6 +140,8 @@ def test_copies_look_anew_and_can_be_made_in_the_midst():
         ({"temporal_alpha": 0.8, "reset_mechanism": "zero", "threshold": 0.5}, 0.9 * 1.8),  # the arc tangent
         ({"temporal_alpha": 0.8, "spike_grad": snn.surrogate.rectangle(), "threshold": 0.5}, 0.9 * 1.8),
         ({"temporal_alpha": 0.1, "threshold": 0.5}, None),
+        ({"temporal_alpha": -0.8, "spatial_adj": True, "threshold": 0.5}, None),  # |1 - 1.6|
+        ({"temporal_alpha": -0.8, "spatial_adj": True, "threshold": 0.2}, 0.9 * 3),
     ],
 )
 @pytest.mark.parametrize("run", [loop, all_at_once])

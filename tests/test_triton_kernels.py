@@ -185,6 +185,11 @@ def test_surrogates(surrogate):
     check("Leaky", "zero", surrogate=surrogate, residual=0.8, record=("mem",))
 
 
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_a_negative_residual(reset):
+    check("Leaky", reset, surrogate="leaky", residual=-0.6, learn=True, dtype=F64)
+
+
 CASES = {
     "float16": {"dtype": F16, "coarse": BF16, "record": ("mem",)},
     "float16, in place": {"dtype": F16, "coarse": BF16, "inplace": True, "relu": True},

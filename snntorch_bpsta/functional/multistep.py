@@ -217,7 +217,7 @@ def lif_multistep(
         spike_grad: surrogate of ``mem - threshold``; None for snnTorch's default (arc tangent).
         spatial_adj: BPSA, Eq. 9, in place of `spike_grad`; True, or with a leak below the threshold
             ``surrogate.spatial_adjustment(leak=0.1)``.
-        temporal_alpha: BPTA, alpha in [0, 1] of Eq. 10; 0 is off.
+        temporal_alpha: BPTA, alpha of Eq. 10, in [-1, 1]; 0 is off, below 0 is outside the paper.
         graded_spikes_factor: the spikes are scaled by it.
         record_mem: return the membrane of every step instead of the last one's.
         num_steps: T for a constant current, `input_` of one step ``[1, B, *]``, which is then neither repeated in memory

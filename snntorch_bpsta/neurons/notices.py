@@ -104,12 +104,12 @@ class Noticing(Mixin):
         if self.spatial_adj:
             crosses = 0 if self.reset_mechanism == "zero" else 1
             below = adjustment(self.spatial_adj).leak
-            return decay * max(crosses + self.temporal_alpha / threshold, 1 + self.temporal_alpha * below)
+            return decay * max(abs(crosses + self.temporal_alpha / threshold), abs(1 + self.temporal_alpha * below))
         with torch.enable_grad():
             x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
             spk = self.spike_grad(x)
             slope = torch.autograd.grad(spk.sum(), x)[0].item() if spk.requires_grad else 0.0
-        return decay * (1 + self.temporal_alpha * slope)
+        return decay * abs(1 + self.temporal_alpha * slope)
 
 
 @contextmanager

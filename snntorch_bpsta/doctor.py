@@ -164,6 +164,10 @@ def _advice(module, rate, never, zeros, growth):
     spatial = isinstance(module, Adjusted) and module.spatial_adj and not adjustment(module.spatial_adj).leak
     if growth is not None and not growth <= _GROWING:  # NaN too
         if isinstance(module, Adjusted) and module.temporal_alpha:
+            if module.reset_mechanism == "subtract":
+                return (
+                    "the gradient explodes over time: temporal_alpha=0, for under 'subtract' it crosses spikes anyway"
+                )
             return "the gradient explodes over time: temporal_alpha=0, or less of it"
         return "the gradient explodes over time: fewer steps, a lower beta, or snn.detach between windows"
     if never == 1:

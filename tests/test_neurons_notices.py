@@ -152,6 +152,7 @@ def test_growth_is_told_of_once(run, options, factor):
         assert messages == []
     else:
         assert len(messages) == 1 and f"multiplied by {factor:.3g} here" in messages[0]
+        assert ("without a residual" in messages[0]) == (options.get("reset_mechanism") != "zero")
         assert said(lambda: train(run, net)) == []
 
 

@@ -68,7 +68,8 @@ def test_the_leak_is_a_constant_where_the_membrane_is_positive_and_no_spike():
     assert torch.equal(gradient(spike_grad, x), expected)
     x = torch.tensor([[0.1, -0.2, -1.7], [-0.3, -0.5, -1.69]], dtype=torch.float64)
     slope = gradient(surrogate.spatial_adjustment(PER_NEURON, leak=0.2), x)
-    assert_close(slope, torch.tensor([[1 / 0.4, 0.2, 0.0], [0.0, 0.0, 0.2]]).double(), torch.float64)
+    expected = torch.tensor([[1 / 0.4, 0.2, 0.0], [0.0, 0.0, 0.2]], dtype=torch.float64)
+    assert_close(slope, expected, torch.float64)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

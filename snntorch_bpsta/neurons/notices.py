@@ -28,9 +28,11 @@ SILENT = (
 )
 GROWS = (
     "from a step to the next the error may be multiplied by {factor:.3g} here, more than in the paper's own setting (1.44): "
-    "over many steps it explodes. What helps: temporal_alpha=0; or spatial_adj=True with reset_mechanism='zero' and a "
+    "over many steps it explodes{more}. What helps: temporal_alpha=0; or spatial_adj=True with reset_mechanism='zero' and a "
     "threshold of beta * temporal_alpha or more"
 )
+
+ADDS = "; with reset_mechanism='subtract' the error crosses a spike without a residual, which only adds to it"
 
 
 class Noticing(Mixin):
@@ -94,7 +96,8 @@ class Noticing(Mixin):
             warn(f"{who} fired nowhere in its first training pass, {steps} steps: {SILENT}", stacklevel=2)
         factor = self._growth()
         if steps > 1 and factor > PAPERS_FACTOR * 1.001:
-            warn(f"{who}: {GROWS.format(factor=factor)}", stacklevel=2)
+            more = ADDS if self.reset_mechanism == "subtract" else ""
+            warn(f"{who}: {GROWS.format(factor=factor, more=more)}", stacklevel=2)
 
     def _growth(self) -> float:
         """By what the residual of Eq. 10 lets an error grow from a step to the next at most, 0 without a residual."""

@@ -178,8 +178,12 @@ FAULTS = {
     ),
     # --- conversion ---
     "convert": Fault(
-        "conversion", "neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha, warm_up=warm_up)",
-        "neuron._take_over(spatial_adj=spatial_adj, warm_up=warm_up)", "an option is forgotten", "conversion",
+        "conversion", 'asked = {"spatial_adj": spatial_adj, "temporal_alpha": temporal_alpha}',
+        'asked = {"spatial_adj": spatial_adj}', "an option is forgotten", "conversion",
+    ),
+    "convert-output": Fault(
+        "conversion", "return neurons[-1][1] if neurons", "return neurons[0][1] if neurons",
+        "the first neurons are taken for the output", "conversion",
     ),
     "patched": Fault(
         "conversion", "if blocks and type(self) is host:", "if blocks:",

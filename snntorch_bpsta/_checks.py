@@ -40,11 +40,11 @@ def _check_dense(name, value):
 
 
 def check_temporal_alpha(alpha: Any, reset_mechanism: str = "zero", reset_delay: bool = True) -> float:
-    """Return `alpha` as a float in [0, 1]; refuse it where the reset path it mends does not exist."""
+    """Return `alpha` as a float in [-1, 1]; refuse it where the reset path it mends does not exist."""
     if isinstance(alpha, bool) or not isinstance(alpha, Real):
-        raise TypeError(f"temporal_alpha must be a number in [0, 1], got {type(alpha).__name__}")
-    if not 0 <= alpha <= 1:  # type: ignore[operator]  # typeshed does not compare a Real
-        raise ValueError(f"temporal_alpha must be a finite number in [0, 1], got {alpha}")
+        raise TypeError(f"temporal_alpha must be a number in [-1, 1], got {type(alpha).__name__}")
+    if not -1 <= alpha <= 1:  # type: ignore[operator]  # typeshed does not compare a Real
+        raise ValueError(f"temporal_alpha must be a finite number in [-1, 1], got {alpha}")
     if alpha and reset_mechanism == "none":
         raise ValueError(
             "temporal_alpha carries the error across the reset, and reset_mechanism='none' has no reset: "
@@ -63,16 +63,6 @@ def check_flags(**flags: Any) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
-
-
-def check_spatial_adj(spatial_adj: Any, spike_grad: Any = None) -> None:
-    """Refuse a `spatial_adj` that is no bool, or that stands beside another surrogate."""
-    check_flags(spatial_adj=spatial_adj)
-    if spatial_adj and spike_grad is not None:
-        raise ValueError(
-            "spatial_adj=True is a surrogate gradient itself (1/u where the neuron fired) and spike_grad was given as "
-            "well: pass one of the two"
-        )
 
 
 def check_number(

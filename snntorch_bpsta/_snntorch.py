@@ -6,15 +6,18 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import pkgutil
 import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
+
+from ._torch import constant_for_compiler
 
 OURS = __package__
 HOST = "snntorch"
@@ -117,6 +120,15 @@ def step_names(neuron: type) -> frozenset[str]:
 def set_reset(neuron: Any, reset_mechanism: str) -> None:
     """Set the reset of a neuron as the host's constructor does, which leaves the buffer `reset_mechanism_val` as it is."""
     neuron._reset_mechanism = reset_mechanism
+
+
+@constant_for_compiler  # that of torch 2.13 cannot read a function's __qualname__
+def host_closure(spike_grad: FunctionType) -> tuple[str | None, dict[str, Any]]:
+    """The name of the host's function that made the closure `spike_grad`, and what it holds; (None, {}) if none did."""
+    name, _, rest = spike_grad.__qualname__.partition(".")
+    if rest != "<locals>.inner" or spike_grad.__module__ != f"{HOST}.surrogate":
+        return None, {}
+    return name, inspect.getclosurevars(spike_grad).nonlocals
 
 
 class LearnsAlpha:

@@ -20,6 +20,7 @@ Save: TypeAlias = Literal["float32", "bfloat16", "compact"]
 State: TypeAlias = Tensor | None
 StepOutput: TypeAlias = Tensor | tuple[Tensor, ...]
 SpikeGrad: TypeAlias = Callable[[Tensor], Tensor]
+SpatialAdj: TypeAlias = bool | SpikeGrad  # surrogate.SpatialAdjustment, whose module imports this one
 WarmUp: TypeAlias = Literal["identity", "surrogate"]
 
 
@@ -37,7 +38,7 @@ class HostArguments(TypedDict, total=False):
     reset_mechanism: Reset
     state_quant: Callable[[Tensor], Tensor] | Literal[False]
     output: bool
-    spatial_adj: bool
+    spatial_adj: SpatialAdj
     temporal_alpha: float
     warm_up: WarmUp | None
     inplace: bool

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ._checks import check_choice, check_module, check_spatial_adj, check_surrogate, check_temporal_alpha
+from ._checks import check_choice, check_module, check_surrogate, check_temporal_alpha
+from .functional.record import check_spatial_adj
 from .neurons import FAMILY, WARM_UPS, Adjusted, name_neurons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ._typing import WarmUp
+    from ._typing import SpatialAdj, SpikeGrad, WarmUp
 
 __all__ = ["Conversion", "convert", "detach", "patched", "reset", "revert"]
 
@@ -59,9 +60,10 @@ class Conversion(NamedTuple):
 def convert(
     net: _Net,
     *,
-    spatial_adj: bool = False,
+    spatial_adj: SpatialAdj = False,
     temporal_alpha: float = 0.0,
     warm_up: WarmUp | None = None,
+    output_spike_grad: SpikeGrad | None = None,
     match: Callable[[str, nn.Module], bool] | None = None,
     report: Callable[[Conversion], object] | None = None,
 ) -> _Net:
@@ -78,6 +80,9 @@ def convert(
         spatial_adj, temporal_alpha: the options of every neuron, see :class:`Leaky`.
         warm_up: that of every neuron, see :class:`Leaky`; None leaves the warm-up of a neuron that is ours already as it
             is. :func:`~snntorch_bpsta.networks.set_warm_up` ends it.
+        output_spike_grad: the surrogate of the output neurons, the last ones in ``net.named_modules()``, in place of Eq. 9
+            or of their own, as in :func:`~snntorch_bpsta.networks.build`. Under Eq. 9 an output neuron that has fallen
+            silent gets no gradient any more, and its class is lost; under a surrogate it does.
         match: function ``(name, neuron) -> bool`` that selects neurons; None takes all.
         report: called with the :class:`Conversion`, that is with what was changed and what could not be: ``print``, say.
 
@@ -85,8 +90,8 @@ def convert(
         torch.nn.Module: `net` itself.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type or out of range. (A neuron that cannot take the options does not
-            raise.)
+        TypeError, ValueError: an argument of the wrong type or out of range; an `output_spike_grad` where `match` leaves the
+            output neurons out. (A neuron that cannot take the options does not raise.)
 
     Example:
         >>> import snntorch, snntorch_bpsta as snn
@@ -100,9 +105,28 @@ def convert(
     check_spatial_adj(spatial_adj)
     temporal_alpha = check_temporal_alpha(temporal_alpha)
     check_choice("warm_up", warm_up, WARM_UPS)
-    _each_neuron(net, match, report, lambda neuron: _convert(neuron, spatial_adj, temporal_alpha, warm_up))
+    check_surrogate("output_spike_grad", output_spike_grad)
+    output = None if output_spike_grad is None else _output(net, match)
+
+    def change(neuron):
+        last = neuron is output
+        own = (False, temporal_alpha, warm_up, output_spike_grad) if last else (spatial_adj, temporal_alpha, warm_up)
+        return _convert(neuron, *own)
+
+    _each_neuron(net, match, report, change)
     name_neurons(net)
     return net
+
+
+def _output(net, match):
+    """The last neuron of `net`."""
+    check_module("net", net)
+    neurons = [(name, module) for name, module in net.named_modules() if isinstance(module, _NEURONS)]
+    if neurons and callable(match) and not match(*neurons[-1]):
+        raise ValueError(
+            f"output_spike_grad is for the output neurons, {neurons[-1][0]!r}, which match leaves out: let it take them too"
+        )
+    return neurons[-1][1] if neurons else None
 
 
 def revert(
@@ -154,15 +178,16 @@ def _each_neuron(net, match, report, change):
     return net
 
 
-def _convert(neuron, spatial_adj, temporal_alpha, warm_up):
+def _convert(neuron, spatial_adj, temporal_alpha, warm_up, spike_grad=None):
     is_ours = isinstance(neuron, Adjusted)
     ours = type(neuron) if is_ours else _OURS.get(type(neuron))
     if ours is None:
         return None, _why_not_ours(neuron)
     reason = None
     try:
-        check_surrogate("spike_grad", neuron.spike_grad)
-        ours._check_surrogate(spatial_adj, temporal_alpha, neuron.threshold, neuron.surrogate_disable)
+        check_surrogate("spike_grad", neuron.spike_grad if spike_grad is None else spike_grad)
+        on = temporal_alpha or spike_grad is not None
+        ours._check_surrogate(spatial_adj, on, neuron.threshold, neuron.surrogate_disable)
     except (TypeError, ValueError) as error:
         return None, str(error)
     try:
@@ -171,12 +196,14 @@ def _convert(neuron, spatial_adj, temporal_alpha, warm_up):
         reason, temporal_alpha = str(error), 0.0
     if not is_ours:
         neuron.__class__ = ours
-        neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha, warm_up=warm_up)
-        return True, reason
-    asked = spatial_adj, temporal_alpha, neuron.warm_up if warm_up is None else warm_up
-    if (neuron.spatial_adj, neuron.temporal_alpha, neuron.warm_up) == asked:
+        neuron._take_over()
+    asked = {"spatial_adj": spatial_adj, "temporal_alpha": temporal_alpha}
+    asked |= {} if warm_up is None else {"warm_up": warm_up}
+    asked |= {} if spike_grad is None else {"_spike_grad": spike_grad}
+    if is_ours and all(getattr(neuron, name) == value for name, value in asked.items()):
         return False, reason
-    neuron.spatial_adj, neuron.temporal_alpha, neuron.warm_up = asked
+    for name, value in asked.items():
+        setattr(neuron, name, value)
     return True, reason
 
 
@@ -209,7 +236,7 @@ def _revert(neuron):
 
 # The blocks of patched() that this context has entered. A generator may leave one out of turn, or in another context: so
 # each is a list of its options that is emptied when it is left.
-_blocks: ContextVar[tuple[list[tuple[bool, float, WarmUp | None]], ...]] = ContextVar(
+_blocks: ContextVar[tuple[list[tuple[SpatialAdj, float, WarmUp | None]], ...]] = ContextVar(
     "snntorch_bpsta.patched", default=()
 )
 _lock, _depth = Lock(), 0
@@ -217,7 +244,9 @@ _originals: dict[Any, Callable[..., None]] = {}
 
 
 @contextmanager
-def patched(*, spatial_adj: bool = False, temporal_alpha: float = 0.0, warm_up: WarmUp | None = None) -> Iterator[None]:
+def patched(
+    *, spatial_adj: SpatialAdj = False, temporal_alpha: float = 0.0, warm_up: WarmUp | None = None
+) -> Iterator[None]:
     """Neurons that code inside the block builds by snnTorch's own classes come out as ours, for code you cannot change.
 
     ``snntorch.Leaky(...)`` and its five sisters are converted as they are built, see :func:`convert`; one that cannot be is

@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from ._checks import check_module, check_number
 from ._torch import BATCH_NORM, CONVOLUTION
 from .conversion import reset
+from .functional.record import adjustment
 from .neurons import Adjusted
 
 if TYPE_CHECKING:
@@ -161,9 +162,13 @@ class _Seen:
 
 def _advice(module, rate, never, zeros, growth):
     """What to change, the worst first; "" for nothing."""
-    spatial = isinstance(module, Adjusted) and module.spatial_adj
+    spatial = isinstance(module, Adjusted) and module.spatial_adj and not adjustment(module.spatial_adj).leak
     if growth is not None and not growth <= _GROWING:  # NaN too
         if isinstance(module, Adjusted) and module.temporal_alpha:
+            if module.reset_mechanism == "subtract":
+                return (
+                    "the gradient explodes over time: temporal_alpha=0, for under 'subtract' it crosses spikes anyway"
+                )
             return "the gradient explodes over time: temporal_alpha=0, or less of it"
         return "the gradient explodes over time: fewer steps, a lower beta, or snn.detach between windows"
     if never == 1:

@@ -18,8 +18,8 @@ import torch
 from snntorch import surrogate as _host_surrogate
 
 from ._checks import REAL, check_broadcast, check_device, check_number, check_tensor, check_threshold_positive
-from ._snntorch import fall_back_to, public_names
-from ._torch import constant_for_compiler, is_compiling, is_transforming
+from ._snntorch import fall_back_to, host_closure, public_names
+from ._torch import is_compiling, is_transforming
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ __getattr__, __dir__ = fall_back_to(_host_surrogate, __name__)
 # The derivatives that the kernels of functional/ know, in the order of their numbers, with the parameters that each takes:
 # the host's by their names there (its functions hold them in a closure), ours by their class.
 KERNELS = {
-    "spatial_adjustment": (),
+    "spatial_adjustment": ("leak",),
     "rectangle": ("width",),
     "atan": ("alpha",),
     "fast_sigmoid": ("slope",),
@@ -51,15 +51,6 @@ _SIGNED = {"atan": "alpha", "sigmoid": "slope", "spike_rate_escape": "slope"}
 SPATIAL_ADJUSTMENT, TRIANGULAR = _NUMBERS["spatial_adjustment"], _NUMBERS["triangular"]
 
 
-@constant_for_compiler  # that of torch 2.13 cannot read a function's __qualname__
-def _host_closure(spike_grad):
-    """The name of the host's function that made the closure `spike_grad`, and what it holds; (None, {}) if none did."""
-    name, _, rest = spike_grad.__qualname__.partition(".")
-    if rest != "<locals>.inner" or spike_grad.__module__ != _host_surrogate.__name__:
-        return None, {}
-    return name, inspect.getclosurevars(spike_grad).nonlocals
-
-
 def kernel_surrogate(spike_grad: SpikeGrad, threshold: Number) -> tuple[int, float, float] | None:
     """(number, first parameter, second one) of a surrogate in ``KERNELS``, for a neuron of that `threshold`; else None."""
     if isinstance(spike_grad, Surrogate):
@@ -68,7 +59,7 @@ def kernel_surrogate(spike_grad: SpikeGrad, threshold: Number) -> tuple[int, flo
             return None
         values = {parameter: getattr(spike_grad, parameter) for parameter in KERNELS[name]}
     else:
-        name, values = _host_closure(spike_grad) if isinstance(spike_grad, FunctionType) else (None, {})
+        name, values = host_closure(spike_grad) if isinstance(spike_grad, FunctionType) else (None, {})
         if name not in KERNELS:
             return None
     values = {parameter: values[parameter] for parameter in KERNELS[name]}
@@ -179,22 +170,23 @@ class Surrogate:
 
 
 class SpatialAdjustment(Surrogate):
-    r"""BPSA: the gradient flows to neurons that fired, and to them only. See :func:`spatial_adjustment`."""
+    r"""BPSA: the gradient flows to neurons that fired, and to them only unless it leaks. See :func:`spatial_adjustment`."""
 
     kernel = "spatial_adjustment"
 
-    def __init__(self, threshold: Number) -> None:
-        if not isinstance(threshold, torch.Tensor):
-            threshold = check_number("threshold", threshold, "a finite number > 0, or a tensor")
-        check_threshold_positive(threshold)
+    def __init__(self, threshold: Number | None = None, leak: float = 0.0) -> None:
+        if threshold is not None and not isinstance(threshold, torch.Tensor):
+            threshold = check_number("threshold", threshold, "a finite number > 0, a tensor, or None")
+        if threshold is not None:
+            check_threshold_positive(threshold)
         self.threshold = threshold
+        self.leak = check_number("leak", leak, "a finite number >= 0", lowest=0)
 
-    @classmethod
-    def _unchecked(cls, threshold: Number) -> SpatialAdjustment:
-        """For a neuron that has checked its threshold already."""
+    def _of(self, threshold: Number) -> SpatialAdjustment:
+        """The same for a neuron of that `threshold`, which is checked already."""
         # torch.compile of PyTorch 2.6 does not know cls.__new__
-        surrogate = cls(1.0) if is_compiling() else cls.__new__(cls)
-        surrogate.threshold = threshold
+        surrogate = SpatialAdjustment() if is_compiling() else SpatialAdjustment.__new__(SpatialAdjustment)
+        surrogate.threshold, surrogate.leak = threshold, self.leak
         return surrogate
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -203,14 +195,20 @@ class SpatialAdjustment(Surrogate):
             threshold = self.threshold.detach()
             # A copy, for the threshold may be moved in place before the backward pass.
             return _fire(x, self, threshold if is_compiling() else threshold.clone())
-        return _fire(x, self)
+        return _fire(self._check(x), self)
 
     def _check(self, x):
+        if self.threshold is None:
+            raise ValueError(
+                "spatial_adjustment() without a threshold takes that of the neuron whose spatial_adj it is; as a spike_grad "
+                "it needs its own: spatial_adjustment(threshold)"
+            )
         _check_real(x)
         if isinstance(self.threshold, torch.Tensor):
             check_device("threshold", self.threshold, x.device, "x")
             if self.threshold.dim():
                 check_broadcast("threshold", self.threshold, x.shape)
+        return x
 
     def fits(self, threshold: object) -> bool:
         """Whether this is the adjustment of a neuron of that `threshold`."""
@@ -223,22 +221,25 @@ class SpatialAdjustment(Surrogate):
         return self._times_derivative(torch.ones_like(x), x)
 
     def primitive(self, x: Tensor) -> Tensor:
-        """log u where ``u = x + threshold`` fired, else 0."""
+        """log u where ``u = x + threshold`` fired, else u times the leak, or 0 where it is negative."""
         self._check(x)
-        return torch.where(x > 0, torch.log(x.clamp(min=0) + self.threshold), torch.zeros_like(x))
+        below = self.leak * (x + self.threshold).clamp(min=0)
+        return torch.where(x > 0, torch.log(x.clamp(min=0) + self.threshold), below).to(x.dtype)
 
     def _times_derivative(self, dspk, x, threshold=None):
         threshold = self.threshold if threshold is None else threshold
         # Eq. 9: do/du = 1/u where the neuron fired, else 0. Dividing the gradient by u, in place of multiplying it by an
         # 1/u that may have overflowed, keeps half precision free of NaN.
         u = x.clamp(min=0) + threshold
-        return torch.where(x > 0, dspk / u, 0.0).to(x.dtype)
+        below = torch.where(x > -threshold, self.leak * dspk, 0.0) if self.leak else 0.0
+        return torch.where(x > 0, dspk / u, below).to(x.dtype)
 
     def __repr__(self) -> str:
         threshold = self.threshold
         if isinstance(threshold, torch.Tensor) and not threshold.is_meta:
             threshold = threshold.tolist()
-        return f"spatial_adjustment(threshold={threshold})"
+        values = {"threshold": threshold, "leak": self.leak or None}
+        return f"spatial_adjustment({', '.join(f'{k}={v}' for k, v in values.items() if v is not None)})"
 
 
 class Rectangle(Surrogate):
@@ -323,42 +324,47 @@ class Logistic(Surrogate):
         return f"Logistic(slope={self.slope})"
 
 
-def spatial_adjustment(threshold: Number) -> SpatialAdjustment:
-    r"""BPSA, the biologically plausible spatial adjustment of Shen, Zhao and Zeng (2022), Eq. 9.
+def spatial_adjustment(threshold: Number | None = None, leak: float = 0.0) -> SpatialAdjustment:
+    r"""BPSA, the biologically plausible spatial adjustment of Shen, Zhao and Zeng (2022), Eq. 9, and a leak below it.
 
     .. math::
 
-        \frac{\partial o}{\partial u} = \begin{cases} 1/u & u > u_{th} \\ 0 & \text{otherwise} \end{cases}
+        \frac{\partial o}{\partial u} = \begin{cases} 1/u & u > u_{th} \\ \epsilon & 0 < u \le u_{th} \\
+        0 & \text{otherwise} \end{cases}
 
-    A strong spike moves the weights little, one near the threshold moves them most, silence moves nothing. snnTorch
-    calls a surrogate with ``u - threshold`` and never with ``u``, hence the argument. The same formula stands, commented
-    out, in snnTorch's ``surrogate.py`` as ``InverseSpikeOperator``.
+    A strong spike moves the weights little, one near the threshold moves them most, silence moves nothing: in the paper
+    :math:`\epsilon` is 0. Then a neuron that has fallen silent stays so, which a small one mends. snnTorch calls a
+    surrogate with ``u - threshold`` and never with ``u``, hence the argument. Eq. 9 stands, commented out, in snnTorch's
+    ``surrogate.py`` as ``InverseSpikeOperator``.
 
     Args:
-        threshold: u_th > 0 of the neuron that uses it; a number, or a tensor that broadcasts to the membrane.
+        threshold: u_th > 0 of the neuron that uses it; a number, or a tensor that broadcasts to the membrane. None for the
+            `spatial_adj` of a neuron of this package, which takes the neuron's.
+        leak: :math:`\epsilon` >= 0, in units of 1/membrane. 0 is Eq. 9.
 
     Returns:
-        SpatialAdjustment: a picklable ``spike_grad`` for any snnTorch neuron. Spikes and gradients have the dtype of
-        the membrane.
+        SpatialAdjustment: a picklable ``spike_grad`` for any snnTorch neuron, or ``spatial_adj`` of ours. Spikes and
+        gradients have the dtype of the membrane.
 
     Raises:
-        ValueError: `threshold` is not > 0, or not finite.
-        TypeError: `threshold` is neither a number nor a tensor.
+        ValueError: `threshold` is not > 0, `leak` not >= 0, or one not finite.
+        TypeError: `threshold` is neither a number nor a tensor, or `leak` no number.
 
     Example:
-        >>> import torch, snntorch
+        >>> import torch, snntorch, snntorch_bpsta as snn
         >>> from snntorch_bpsta import surrogate
         >>> lif = snntorch.Leaky(beta=0.9, threshold=0.5, spike_grad=surrogate.spatial_adjustment(0.5))
         >>> cur = torch.tensor([[0.4, 0.8]], requires_grad=True)
         >>> lif(cur, torch.zeros(1, 2))[0].sum().backward()
         >>> cur.grad
         tensor([[0.0000, 1.2500]])
+        >>> leaks = snn.Leaky(beta=0.9, spatial_adj=surrogate.spatial_adjustment(leak=0.1))
 
     References:
         Shen, Zhao, Zeng, "Backpropagation with biologically plausible spatiotemporal adjustment for training deep
         spiking neural networks", Patterns 3(6), 2022.
     """
-    return SpatialAdjustment(threshold)
+    return SpatialAdjustment(threshold, leak)
 
 
 def rectangle(width: float = 1.0) -> Rectangle:

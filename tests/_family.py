@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import snntorch
 import torch
-from _oracle import alpha_neuron, atan, integrator, lapicque, rectangle, spatial
+from _oracle import alpha_neuron, atan, integrator, lapicque, leaky, rectangle, spatial
 from _pairwise import cases
 from _tolerance import assert_close
 from snntorch import surrogate as host_surrogate
@@ -125,9 +125,11 @@ def stock_surrogate(x):
     return host_surrogate.atan()(x).to(x.dtype)
 
 
+LEAKS = snn.surrogate.spatial_adjustment(leak=0.3)
 # name -> (our options, snnTorch's spike_grad, the oracle's derivative); see `build`.
 SURROGATES = {
     "spatial": ({"spatial_adj": True}, snn.surrogate.spatial_adjustment, spatial),
+    "leaky": ({"spatial_adj": LEAKS}, LEAKS, leaky(0.3)),
     "rectangle": ({"spike_grad": snn.surrogate.rectangle(1.0)}, snn.surrogate.rectangle(1.0), rectangle(1.0)),
     "narrow": ({"spike_grad": snn.surrogate.rectangle(0.3)}, snn.surrogate.rectangle(0.3), rectangle(0.3)),
     "callable": ({"spike_grad": float_surrogate}, float_surrogate, atan(2.0)),
@@ -172,8 +174,8 @@ def arguments(kind, recurrence="linear", neurons=N, **values):
 def build(lib, kind, recurrence="linear", *, seed=0, dtype=None, **values):
     """A neuron of `lib`, ours or snnTorch's, with tensors of its own and weights that depend on the seed only.
 
-    With a `dtype` its numbers are tensors of that from the start. A `spike_grad` that is ``spatial_adjustment`` gets the
-    neuron's threshold.
+    With a `dtype` its numbers are tensors of that from the start. A `spike_grad` that is ``spatial_adjustment``, or has no
+    threshold, gets the neuron's.
     """
     own = arguments(kind, recurrence, **values)
     own = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in own.items()}
@@ -182,6 +184,8 @@ def build(lib, kind, recurrence="linear", *, seed=0, dtype=None, **values):
         own |= {name: torch.as_tensor(own[name], dtype=dtype) for name in numbers}
     if own.get("spike_grad") is snn.surrogate.spatial_adjustment:
         own["spike_grad"] = snn.surrogate.spatial_adjustment(own["threshold"])
+    if own.get("spike_grad") is LEAKS:
+        own["spike_grad"] = snn.surrogate.spatial_adjustment(own["threshold"], LEAKS.leak)
     torch.default_generator.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Inhibition is an unstable feature")

@@ -279,7 +279,8 @@ SURROGATES = {
 # Their derivatives cannot overflow. (The host's sigmoid does.)
 SAFE_SURROGATES = (None, surrogate.ArcTangent(), SURROGATES["rectangle"], SURROGATES["logistic"])
 FLAG = optional(True, False)
-OPTIONS = {"spatial_adj": FLAG, "temporal_alpha": optional(0, 0.8, 1.0)}
+ADJUSTED = st.one_of(FLAG, st.just(surrogate.spatial_adjustment(leak=0.1)))
+OPTIONS = {"spatial_adj": ADJUSTED, "temporal_alpha": optional(0, 0.8, 1.0, -0.5)}
 
 
 def vectors(*values):

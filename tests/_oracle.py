@@ -47,6 +47,15 @@ def spatial(u, o, threshold):
     return np.where(o == 1, 1.0 / np.where(o == 1, u, 1.0), 0.0)
 
 
+def leaky(leak):
+    """Eq. 9 with a constant below the threshold, where the membrane is positive."""
+
+    def s(u, o, threshold):
+        return np.where(o == 1, 1.0 / np.where(o == 1, u, 1.0), np.where(u > 0, leak, 0.0))
+
+    return s
+
+
 def rectangle(width=1.0):
     """STBP, Wu et al. 2018: 1/width within width/2 of the threshold."""
 

@@ -36,8 +36,20 @@ class Fault(NamedTuple):
 
 FAULTS = {
     # --- surrogate, memory ---
+    "leak": Fault(
+        "surrogate", "torch.where(x > -threshold, self.leak * dspk, 0.0)", "self.leak * dspk",
+        "a leak where the membrane is negative", "surrogate neurons_gradients",
+    ),
+    "leak-kernel": Fault(
+        "functional/kernels/rows", "p0 if x > -threshold else zero", "p0", "the same in the kernels",
+        "functional_kernels neurons_gradients",
+    ),
+    "leak-skipped": Fault(
+        "neurons/engine", "not adjustment(self.spatial_adj).leak and", "", "a leak is left out where zeros are skipped",
+        "functional_skipping",
+    ),
     "spatial": Fault(
-        "surrogate", "torch.where(x > 0, dspk / u, 0.0)", "torch.where(x > 0, -dspk / u, 0.0)",
+        "surrogate", "torch.where(x > 0, dspk / u, below)", "torch.where(x > 0, -dspk / u, below)",
         "a sign in Eq. 9", "surrogate",
     ),
     "rectangle": Fault(
@@ -198,8 +210,12 @@ FAULTS = {
     "averages": Fault("doctor", "buffer.copy_(before)", "pass", "a check moves running averages", "doctor"),
     # --- conversion ---
     "convert": Fault(
-        "conversion", "neuron._take_over(spatial_adj=spatial_adj, temporal_alpha=temporal_alpha, warm_up=warm_up)",
-        "neuron._take_over(spatial_adj=spatial_adj, warm_up=warm_up)", "an option is forgotten", "conversion",
+        "conversion", 'asked = {"spatial_adj": spatial_adj, "temporal_alpha": temporal_alpha}',
+        'asked = {"spatial_adj": spatial_adj}', "an option is forgotten", "conversion",
+    ),
+    "convert-output": Fault(
+        "conversion", "return neurons[-1][1] if neurons", "return neurons[0][1] if neurons",
+        "the first neurons are taken for the output", "conversion",
     ),
     "patched": Fault(
         "conversion", "if blocks and type(self) is host:", "if blocks:",

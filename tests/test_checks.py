@@ -22,9 +22,9 @@ def build_or_call(entrance, **kwargs):
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
-@pytest.mark.parametrize("alpha", [-0.1, 1.0001, 2, NAN, INF, -INF])
-def test_temporal_alpha_is_within_0_and_1(alpha, entrance):
-    with pytest.raises(ValueError, match=r"temporal_alpha.*\[0, 1\]"):
+@pytest.mark.parametrize("alpha", [-1.0001, 1.0001, 2, NAN, INF, -INF])
+def test_temporal_alpha_is_within_its_range(alpha, entrance):
+    with pytest.raises(ValueError, match=r"temporal_alpha.*\[-1, 1\]"):
         build_or_call(entrance, beta=0.9, temporal_alpha=alpha)
 
 
@@ -36,7 +36,7 @@ def test_temporal_alpha_is_a_number(alpha, entrance):
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
-@pytest.mark.parametrize("alpha", [0, 1, 0.0, 1.0, 0.8])
+@pytest.mark.parametrize("alpha", [0, 1, 0.0, 1.0, 0.8, -1, -0.2])
 def test_temporal_alpha_may_be_either_end(alpha, entrance):
     build_or_call(entrance, beta=0.9, reset_mechanism="zero", temporal_alpha=alpha)
 
@@ -87,6 +87,15 @@ def test_temporal_alpha_needs_the_reset_delay_given_by_position_too():
 def test_spatial_adj_is_a_bool(value, entrance):
     with pytest.raises(TypeError, match="spatial_adj"):
         build_or_call(entrance, beta=0.9, spatial_adj=value)
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_spatial_adj_with_a_leak_takes_the_threshold_of_its_neuron(entrance):
+    with pytest.raises(ValueError, match=r"leave the threshold out, spatial_adj=spatial_adjustment\(leak=0.1\)"):
+        build_or_call(entrance, beta=0.9, spatial_adj=snn.surrogate.spatial_adjustment(0.5, leak=0.1))
+    with pytest.raises(ValueError, match="spatial_adj.*spike_grad"):
+        leaks = snn.surrogate.spatial_adjustment(leak=0.1)
+        build_or_call(entrance, beta=0.9, spatial_adj=leaks, spike_grad=snn.surrogate.rectangle())
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)

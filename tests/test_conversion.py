@@ -495,3 +495,53 @@ def test_a_converted_neuron_can_be_copied_and_saved(kind, options, how):
         snn.reset(part)
     assert type(twin) is getattr(snntorch, kind)
     assert_same(run(twin, cur, "zeros"), run(lif, cur, "zeros"))
+
+
+# --- the output neurons ---------------------------------------------------------------------------
+
+OUTPUT = snn.surrogate.rectangle(0.6)
+
+
+@pytest.mark.parametrize("lib", [snntorch, snn], ids=["host", "ours"])
+@pytest.mark.parametrize("spatial_adj", [False, True, snn.surrogate.spatial_adjustment(leak=0.1)], ids=str)
+def test_the_output_gets_another_surrogate(lib, spatial_adj):
+    """As a net that is built so has it."""
+
+    def build_net(lib, hidden, output):
+        torch.manual_seed(0)
+        neurons = (lib.Leaky(beta=0.8, threshold=0.4, **options) for options in (hidden, output))
+        return snn.MultiStep(nn.Linear(N, 6), next(neurons), nn.Linear(6, 3), next(neurons))
+
+    options = {"temporal_alpha": 0.2}
+    net = snn.convert(build_net(lib, {}, {}), spatial_adj=spatial_adj, output_spike_grad=OUTPUT, **options)
+    direct = build_net(snn, {"spatial_adj": spatial_adj, **options}, {"spike_grad": OUTPUT, **options})
+    assert (net[1].spatial_adj, net[3].spatial_adj, net[3].spike_grad) == (spatial_adj, False, OUTPUT)
+    cur, grads = 3 * currents(T, B, N), []
+    for each in (net, direct):
+        spk = each(cur)
+        grads.append((spk, *torch.autograd.grad((spk * torch.arange(3.0)).sum(), each.parameters())))
+    assert 0 < grads[0][0].mean() < 1
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True)) and grads[0][1].any()
+    reports = []
+    snn.convert(net, spatial_adj=spatial_adj, output_spike_grad=OUTPUT, **options, report=reports.append)
+    assert reports[0].unchanged == ("1", "3") and not reports[0].changed
+    snn.convert(net, spatial_adj=spatial_adj, output_spike_grad=OUTPUT, report=reports.append)
+    assert reports[1].changed == ("1", "3")
+
+
+def test_an_output_that_match_leaves_out_is_refused_and_nothing_is_changed():
+    net = nn.Sequential(snntorch.Leaky(0.9), snntorch.Leaky(0.9))
+    with pytest.raises(ValueError, match="output neurons, '1', which match leaves out"):
+        snn.convert(net, output_spike_grad=OUTPUT, match=lambda name, neuron: name == "0")
+    assert all(type(lif) is snntorch.Leaky for lif in net)
+    with pytest.raises(TypeError, match="call it, output_spike_grad=rectangle"):
+        snn.convert(net, output_spike_grad=snn.surrogate.rectangle)
+    with pytest.raises(TypeError, match="net must be a torch.nn.Module"):
+        snn.convert(3, output_spike_grad=OUTPUT)
+
+
+def test_an_output_without_any_surrogate_stays_so():
+    net = nn.Sequential(snntorch.Leaky(0.9), snntorch.Leaky(0.9, surrogate_disable=True))
+    with pytest.warns(UserWarning, match="surrogate_disable=True"):
+        snn.convert(net, spatial_adj=True, output_spike_grad=OUTPUT)
+    assert type(net[0]) is snn.Leaky and type(net[1]) is snntorch.Leaky

@@ -32,7 +32,8 @@ SELECT = optional(None, lambda name, neuron: "0" in name, lambda name, neuron: F
 
 
 @fuzz("convert", "revert", "Conversion", "reset", "detach", examples=250, arguments=calls(
-    net=NETS, match=SELECT, **OPTIONS, odd=ANYTHING.filter(lambda value: not callable(value)),
+    net=NETS, match=SELECT, **OPTIONS, output_spike_grad=optional(None, snn.surrogate.rectangle()),
+    odd=ANYTHING.filter(lambda value: not callable(value)),
 ))  # fmt: skip
 def test_convert_and_revert(arguments):
     net, match = arguments["net"], arguments.get("match")
@@ -50,7 +51,8 @@ def test_convert_and_revert(arguments):
     attempt(snn.detach, net)
     back = attempt(snn.revert, net, **({"match": match} if "match" in arguments else {}), report=reports.append)
     if done is REFUSED:
-        assert not isinstance(net, nn.Module) or "match" in arguments or set(arguments) & set(OPTIONS)
+        options = {*OPTIONS, "output_spike_grad"}
+        assert not isinstance(net, nn.Module) or "match" in arguments or set(arguments) & options
         return
     assert done is back is net
     done, back = reports

@@ -101,7 +101,8 @@ def test_it_says_what_is_wrong(x):
     text = str(snn.check(net, x))
     assert text.startswith("layer  neuron  rate") and f"3: {second.advice}" in text
     net = whole(spatial_adj=True, temporal_alpha=1.0, threshold=0.1)
-    assert "explodes over time: temporal_alpha" in snn.check(net, 5 * x.repeat(4, 1, 1))[0].advice
+    advice = snn.check(net, 5 * x.repeat(4, 1, 1))[0].advice
+    assert "explodes over time: temporal_alpha=0" in advice and "under 'subtract' it crosses spikes anyway" in advice
     net = whole(threshold=0.01)
     assert "smaller weights" in snn.check(net, 5 * x)[0].advice
 

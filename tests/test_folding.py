@@ -466,6 +466,21 @@ def test_options_on(name):
     assert fast[0].report().reason is None
 
 
+def test_a_warm_up_and_its_end():
+    network = NETWORKS["dropout"]
+    options = {"spatial_adj": True, "warm_up": "surrogate"}
+    loop, _ = built(network)
+    _, fast = built(network._replace(options=network.options | options))
+    for net in loop[1]:
+        snn.convert(net, **options)
+    assert {lif.warm_up for lif in fast[1].modules() if isinstance(lif, snn.Leaky)} == {"surrogate"}
+    for warm_up in ("surrogate", None):
+        for net in (*loop[1], fast[0]):
+            snn.networks.set_warm_up(net, warm_up)
+        assert_alike(loop, fast, network.inputs, calls=3)
+        assert fast[0].report().reason is None
+
+
 def test_joint_statistics():
     """Batch norm over all steps: as MultiStep takes it, and one move of the running averages."""
 
@@ -537,6 +552,7 @@ REFUSED = {
     "fold": ((nn.ReLU(),), {"fold": "all"}, "fold must be one of 'steps', 'joint'"),
     "alpha": ((nn.ReLU(),), {"temporal_alpha": 2}, "temporal_alpha must be"),
     "spatial_adj": ((nn.ReLU(),), {"spatial_adj": "yes"}, "spatial_adj must be"),
+    "warm_up": ((nn.ReLU(),), {"warm_up": "slow"}, "warm_up must be one of None, 'identity', 'surrogate'"),
     "folded": ((snn.fold_time(nn.ReLU()),), {}, "got FoldTime"),
 }
 

@@ -20,6 +20,7 @@ FLAG = optional(True, False)
 
 @fuzz("fold_time", "FoldTime", "FoldTime.report", "FoldReport", examples=150, draws=st.data(), arguments=calls(
     net=NETS, steps=FLAG, fold=optional("steps", "joint"), check=FLAG, **OPTIONS,
+    warm_up=optional(None, "surrogate", "identity"),
 ))  # fmt: skip
 def test_fold_time(draws, arguments):
     arguments = dict(arguments)
@@ -28,7 +29,7 @@ def test_fold_time(draws, arguments):
     fast = attempt(snn.fold_time, net, *nets, **arguments)
     if fast is REFUSED:
         return
-    options = {name: value for name, value in arguments.items() if name not in OPTIONS}
+    options = {name: value for name, value in arguments.items() if name not in (*OPTIONS, "warm_up")}
     assert type(attempt(snn.FoldTime, net, *nets, **options)) is snn.FoldTime
     assert type(fast.report()) is snn.FoldReport and str(fast.report()) and repr(fast)
     x = draws.draw(mostly(tensors(SEQUENCES), ANYTHING), label="x")

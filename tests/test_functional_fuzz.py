@@ -188,8 +188,8 @@ POSITIVE = st.sampled_from([0.5, 1.0, 1, 1e-38, 1e30, np.float32(0.5)])
 
 
 SURROGATE_ARGUMENTS = {
-    "spatial_adjustment": {"threshold": st.one_of(POSITIVE, vectors(0.5, 1.0))},
-    "SpatialAdjustment": {"threshold": st.one_of(POSITIVE, vectors(0.5, 1.0))},
+    "spatial_adjustment": {"threshold": st.one_of(POSITIVE, vectors(0.5, 1.0)), "leak": POSITIVE},
+    "SpatialAdjustment": {"threshold": st.one_of(POSITIVE, vectors(0.5, 1.0)), "leak": POSITIVE},
     "rectangle": {"width": POSITIVE},
     "Rectangle": {"width": POSITIVE},
     "ArcTangent": {"alpha": POSITIVE},

@@ -28,6 +28,7 @@ class Wide(torch.nn.Module):
 
 SURROGATES = {
     "spatial": {"spatial_adj": True},
+    "leaky": {"spatial_adj": surrogate.spatial_adjustment(leak=0.2)},
     "atan": {"spike_grad": surrogate.ArcTangent()},
     "sigmoid": {"spike_grad": surrogate.sigmoid(slope=5)},
     "triangular": {"spike_grad": surrogate.triangular(threshold=0.6)},
@@ -61,7 +62,7 @@ def problem(cell, reset, *, delay=True, kind="frozen", surrogate="spatial", stat
     options = SURROGATES.get(surrogate) or {"spike_grad": Wide(dtype)}
     if layer is not None:
         values.pop("v")
-    residual = 0.0 if row.alpha or reset == "none" or not delay else 0.8
+    residual = 0.0 if row.alpha or reset == "none" or not delay else -0.6 if surrogate == "leaky" else 0.8
     neuron = Neuron(
         cell, reset_mechanism=reset, reset_delay=delay, residual=residual, recurrence=layer, **values, **options
     )

@@ -475,6 +475,7 @@ CHOICES = {
     "wide number": {"beta": torch.tensor(0.9, dtype=F64)},
     "compact": PAPER | {"save": "compact"},
     "compact of another": {"save": "compact"},
+    "compact of a leak": PAPER | {"save": "compact", "spatial_adj": snn.surrogate.spatial_adjustment(leak=0.1)},
     "bfloat16": {"save": "bfloat16"},
     "bfloat16, learnable": {"save": "bfloat16", "beta": torch.tensor(0.9, requires_grad=True)},
     "everything": PAPER | {"record_mem": True, "relu": True, "inplace": True, "num_steps": 4},

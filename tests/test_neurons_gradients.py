@@ -69,7 +69,7 @@ def alpha_of(kind, reset="zero", reset_delay=True, alpha=0.8):
 @cases(
     lambda row: not refused(row["kind"], temporal_alpha=row["alpha"], reset_mechanism=row["reset"])
     and (row["kind"] in RECURRENT or row["recurrence"] == "V"),
-    kind=KINDS, name=("spatial", "rectangle", "narrow"), reset=RESETS, alpha=(0.0, 0.2, 0.8, 1.0),
+    kind=KINDS, name=("spatial", "leaky", "rectangle", "narrow"), reset=RESETS, alpha=(0.0, 0.2, 0.8, 1.0, -0.4, -1.0),
     loss=("spk", "states", "both"), how=HOWS, num_steps=(1, 2, 7, 33), beta=(0.0, 0.25, 0.5, 0.9, 1.0),
     recurrence=tuple(RECURRENCES), drive=("mixed", "silent", "busy"),
 )  # fmt: skip
@@ -85,6 +85,44 @@ def test_recursion(kind, name, reset, alpha, loss, how, num_steps, beta, recurre
     case(neuron, surrogate, currents(num_steps, *shape, seed=num_steps, dtype=F64, drive=drive), loss, how)
 
 
+@each_how
+@pytest.mark.parametrize("name", ["spatial", "leaky", "rectangle"])
+def test_a_negative_alpha_is_the_reset_that_is_not_detached(name, how):
+    """A reset by subtraction whose spike has its gradient, as autograd has it: alpha = -threshold / beta."""
+    beta, threshold = 0.8, 0.5
+    options, spike_grad, _ = SURROGATES[name]
+    if "spatial_adj" in options:
+        spike_grad = snn.surrogate.spatial_adjustment(threshold, getattr(options["spatial_adj"], "leak", 0.0))
+    cur = currents(9, B, N, seed=6, dtype=F64)
+    outside = torch.randn(cur.shape, generator=torch.Generator().manual_seed(1), dtype=F64)
+
+    def undetached(cur):
+        u, spikes = torch.zeros_like(cur[0]), []
+        for x in cur:
+            u = beta * u + x - spike_grad(u - threshold) * threshold
+            spikes.append(spike_grad(u - threshold))
+        return torch.stack(spikes)
+
+    lif = build(snn, "Leaky", dtype=F64, beta=beta, threshold=threshold, temporal_alpha=-threshold / beta, **options)
+
+    def ours(cur):
+        if how != "step":
+            return lif.sequence(cur, impl=how)[0]
+        mem, spikes = torch.zeros_like(cur[0]), []
+        for x in cur:
+            spk, mem = lif(x, mem)
+            spikes.append(spk)
+        return torch.stack(spikes)
+
+    grads = []
+    for function in (undetached, ours):
+        leaf = cur.detach().clone().requires_grad_()
+        spk = function(leaf)
+        grads.append((spk.detach(), torch.autograd.grad((spk * outside).sum(), leaf)[0]))
+    assert torch.equal(grads[0][0], grads[1][0]) and 0.1 < spk.mean() < 0.9
+    assert_close(grads[1][1], grads[0][1], F64)
+
+
 PARAMETERS = {
     "numbers": lambda kind: {},
     "one": lambda kind: {name: torch.tensor([value]) for name, value in FAMILY[kind].numbers.items()},
@@ -94,8 +132,8 @@ PARAMETERS = {
 
 @cases(
     lambda row: not refused(row["kind"], temporal_alpha=row["alpha"]),
-    kind=KINDS, parameters=tuple(PARAMETERS), name=("spatial", "rectangle"), reset=("zero", "subtract"),
-    alpha=(0.0, 0.8), how=HOWS,
+    kind=KINDS, parameters=tuple(PARAMETERS), name=("spatial", "leaky", "rectangle"), reset=("zero", "subtract"),
+    alpha=(0.0, 0.8, -0.4), how=HOWS,
 )  # fmt: skip
 def test_learnable_parameters(kind, parameters, name, reset, alpha, how):
     options, _, surrogate = SURROGATES[name]
@@ -183,7 +221,7 @@ def test_the_residual_with_snntorchs_surrogates(name, reset, how):
 
 
 @each_how
-@pytest.mark.parametrize("name", ["spatial", "rectangle", "stock"])
+@pytest.mark.parametrize("name", ["spatial", "leaky", "rectangle", "stock"])
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("kind", DELAYED)
 def test_reset_at_once(kind, reset, name, how):

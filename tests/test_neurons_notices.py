@@ -14,6 +14,7 @@ import snntorch_bpsta as snn
 T, B, N = 6, 3, 5
 SILENT = r"fired nowhere in its first training pass, 6 steps"
 GROWS = r"may be multiplied by"
+LEAKS = snn.surrogate.spatial_adjustment(leak=0.9)
 
 
 def loop(net, x):
@@ -60,8 +61,9 @@ def test_a_silent_layer_is_told_of_once(run):
         {"spatial_adj": True, "threshold": 0.05},
         {"spatial_adj": False, "threshold": 50.0},
         {"spatial_adj": True, "threshold": 50.0, "warm_up": "surrogate"},
+        {"spatial_adj": snn.surrogate.spatial_adjustment(leak=0.1), "threshold": 50.0},
     ],
-    ids=["fires", "no Eq. 9", "warms up"],
+    ids=["fires", "no Eq. 9", "warms up", "leaks"],
 )
 def test_nothing_is_said_where_nothing_is_wrong(run, options):
     assert said(lambda: train(run, net_of(**options))) == []
@@ -131,9 +133,15 @@ def test_copies_look_anew_and_can_be_made_in_the_midst():
             0.9 * (1 + 1.6),
         ),
         ({"temporal_alpha": 0.2, "spatial_adj": True, "threshold": 1.0, "reset_mechanism": "subtract"}, None),
+        (
+            {"temporal_alpha": 0.8, "spatial_adj": LEAKS, "threshold": 0.5, "reset_mechanism": "zero"},
+            0.9 * (1 + 0.8 * 0.9),  # below the threshold, where nothing is reset
+        ),
         ({"temporal_alpha": 0.8, "reset_mechanism": "zero", "threshold": 0.5}, 0.9 * 1.8),  # the arc tangent
         ({"temporal_alpha": 0.8, "spike_grad": snn.surrogate.rectangle(), "threshold": 0.5}, 0.9 * 1.8),
         ({"temporal_alpha": 0.1, "threshold": 0.5}, None),
+        ({"temporal_alpha": -0.8, "spatial_adj": True, "threshold": 0.5}, None),  # |1 - 1.6|
+        ({"temporal_alpha": -0.8, "spatial_adj": True, "threshold": 0.2}, 0.9 * 3),
     ],
 )
 @pytest.mark.parametrize("run", [loop, all_at_once])
@@ -144,6 +152,7 @@ def test_growth_is_told_of_once(run, options, factor):
         assert messages == []
     else:
         assert len(messages) == 1 and f"multiplied by {factor:.3g} here" in messages[0]
+        assert ("without a residual" in messages[0]) == (options.get("reset_mechanism") != "zero")
         assert said(lambda: train(run, net)) == []
 
 

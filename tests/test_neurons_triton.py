@@ -43,10 +43,10 @@ def interpreted(monkeypatch):
 
 @cases(
     lambda row: not refused(row["kind"], **OPTIONS[row["option"]], reset_mechanism=row["reset"])
-    and (row["name"] == "spatial") == ("spatial_adj" in OPTIONS[row["option"]])
+    and (row["name"] in ("spatial", "leaky")) == ("spatial_adj" in OPTIONS[row["option"]])
     and (row["kind"] in RECURRENT or row["recurrence"] == "V"),
-    kind=KINDS, reset=RESETS, option=tuple(OPTIONS), name=("spatial", "rectangle"), recurrence=("V", "linear", "conv"),
-    learn=(False, True), num_steps=(1, 4), dtype=(F32, F64),
+    kind=KINDS, reset=RESETS, option=tuple(OPTIONS), name=("spatial", "leaky", "rectangle"),
+    recurrence=("V", "linear", "conv"), learn=(False, True), num_steps=(1, 4), dtype=(F32, F64),
 )  # fmt: skip
 def test_gradients(kind, reset, option, name, recurrence, learn, num_steps, dtype):
     """Spikes to the bit, states and gradients within the table, as the oracle has them."""

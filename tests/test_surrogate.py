@@ -20,6 +20,7 @@ SURROGATES = {
     "spatial": lambda: surrogate.spatial_adjustment(0.5),
     "spatial-large": lambda: surrogate.spatial_adjustment(3.0),
     "spatial-per-neuron": lambda: surrogate.spatial_adjustment(PER_NEURON.clone()),
+    "leaky": lambda: surrogate.spatial_adjustment(0.5, leak=0.2),
     "rectangle": lambda: surrogate.rectangle(),
     "rectangle-narrow": lambda: surrogate.rectangle(0.25),
 }
@@ -59,6 +60,27 @@ def test_spatial_adjustment_is_one_over_the_membrane(x):
     assert torch.equal(gradient(spike_grad, x), expected)
 
 
+def test_the_leak_is_a_constant_where_the_membrane_is_positive_and_no_spike():
+    spike_grad = surrogate.spatial_adjustment(0.5, leak=0.2)
+    x = torch.tensor([0.3, 0.0, -0.2, -0.499, -0.5, -0.7], dtype=torch.float64)
+    expected = torch.tensor([1 / (x[0] + 0.5), 0.2, 0.2, 0.2, 0.0, 0.0], dtype=torch.float64)
+    assert torch.equal(spike_grad.derivative(x), expected)
+    assert torch.equal(gradient(spike_grad, x), expected)
+    x = torch.tensor([[0.1, -0.2, -1.7], [-0.3, -0.5, -1.69]], dtype=torch.float64)
+    slope = gradient(surrogate.spatial_adjustment(PER_NEURON, leak=0.2), x)
+    expected = torch.tensor([[1 / 0.4, 0.2, 0.0], [0.0, 0.0, 0.2]], dtype=torch.float64)
+    assert_close(slope, expected, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_without_a_leak_it_is_equation_9_to_the_bit(dtype):
+    x, dspk = points(300, 3, dtype=dtype), points(300, 3, dtype=dtype, seed=1)
+    u = x.clamp(min=0) + 0.5
+    expected = torch.where(x > 0, dspk / u, torch.zeros_like(x))
+    for spike_grad in (surrogate.spatial_adjustment(0.5), surrogate.spatial_adjustment(0.5, leak=0.0)):
+        assert torch.equal(gradient(spike_grad, x, dspk), expected)
+
+
 def test_spatial_adjustment_per_neuron_threshold():
     x = torch.tensor([[0.1, -0.1, 0.1], [1.0, 2.0, 0.0]], dtype=torch.float64)
     slope = gradient(surrogate.spatial_adjustment(PER_NEURON), x)
@@ -77,7 +99,7 @@ def test_rectangle_is_a_window_around_the_threshold(width):
 def test_derivative_is_the_slope_of_the_primitive(spike_grad):
     x, h = points(400, 3), 1e-6
     # Away from the kinks: the threshold itself and the two ends of the window.
-    kinks = [0.0] + [e for e in (getattr(spike_grad, "width", 0) / 2,) if e]
+    kinks = [0.0] + [e for e in (getattr(spike_grad, "width", 0) / 2, 0.5 * (getattr(spike_grad, "leak", 0) > 0)) if e]
     away = torch.stack([(x.abs() - kink).abs() > 1e-3 for kink in kinks]).all(dim=0)
     slope = (spike_grad.primitive(x + h) - spike_grad.primitive(x - h)) / (2 * h)
     error = (spike_grad.derivative(x) - slope)[away].abs().max()
@@ -221,6 +243,19 @@ def test_spatial_adjustment_needs_a_positive_threshold(threshold):
         surrogate.spatial_adjustment(threshold)
 
 
+@pytest.mark.parametrize("leak", [-0.1, float("nan"), INF])
+def test_a_leak_is_not_negative(leak):
+    with pytest.raises(ValueError, match="leak must be a finite number >= 0"):
+        surrogate.spatial_adjustment(0.5, leak)
+
+
+def test_whoever_has_no_threshold_says_whose_it_takes():
+    spike_grad = surrogate.spatial_adjustment(leak=0.1)
+    for call in (spike_grad, spike_grad.derivative, spike_grad.primitive, snn.Leaky(0.9, spike_grad=spike_grad)):
+        with pytest.raises(ValueError, match=r"without a threshold takes that of the neuron whose spatial_adj it is"):
+            call(torch.rand(1, 3))
+
+
 @pytest.mark.parametrize("width", [0.0, -1.0, float("nan")])
 def test_rectangle_needs_a_positive_width(width):
     with pytest.raises(ValueError, match="width"):
@@ -229,8 +264,11 @@ def test_rectangle_needs_a_positive_width(width):
 
 @pytest.mark.parametrize("value", [None, "0.5", [0.5]], ids=repr)
 def test_arguments_are_numbers(value):
-    with pytest.raises(TypeError, match="threshold"):
-        surrogate.spatial_adjustment(value)
+    if value is not None:
+        with pytest.raises(TypeError, match="threshold"):
+            surrogate.spatial_adjustment(value)
+    with pytest.raises(TypeError, match="leak"):
+        surrogate.spatial_adjustment(0.5, value)
     with pytest.raises(TypeError, match="width"):
         surrogate.rectangle(value)
 

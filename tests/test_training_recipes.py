@@ -39,9 +39,9 @@ REFUSED = {
     "temporal_alpha-high": (
         dict(temporal_alpha=1.01),
         ValueError,
-        r"temporal_alpha must be a finite number in \[0, 1\]",
+        r"temporal_alpha must be a finite number in \[-1, 1\]",
     ),
-    "temporal_alpha-low": (dict(temporal_alpha=-0.1), ValueError, "temporal_alpha"),
+    "temporal_alpha-low": (dict(temporal_alpha=-1.1), ValueError, "temporal_alpha"),
     "temporal_alpha-nan": (dict(temporal_alpha=float("nan")), ValueError, "temporal_alpha"),
     "dropout": (dict(dropout=1.5), ValueError, r"dropout must be in \[0, 1\], got 1.5"),
     "warm-up-without-epochs": (
@@ -73,6 +73,7 @@ def test_the_defaults_are_the_papers():
 
 def test_the_limits_of_what_is_allowed():
     Recipe(temporal_alpha=0, dropout=0, lr=0, weight_decay=0, warm_up_epochs=0, limit=0)
+    assert Recipe(temporal_alpha=-0.2, spatial_adj=True).variant_name() == "bpsa+bpta-0.2"
     Recipe(temporal_alpha=1, dropout=1, warm_up="identity", warm_up_epochs=300, num_steps=1, batch_size=1)
 
 

@@ -29,6 +29,8 @@ F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat1
 RESETS = ("zero", "subtract", "none")
 SURROGATES = {
     "spatial_adj": {"spatial_adj": True},
+    "leaky": {"spatial_adj": surrogate.spatial_adjustment(leak=0.2)},
+    "no leak": {"spatial_adj": surrogate.spatial_adjustment(leak=0.0)},
     "rectangle": {"spike_grad": surrogate.rectangle(0.7)},
     "atan": {"spike_grad": surrogate.ArcTangent(2.1)},
     "fast_sigmoid": {"spike_grad": surrogate.fast_sigmoid(slope=3.1)},
@@ -40,7 +42,7 @@ SURROGATES = {
     "SFS": {"spike_grad": surrogate.SFS(slope=3.1, B=-0.2)},
     "one of the user's own": {"spike_grad": lambda x: _Cubic.apply(x)},
 }  # fmt: skip
-OURS = ("spatial_adj", "rectangle", "atan", "sigmoid", "one of the user's own")  # snnTorch's have float32 derivatives
+OURS = ("leaky", "rectangle", "atan", "sigmoid", "one of the user's own")  # snnTorch's have float32 derivatives
 VALUES = {"beta": 0.7, "alpha": 0.6, "threshold": 0.4, "v": -0.4}
 
 
@@ -181,6 +183,11 @@ def test_learned_parameters(cell, reset, surrogate, wide, steps, prompt):
 @pytest.mark.parametrize("surrogate", SURROGATES)
 def test_surrogates(surrogate):
     check("Leaky", "zero", surrogate=surrogate, residual=0.8, record=("mem",))
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_a_negative_residual(reset):
+    check("Leaky", reset, surrogate="leaky", residual=-0.6, learn=True, dtype=F64)
 
 
 CASES = {

@@ -14,7 +14,6 @@ from .._checks import (
     check_choice,
     check_flags,
     check_module,
-    check_spatial_adj,
     check_temporal_alpha,
     check_tensor,
 )
@@ -28,6 +27,8 @@ from .._torch import (
     tree_unflatten,
 )
 from ..conversion import convert
+from ..functional.record import check_spatial_adj
+from ..neurons import WARM_UPS
 from .guards import Surroundings, ambient, described, hidden_shapes, kinds_of, meta, state_of
 from .passes import GIVEN_UP, Pass
 from .plan import simplified
@@ -38,6 +39,8 @@ from .report import FoldReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .._typing import SpatialAdj, WarmUp
 
 _MOST = 64  # passes that are remembered
 _KEPT = ("_net", "_nets", "_function", "_direct", "_fold", "_check")
@@ -296,8 +299,9 @@ def fold_time(
     steps: bool = False,
     fold: str = "steps",
     check: bool = True,
-    spatial_adj: bool = False,
+    spatial_adj: SpatialAdj = False,
     temporal_alpha: float = 0.0,
+    warm_up: WarmUp | None = None,
 ) -> FoldTime:
     """A network with a loop over time, as it is, at the speed of one call a layer.
 
@@ -317,7 +321,7 @@ def fold_time(
             all steps, which is faster.
         check: compare each layer over all steps with its steps, in the first two calls; without it one call is written down
             and trusted.
-        spatial_adj, temporal_alpha: convert the neurons in place, see :func:`convert`.
+        spatial_adj, temporal_alpha, warm_up: convert the neurons in place, see :func:`convert`.
 
     Returns:
         FoldTime: a module with the parameters, the state_dict and the attributes of the net, called as `net` is.
@@ -347,10 +351,11 @@ def fold_time(
     """
     check_spatial_adj(spatial_adj)
     check_temporal_alpha(temporal_alpha)
+    check_choice("warm_up", warm_up, WARM_UPS)
     fast = FoldTime(net, *nets, steps=steps, fold=fold, check=check)
-    if spatial_adj or temporal_alpha:
+    if spatial_adj or temporal_alpha or warm_up:
         for each in fast._nets:
-            convert(each, spatial_adj=spatial_adj, temporal_alpha=temporal_alpha)
+            convert(each, spatial_adj=spatial_adj, temporal_alpha=temporal_alpha, warm_up=warm_up)
     return fast
 
 

@@ -20,7 +20,7 @@ from .reference import reference
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .._typing import Number, Reset, Save, SpikeGrad
+    from .._typing import Number, Reset, Save, SpatialAdj, SpikeGrad
     from .record import ImplName
 
 _said: set[str] = set()
@@ -139,7 +139,7 @@ def which_impl(
     threshold: Number = 1.0,
     reset_mechanism: Reset = "subtract",
     spike_grad: SpikeGrad | None = None,
-    spatial_adj: bool = False,
+    spatial_adj: SpatialAdj = False,
     temporal_alpha: float = 0.0,
     graded_spikes_factor: Number = 1.0,
     record_mem: bool = False,
@@ -179,7 +179,7 @@ def lif_multistep(
     threshold: Number = 1.0,
     reset_mechanism: Reset = "subtract",
     spike_grad: SpikeGrad | None = None,
-    spatial_adj: bool = False,
+    spatial_adj: SpatialAdj = False,
     temporal_alpha: float = 0.0,
     graded_spikes_factor: Number = 1.0,
     record_mem: bool = False,
@@ -218,8 +218,9 @@ def lif_multistep(
         threshold: u_th, same shapes; > 0 under `spatial_adj`.
         reset_mechanism: "subtract", "zero" or "none".
         spike_grad: surrogate of ``mem - threshold``; None for snnTorch's default (arc tangent).
-        spatial_adj: BPSA, Eq. 9, in place of `spike_grad`.
-        temporal_alpha: BPTA, alpha in [0, 1] of Eq. 10; 0 is off.
+        spatial_adj: BPSA, Eq. 9, in place of `spike_grad`; True, or with a leak below the threshold
+            ``surrogate.spatial_adjustment(leak=0.1)``.
+        temporal_alpha: BPTA, alpha of Eq. 10, in [-1, 1]; 0 is off, below 0 is outside the paper.
         graded_spikes_factor: the spikes are scaled by it.
         record_mem: return the membrane of every step instead of the last one's.
         num_steps: T for a constant current, `input_` of one step ``[1, B, *]``, which is then neither repeated in memory
@@ -228,9 +229,9 @@ def lif_multistep(
         inplace: the spikes may take the memory of `input_`, as in ``nn.ReLU(inplace=True)``; do not use `input_` after.
             If the layer that made it needs it for its own backward pass, autograd raises its usual error.
         save: what the kernels keep for backward per neuron and step: "float32" (4 bytes; float64 for a float64 input),
-            "bfloat16" (2 bytes) or, with `spatial_adj`, "compact" (1 bit, and 2 bytes for those who fired). None is
-            "bfloat16" for half-precision inputs and "float32" for others. A learnable `beta`, a surrogate whose derivative
-            can be negative or is one's own, and a record keep the membrane. "reference" keeps what autograd keeps.
+            "bfloat16" (2 bytes) or, with `spatial_adj` and no leak, "compact" (1 bit, and 2 bytes for those who fired).
+            None is "bfloat16" for half-precision inputs and "float32" for others. A learnable `beta`, a surrogate whose
+            derivative can be negative or is one's own, and a record keep the membrane; "reference" what autograd keeps.
         impl: "auto", "reference", "cpu" or "triton".
 
     Returns:

@@ -14,8 +14,8 @@ With `pool` the spikes that come out, and `dspk`, are those that are left of it;
 
 `saved` is None, the membrane [T, N] in the compute dtype (`save` "membrane"; before a prompt reset), or the *code*,
 in the compute dtype or bfloat16: |s|, the surrogate's derivative, with the sign bit where the neuron fired, and with
-relu the lowest bit where the input was positive (or NaN). For BPSA that is w = 1/u or 0 of Eq. 9: nothing else is
-kept for backward.
+relu the lowest bit where the input was positive (or NaN). For BPSA that is w = 1/u, or 0 or the leak, of Eq. 9:
+nothing else is kept for backward.
 
 ``backward(t, c, values, dspk, drecords, saved, records, derivatives, dinput, dstates, dparameters, dfire,
 from_zero)`` fills the gradients. In `t` the states are those before the first step, and a parameter is None where

@@ -231,7 +231,7 @@ def _not_covered(kernels, neuron, call):
     if known is None and (is_compiling() or half or not operator.is_eager(x)):
         return f"the surrogate {neuron.spike_grad}" + (" under torch.compile" if is_compiling() else f" with {x.dtype}")
     if call.save == "compact" and known != (surrogate.SPATIAL_ADJUSTMENT, 0.0, 0.0):
-        return "save='compact' without spatial_adj: other surrogates have a derivative where no spike is"
+        return "save='compact' without spatial_adj, or with a leak: such derivatives are not 0 where no spike is"
     if call.save == "compact" and is_compiling():
         return "save='compact' under torch.compile: its size depends on the spikes"
     if call.save in ("bfloat16", "compact"):

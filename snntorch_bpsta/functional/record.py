@@ -13,7 +13,7 @@ from .._checks import (
     as_parameter,
     check_choice,
     check_current,
-    check_spatial_adj,
+    check_flags,
     check_surrogate,
     check_temporal_alpha,
     check_threshold_positive,
@@ -23,7 +23,7 @@ from .cells import CELLS
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from .._typing import Number, Reset, Save, SpikeGrad
+    from .._typing import Number, Reset, Save, SpatialAdj, SpikeGrad
     from .pool import Pool
 
 
@@ -43,11 +43,33 @@ IMPLS = tuple(str(member) for member in Impl)
 SAVES = (None, "float32", "bfloat16", "compact")
 RESETS = ("subtract", "zero", "none")
 DEFAULT_SPIKE_GRAD = surrogate.ArcTangent()
-SPATIAL = (surrogate.SPATIAL_ADJUSTMENT, 0.0, 0.0)
+EQ9 = surrogate.SpatialAdjustment()
 # The states by their names in the engine: u, i, j and what is fed back; in snnTorch by these.
 NAMES = {
     "mem": "mem", "syn": "syn", "syn_exc": "syn", "syn_inh": "inh", "spk": "fed",
 }  # fmt: skip
+
+
+def check_spatial_adj(spatial_adj: Any, spike_grad: Any = None) -> None:
+    """Refuse a `spatial_adj` that is neither a bool nor an adjustment without a threshold, or that stands beside another
+    surrogate."""
+    if not isinstance(spatial_adj, surrogate.SpatialAdjustment):
+        check_flags(spatial_adj=spatial_adj)
+    elif spatial_adj.threshold is not None:
+        raise ValueError(
+            f"spatial_adj takes the threshold of its neuron, got {spatial_adj}: leave the threshold out, "
+            f"spatial_adj=spatial_adjustment(leak={spatial_adj.leak:g})"
+        )
+    if spatial_adj and spike_grad is not None:
+        raise ValueError(
+            "spatial_adj=True is a surrogate gradient itself (1/u where the neuron fired) and spike_grad was given as "
+            "well: pass one of the two"
+        )
+
+
+def adjustment(spatial_adj: SpatialAdj) -> surrogate.SpatialAdjustment:
+    """What a `spatial_adj` that is on stands for; a neuron's threshold is still missing."""
+    return spatial_adj if isinstance(spatial_adj, surrogate.SpatialAdjustment) else EQ9
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +83,7 @@ class Neuron:
         reset_mechanism: "subtract", "zero" or "none".
         reset_delay: False resets within the step that fired.
         spike_grad: surrogate of ``mem - threshold``.
-        spatial_adj: BPSA, Eq. 9, in place of `spike_grad`.
+        spatial_adj: BPSA, Eq. 9, in place of `spike_grad`; True, or with a leak.
         residual: BPTA's alpha of Eq. 10; the engine's name, for Synaptic has an alpha of its own.
         factor: the spikes are scaled by it.
         alpha: decay of the synaptic current; None for a cell without one.
@@ -75,7 +97,7 @@ class Neuron:
     reset_mechanism: Reset = "subtract"
     reset_delay: bool = True
     spike_grad: SpikeGrad = DEFAULT_SPIKE_GRAD
-    spatial_adj: bool = False
+    spatial_adj: SpatialAdj = False
     residual: float = 0.0
     factor: Tensor = field(default_factory=lambda: torch.ones(()))
     alpha: Tensor | None = None
@@ -86,11 +108,13 @@ class Neuron:
     @property
     def kernel(self) -> tuple[int, float, float] | None:
         """The surrogate as the kernels number it, None for one that they do not know."""
-        return SPATIAL if self.spatial_adj else surrogate.kernel_surrogate(self.spike_grad, self.threshold)
+        if self.spatial_adj:
+            return surrogate.SPATIAL_ADJUSTMENT, adjustment(self.spatial_adj).leak, 0.0
+        return surrogate.kernel_surrogate(self.spike_grad, self.threshold)
 
     def surrogate(self) -> SpikeGrad:
         """The function from ``mem - threshold`` to spikes."""
-        return surrogate.SpatialAdjustment._unchecked(self.threshold) if self.spatial_adj else self.spike_grad
+        return adjustment(self.spatial_adj)._of(self.threshold) if self.spatial_adj else self.spike_grad
 
     def parameters(self) -> tuple[Any, ...]:
         """beta, alpha, tau, threshold and v as the equations take them: decays clipped, tau the factor of the alpha
@@ -134,8 +158,8 @@ class Call(NamedTuple):
 
 
 def lif(
-    input_: Tensor, beta: Number, threshold: Number, reset_mechanism: Reset, spike_grad: SpikeGrad | None, spatial_adj: bool,
-    temporal_alpha: float, graded_spikes_factor: Number,
+    input_: Tensor, beta: Number, threshold: Number, reset_mechanism: Reset, spike_grad: SpikeGrad | None,
+    spatial_adj: SpatialAdj, temporal_alpha: float, graded_spikes_factor: Number,
 ) -> Neuron:  # fmt: skip
     """The record of ``Leaky``, from numbers or tensors."""
     check_current(input_, 2, "[T, B, *]")

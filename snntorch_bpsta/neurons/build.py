@@ -15,7 +15,6 @@ from .._checks import (
     check_device,
     check_host_options,
     check_learnable,
-    check_spatial_adj,
     check_temporal_alpha,
     check_threshold_positive,
     warn_not_finite,
@@ -23,7 +22,7 @@ from .._checks import (
 from .._snntorch import EQUATIONS, step_names
 from .._torch import is_compiling, is_transforming, is_watched, version
 from ..functional.cells import CELLS
-from ..functional.record import DEFAULT_SPIKE_GRAD, SAVES
+from ..functional.record import DEFAULT_SPIKE_GRAD, SAVES, check_spatial_adj
 
 if TYPE_CHECKING:
     from typing import TypeAlias

@@ -25,9 +25,9 @@ from .._snntorch import EQUATIONS, set_reset
 from .._torch import is_autocast, is_compiling, is_transforming
 from ..functional.multistep import say_loop
 from ..functional.pool import pooled, windows_of
-from ..functional.record import IMPLS
+from ..functional.record import IMPLS, adjustment
 from ..functional.reference import temporal_residual
-from ..surrogate import SpatialAdjustment, Surrogate
+from ..surrogate import Surrogate
 from ..telling import tell
 from .build import WARM_UPS as WARM_UPS
 from .build import Built
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from .._typing import SpikeGrad, WarmUp
+    from .._typing import SpatialAdj, SpikeGrad, WarmUp
 
 
 class Adjusted(Built, Stateful, Watched, Noticing, Engine):
@@ -53,7 +53,7 @@ class Adjusted(Built, Stateful, Watched, Noticing, Engine):
 
     _per_neuron: tuple[str, ...] = ("beta", "threshold")
     reset_delay = True
-    spatial_adj: bool
+    spatial_adj: SpatialAdj
     temporal_alpha: float
     warm_up: WarmUp | None
     mem: Tensor
@@ -67,7 +67,7 @@ class Adjusted(Built, Stateful, Watched, Noticing, Engine):
             if self.warm_up == "surrogate":
                 return WARM_UP_SURROGATE
             if self.spatial_adj:
-                return SpatialAdjustment._unchecked(self.threshold)  # Eq. 9
+                return adjustment(self.spatial_adj)._of(self.threshold)  # Eq. 9
         return self._spike_grad
 
     @spike_grad.setter

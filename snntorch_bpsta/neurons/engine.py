@@ -10,7 +10,7 @@ from .. import telling
 from .._checks import check_device, check_flags, check_temporal_alpha
 from .._torch import is_autocast, is_compiling
 from ..functional.multistep import multistep
-from ..functional.record import DEFAULT_SPIKE_GRAD, Call, Neuron
+from ..functional.record import DEFAULT_SPIKE_GRAD, Call, Neuron, adjustment
 from ..surrogate import Logistic
 from .build import Mixin
 
@@ -53,7 +53,7 @@ class Engine(Mixin):
                 return known[1:]
         check_temporal_alpha(self.temporal_alpha, self.reset_mechanism, self.reset_delay)
         warming = self.warm_up == "surrogate" and not self.surrogate_disable
-        spatial = bool(self.spatial_adj) and not warming
+        spatial = not warming and self.spatial_adj
         beta, threshold, factor, alpha, v = numbers
         record = Neuron(
             self._cell, beta, threshold, self.reset_mechanism, bool(self.reset_delay),
@@ -90,9 +90,10 @@ class Engine(Mixin):
         return None
 
     def _learns_at_spikes(self) -> bool:
-        """Whether the derivative of what comes out is 0 wherever that is 0: Eq. 9, in a step that nobody has changed."""
+        """Whether the derivative of what comes out is 0 wherever that is 0: Eq. 9 without a leak, in a step that nobody has
+        changed."""
         own = self._changed_steps() or self._steps_by_itself()
-        return self.spatial_adj and self.warm_up is None and not own
+        return bool(self.spatial_adj) and not adjustment(self.spatial_adj).leak and self.warm_up is None and not own
 
     def _kernel_step(self, input_, states):
         """A step by the kernels."""

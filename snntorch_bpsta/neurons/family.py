@@ -38,8 +38,9 @@ class Leaky(Adjusted, snntorch.Leaky):
         *args: those of ``snntorch.Leaky``, in its order.
         **kwargs: the same by name.
         spatial_adj: 1/u where the neuron fired, 0 elsewhere, as the surrogate gradient (needs threshold > 0 and no
-            `spike_grad`).
-        temporal_alpha: alpha in [0, 1]; 0 is off, the paper uses 0.8. Works with any surrogate.
+            `spike_grad`). ``snn.surrogate.spatial_adjustment(leak=0.1)`` in place of True lets 0.1 through below the
+            threshold, so that a silent neuron learns; outside the paper.
+        temporal_alpha: alpha in [-1, 1]; 0 is off, the paper uses 0.8, below 0 is outside it. Works with any surrogate.
         warm_up: a stage to begin the training with. "identity" hands the input on as the output, so that the network trains
             as the artificial network it contains (the paper's released code); "surrogate" replaces the surrogate by a
             logistic one (TSSL-BP). None ends it, by the attribute or ``snn.networks.set_warm_up(net, None)``.

@@ -10,6 +10,7 @@ from warnings import warn
 import torch
 
 from .._torch import is_capturing, is_transforming, is_watched
+from ..functional.record import adjustment
 from .build import Mixin
 
 if TYPE_CHECKING:
@@ -22,13 +23,16 @@ SILENT = (
     "under spatial_adj (Eq. 9) a neuron that does not fire gets no gradient and hands none on, so nothing in front of it "
     "learns. What helps, best first: batch norm in front of the neurons; an output that cannot fall silent (its averaged "
     'current, or a surrogate there); a warm-up, snn.networks.set_warm_up(net, "surrogate"), for the first third of the '
-    "training; snn.wake(net, batch), which scales weights; a lower threshold"
+    "training; snn.wake(net, batch), which scales weights; a lower threshold; a leak, "
+    "spatial_adj=snn.surrogate.spatial_adjustment(leak=0.1)"
 )
 GROWS = (
     "from a step to the next the error may be multiplied by {factor:.3g} here, more than in the paper's own setting (1.44): "
-    "over many steps it explodes. What helps: temporal_alpha=0; or spatial_adj=True with reset_mechanism='zero' and a "
+    "over many steps it explodes{more}. What helps: temporal_alpha=0; or spatial_adj=True with reset_mechanism='zero' and a "
     "threshold of beta * temporal_alpha or more"
 )
+
+ADDS = "; with reset_mechanism='subtract' the error crosses a spike without a residual, which only adds to it"
 
 
 class Noticing(Mixin):
@@ -87,25 +91,28 @@ class Noticing(Mixin):
         size = like.shape[1:].numel() if like.dim() > 1 else like.numel()
         who = f"{type(self).__name__} of {size} neurons"
         who = f"layer {self._name!r} ({who})" if self._name else f"a {who}"
-        if self.spatial_adj and not fired and like.numel():
+        starves = self.spatial_adj and not adjustment(self.spatial_adj).leak
+        if starves and not fired and like.numel():
             warn(f"{who} fired nowhere in its first training pass, {steps} steps: {SILENT}", stacklevel=2)
         factor = self._growth()
         if steps > 1 and factor > PAPERS_FACTOR * 1.001:
-            warn(f"{who}: {GROWS.format(factor=factor)}", stacklevel=2)
+            more = ADDS if self.reset_mechanism == "subtract" else ""
+            warn(f"{who}: {GROWS.format(factor=factor, more=more)}", stacklevel=2)
 
     def _growth(self) -> float:
         """By what the residual of Eq. 10 lets an error grow from a step to the next at most, 0 without a residual."""
         if not self.temporal_alpha:
             return 0.0
         decay, threshold = self._decay().detach().max().item(), self.threshold.detach().min().item()
-        crosses = 0 if self.spatial_adj and self.reset_mechanism == "zero" else 1  # Eq. 9 is 0 where no spike is
         if self.spatial_adj:
-            return decay * (crosses + self.temporal_alpha / threshold)
+            crosses = 0 if self.reset_mechanism == "zero" else 1
+            below = adjustment(self.spatial_adj).leak
+            return decay * max(abs(crosses + self.temporal_alpha / threshold), abs(1 + self.temporal_alpha * below))
         with torch.enable_grad():
             x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
             spk = self.spike_grad(x)
             slope = torch.autograd.grad(spk.sum(), x)[0].item() if spk.requires_grad else 0.0
-        return decay * (crosses + self.temporal_alpha * slope)
+        return decay * abs(1 + self.temporal_alpha * slope)
 
 
 @contextmanager

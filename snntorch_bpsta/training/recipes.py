@@ -51,7 +51,7 @@ class Recipe:
     readout: str = _option("spikes", "output neurons vote (paper), or their current is averaged", networks.READOUTS)
     num_steps: int = _option(16, "time steps T")
     spatial_adj: bool = _option(True, "BPSA (Eq. 9); without it the STBP rectangle")
-    temporal_alpha: float = _option(0.8, "BPTA's alpha (Eq. 10), 0 is off")
+    temporal_alpha: float = _option(0.8, "BPTA's alpha (Eq. 10), 0 is off, below 0 is ours")
     output_spike_grad: str = _option(
         "same", "surrogate of the output neurons: the hidden ones', or STBP's rectangle", ("same", "rectangle")
     )
@@ -82,6 +82,9 @@ class Recipe:
                 if not isinstance(value, bool):
                     raise TypeError(f"{name} must be True or False, got {value!r}")
             else:
+                if name == "temporal_alpha":  # either sign
+                    check_temporal_alpha(value)
+                    continue
                 whole, positive = option.type is int, name in _POSITIVE
                 expected = (
                     f"an integer >= {int(positive)}" if whole else f"a finite number {'>' if positive else '>='} 0"
@@ -90,7 +93,6 @@ class Recipe:
                     raise TypeError(f"{name} must be {expected}, got {value!r}")
                 if not math.isfinite(value) or value < 0 or (positive and value == 0):
                     raise ValueError(f"{name} must be {expected}, got {value!r}")
-        check_temporal_alpha(self.temporal_alpha)
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout must be in [0, 1], got {self.dropout}")
         if self.warm_up != "none" and not 1 <= self.warm_up_epochs <= self.epochs:

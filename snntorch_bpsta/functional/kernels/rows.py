@@ -51,7 +51,7 @@ def derivative(SURROGATE, u, threshold, p0, p1, one, zero, number):
     x = u - threshold
     if SURROGATE == 0:  # Eq. 9
         q = one / (u if x > zero else threshold)
-        return q if x > zero else zero
+        return q if x > zero else p0 if x > -threshold else zero
     elif SURROGATE == 1:  # rectangle
         return one / p0 if abs(x) < p0 / (one + one) else zero
     elif SURROGATE == 2:  # arc tangent

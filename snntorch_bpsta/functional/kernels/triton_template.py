@@ -75,7 +75,7 @@ def _derivative(u, threshold, above, p0, p1, SURROGATE: tl.constexpr):
     x = u - threshold
     one = tl.full(u.shape, 1.0, u.dtype)
     if SURROGATE == 0:  # spatial adjustment, Eq. 9
-        return tl.where(above, one / tl.where(above, u, one), 0.0)
+        return tl.where(above, one / tl.where(above, u, one), tl.where(x > -threshold, p0, 0.0))
     elif SURROGATE == 1:  # rectangle
         return tl.where(tl.abs(x) < p0 / 2, one / p0, 0.0)
     elif SURROGATE == 2:  # arc tangent

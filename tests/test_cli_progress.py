@@ -57,6 +57,15 @@ def test_a_bar_on_a_terminal_and_lines_above_it(monkeypatch):
     assert out.rstrip("\r").endswith("\r" + " " * (len(out.rstrip("\r")) - out.rstrip("\r").rfind("\r") - 1)), "it goes"
 
 
+def test_a_bar_stands_where_the_work_does(monkeypatch):
+    terminal = at_a_terminal(monkeypatch)
+    with Progress("training", "batches") as progress:
+        for done in (2, 4, 5, 7):
+            progress.at(done, 8)
+            progress.say("a line, below which the bar is drawn anew")
+    assert [*dict.fromkeys(re.findall(r"\d+/8", terminal.getvalue()))] == ["2/8", "4/8", "5/8", "7/8"]
+
+
 def test_lines_with_the_time_left_where_there_is_no_terminal(capsys, monkeypatch):
     clock = iter([0, 10, 10, 30, 70, 70, 70, 100, 100])
     monkeypatch.setattr(_progress.time, "monotonic", lambda: next(clock))

@@ -223,6 +223,7 @@ class SpatialAdjustment(Surrogate):
     def primitive(self, x: Tensor) -> Tensor:
         """log u where ``u = x + threshold`` fired, else u times the leak, or 0 where it is negative."""
         self._check(x)
+        assert self.threshold is not None
         below = self.leak * (x + self.threshold).clamp(min=0)
         return torch.where(x > 0, torch.log(x.clamp(min=0) + self.threshold), below).to(x.dtype)
 

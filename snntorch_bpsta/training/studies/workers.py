@@ -173,9 +173,6 @@ def _serve(tasks, threads, place):
 
 
 def _end_with_parent():
-    # A pipe that closes when the parent is gone, also if it went before this line; and, since a process that holds its other
-    # end by accident keeps it open, a look at who the parent is.
-    parent = multiprocessing.parent_process()
-    while not connection.wait([parent.sentinel], 1) and os.getppid() == parent.pid:
-        pass
+    # A pipe that closes when the parent is gone, also if it went before this line.
+    connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)

@@ -124,8 +124,14 @@ def test_workers_end_with_the_one_that_started_them(tmp_path):
     pids = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
     assert all(map(is_alive, pids))
     process.kill()
-    process.communicate()
-    until(lambda: not any(map(is_alive, pids)), 30)
+    process.wait()  # and not for the pipes, which the workers hold open as long as they live
+    process.stdout.close()
+    process.stderr.close()
+    try:
+        until(lambda: not any(map(is_alive, pids)), 30)
+    finally:
+        for pid in filter(is_alive, pids):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_run_goes_on_from_its_own_checkpoint(tmp_path):

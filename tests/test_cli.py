@@ -198,7 +198,7 @@ WRONG = {
     "download-of-all": (["data", "--download"], "needs the names of data sets"),
     "frames": (["data", "digits_simulated", "--frames", "0"], "--frames", "must be an integer >= 1"),
     "dataset": (["train", "--dataset", "imagenet"], "--dataset", "imagenet", "digits"),
-    "network": (["train", "--network", "huge"], "--network", "huge", "small"),
+    "network": (["train", "--network", "huge"], "network must be one of", "huge", "small"),
     "readout": (["compare", "--readout", "mem"], "--readout", "spikes"),
     "warm-up": (["train", "--warm-up", "ann"], "--warm-up", "identity"),
     "schedule": (["train", "--schedule", "step"], "--schedule", "sgdr"),

@@ -15,6 +15,10 @@ RECIPE = Recipe(epochs=1, num_steps=2, width=1 / 32, limit=128, test_limit=64)
 REFUSED = {
     "dataset": (dict(dataset="imagenet"), ValueError, "dataset must be one of 'digits'.*'imagenet'"),
     "network": (dict(network="huge"), ValueError, "network must be one of"),
+    "network-token": (dict(network="128FC-3LSTM"), ValueError, "notation: unknown token '3LSTM'"),
+    "network-number": (dict(network=3), TypeError, "network must be the name of a network, got int"),
+    "spatial_leak": (dict(spatial_leak=-0.1), ValueError, "spatial_leak must be a finite number >= 0"),
+    "spatial_leak-of-none": (dict(spatial_leak=0.1, spatial_adj=False), ValueError, "spatial_leak is that of Eq. 9"),
     "preset": (dict(preset="code"), ValueError, "preset must be one of"),
     "readout": (dict(readout="mem"), ValueError, "readout must be one of"),
     "warm_up": (dict(warm_up="ann"), ValueError, "warm_up must be one of"),
@@ -88,16 +92,23 @@ def test_a_recipe_is_plain_frozen_data():
 
 def test_the_variants():
     assert VARIANTS == {
-        "baseline": {"spatial_adj": False, "temporal_alpha": 0.0, "output_spike_grad": "same"},
-        "bpsa": {"spatial_adj": True, "temporal_alpha": 0.0, "output_spike_grad": "same"},
-        "bpsa+bpta": {"spatial_adj": True, "temporal_alpha": 0.8, "output_spike_grad": "same"},
-        "bpta": {"spatial_adj": False, "temporal_alpha": 0.8, "output_spike_grad": "same"},
-        "bpsa-hidden": {"spatial_adj": True, "temporal_alpha": 0.0, "output_spike_grad": "rectangle"},
+        "baseline": {"spatial_adj": False, "spatial_leak": 0.0, "temporal_alpha": 0.0, "output_spike_grad": "same"},
+        "bpsa": {"spatial_adj": True, "spatial_leak": 0.0, "temporal_alpha": 0.0, "output_spike_grad": "same"},
+        "bpsa+bpta": {"spatial_adj": True, "spatial_leak": 0.0, "temporal_alpha": 0.8, "output_spike_grad": "same"},
+        "bpta": {"spatial_adj": False, "spatial_leak": 0.0, "temporal_alpha": 0.8, "output_spike_grad": "same"},
+        "bpsa-hidden": {
+            "spatial_adj": True,
+            "spatial_leak": 0.0,
+            "temporal_alpha": 0.0,
+            "output_spike_grad": "rectangle",
+        },
+        "bpsa+leak": {"spatial_adj": True, "spatial_leak": 0.1, "temporal_alpha": 0.0, "output_spike_grad": "same"},
     }
     for name, options in VARIANTS.items():
         assert RECIPE.variant(name) == replace(RECIPE, **options)
     with pytest.raises(
-        ValueError, match="variant must be one of 'baseline', 'bpsa', 'bpsa\\+bpta', 'bpta', 'bpsa-hidden'; got 'stbp'"
+        ValueError,
+        match="variant must be one of 'baseline', 'bpsa', 'bpsa\\+bpta', 'bpta', 'bpsa-hidden', 'bpsa\\+leak'; got 'stbp'",
     ):
         RECIPE.variant("stbp")
 
@@ -131,15 +142,30 @@ def test_the_network_of_a_recipe_takes_its_options():
     assert modules["Conv2d"].out_channels == 8
 
 
+@pytest.mark.parametrize("preset", ["paper", "official_code"])
+def test_a_network_in_the_papers_notation(preset):
+    recipe = replace(RECIPE, network="64FC-32FC-2Voting", preset=preset, width=0.5, temporal_alpha=0.3)
+    net = recipe.build_network()
+    assert net.notation == recipe.network and net.fold == (preset == "paper")
+    assert [layer.out_features for layer in net.modules() if isinstance(layer, torch.nn.Linear)] == [32, 16, 20]
+    neurons = [module for module in net.modules() if isinstance(module, snn.Leaky)]
+    assert len(neurons) == 3
+    for lif in neurons:
+        assert (lif.threshold, lif.reset_mechanism, lif.temporal_alpha) == (0.5, "zero", 0.3)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_is_that_of_every_neuron(name):
-    spatial_adj, temporal_alpha, output = VARIANTS[name].values()
+    spatial_adj, leak, temporal_alpha, output = VARIANTS[name].values()
+    spatial_adj = snn.surrogate.spatial_adjustment(leak=leak) if leak else spatial_adj
     recipe = RECIPE.variant(name)
     assert recipe.variant_name() == name
     *neurons, last = [module for module in recipe.build_network().modules() if isinstance(module, snn.Leaky)]
     assert len(neurons) > 2
     rectangle = snn.surrogate.rectangle()
-    assert last.spatial_adj == (spatial_adj and output == "same") and (last.spatial_adj or last.spike_grad == rectangle)
+    assert last.spatial_adj == (spatial_adj if output == "same" else False) and (
+        last.spatial_adj or last.spike_grad == rectangle
+    )
     for neuron in neurons:
         assert (neuron.spatial_adj, neuron.temporal_alpha) == (spatial_adj, temporal_alpha)
         assert spatial_adj or neuron.spike_grad == snn.surrogate.rectangle()

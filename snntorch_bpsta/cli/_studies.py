@@ -32,7 +32,7 @@ def study_options(parser: argparse.ArgumentParser) -> None:
 
 
 def compare_options(parser: argparse.ArgumentParser) -> None:
-    add_recipe_options(parser, skip=("spatial_adj", "temporal_alpha", "output_spike_grad"))
+    add_recipe_options(parser, skip=("spatial_adj", "spatial_leak", "temporal_alpha", "output_spike_grad"))
     add = parser.add_argument
     add("--seeds", type=seeds, help="how many (5), or which (3,7; one: 3,); default: as the study has it, 3 to compare")
     add("--variants", type=names, metavar="NAMES", help="these of the variants alone: baseline,bpsa")

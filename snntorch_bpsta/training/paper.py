@@ -165,7 +165,7 @@ def beside(rows: dict[str, Row], runs: Sequence[Result]) -> str:
 def variant(recipe: Recipe) -> str:
     """The row of ``VARIANTS`` that a recipe is, with any alpha."""
     check_instance("recipe", recipe, Recipe, "a Recipe")
-    if recipe.output_spike_grad != "same" or recipe.temporal_alpha < 0:  # which are not the paper's
+    if recipe.output_spike_grad != "same" or recipe.temporal_alpha < 0 or recipe.spatial_leak:  # which are ours
         return recipe.variant_name()
     return {(0, 0): "baseline", (1, 0): "bpsa", (0, 1): "bpta", (1, 1): "bpsa+bpta"}[
         recipe.spatial_adj, recipe.temporal_alpha > 0

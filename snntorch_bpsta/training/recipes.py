@@ -3,28 +3,33 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
 import torch
 
 from .. import networks
-from .._checks import check_choice, check_temporal_alpha
+from .._checks import check_choice, check_instance, check_temporal_alpha
 from ..data import DATASETS
-from ..surrogate import rectangle
+from ..surrogate import rectangle, spatial_adjustment
 from .losses import rate_cross_entropy_loss, rate_mse_loss
 
 __all__ = ["RECIPES", "VARIANTS", "Recipe"]
 
 # The rows of every comparison. "baseline" is STBP: the rectangular surrogate, plain backpropagation through time. "bpta" is
 # the temporal adjustment alone, which the paper does not show; "bpsa-hidden" is Eq. 9 in the hidden layers under an output
-# that cannot die.
+# that cannot die, "bpsa+leak" Eq. 9 that lets a little through below the threshold.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "baseline": {"spatial_adj": False, "temporal_alpha": 0.0, "output_spike_grad": "same"},
-    "bpsa": {"spatial_adj": True, "temporal_alpha": 0.0, "output_spike_grad": "same"},
-    "bpsa+bpta": {"spatial_adj": True, "temporal_alpha": 0.8, "output_spike_grad": "same"},
-    "bpta": {"spatial_adj": False, "temporal_alpha": 0.8, "output_spike_grad": "same"},
-    "bpsa-hidden": {"spatial_adj": True, "temporal_alpha": 0.0, "output_spike_grad": "rectangle"},
+    name: {"spatial_adj": spatial_adj, "spatial_leak": leak, "temporal_alpha": alpha, "output_spike_grad": output}
+    for name, spatial_adj, leak, alpha, output in (
+        ("baseline", False, 0.0, 0.0, "same"),
+        ("bpsa", True, 0.0, 0.0, "same"),
+        ("bpsa+bpta", True, 0.0, 0.8, "same"),
+        ("bpta", False, 0.0, 0.8, "same"),
+        ("bpsa-hidden", True, 0.0, 0.0, "rectangle"),
+        ("bpsa+leak", True, 0.1, 0.0, "same"),
+    )
 }
 COMPARED = ("baseline", "bpsa", "bpsa+bpta")  # those of Table 8
 
@@ -45,12 +50,13 @@ class Recipe:
     """
 
     dataset: str = _option("digits", "data set", tuple(DATASETS))
-    network: str = _option("small", "network of Table 1", ("small", "middle", "large"))
+    network: str = _option("small", "network of Table 1 (small, middle, large), or a notation (128FC-10Voting)")
     preset: str = _option("paper", "the paper's network or its released code's", tuple(networks.NETWORKS))
     width: float = _option(1.0, "factor on the number of channels and features")
     readout: str = _option("spikes", "output neurons vote (paper), or their current is averaged", networks.READOUTS)
     num_steps: int = _option(16, "time steps T")
     spatial_adj: bool = _option(True, "BPSA (Eq. 9); without it the STBP rectangle")
+    spatial_leak: float = _option(0.0, "Eq. 9's leak below the threshold, 0 (the paper) is none")
     temporal_alpha: float = _option(0.8, "BPTA's alpha (Eq. 10), 0 is off, below 0 is ours")
     output_spike_grad: str = _option(
         "same", "surrogate of the output neurons: the hidden ones', or STBP's rectangle", ("same", "rectangle")
@@ -78,6 +84,13 @@ class Recipe:
             name, value = option.name, getattr(self, option.name)
             if option.metadata["choices"]:
                 check_choice(name, value, option.metadata["choices"])
+            elif name == "network":
+                check_instance(name, value, str, "the name of a network")
+                if value[:1].isdigit():
+                    for token in value.split("-"):
+                        networks._parse(token, value)
+                else:
+                    check_choice(name, value, tuple(networks.NETWORKS["paper"]))
             elif option.type is bool:
                 if not isinstance(value, bool):
                     raise TypeError(f"{name} must be True or False, got {value!r}")
@@ -93,6 +106,10 @@ class Recipe:
                     raise TypeError(f"{name} must be {expected}, got {value!r}")
                 if not math.isfinite(value) or value < 0 or (positive and value == 0):
                     raise ValueError(f"{name} must be {expected}, got {value!r}")
+        if self.spatial_leak and not self.spatial_adj:
+            raise ValueError(
+                f"spatial_leak is that of Eq. 9, got {self.spatial_leak} with spatial_adj=False: set it to 0"
+            )
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout must be in [0, 1], got {self.dropout}")
         if self.warm_up != "none" and not 1 <= self.warm_up_epochs <= self.epochs:
@@ -109,8 +126,10 @@ class Recipe:
         """The row of ``VARIANTS`` that this recipe is; its alpha where it is none of them."""
         own = {name: getattr(self, name) for name in VARIANTS["baseline"]}
         named = (name for name, values in VARIANTS.items() if values == own)
+        parts = ["bpsa"] if self.spatial_adj else []
+        parts += [f"leak{self.spatial_leak:g}"] if self.spatial_leak else []
         hidden = "-hidden" if self.output_spike_grad != "same" else ""
-        return next(named, f"{'bpsa+' if self.spatial_adj else ''}bpta{self.temporal_alpha:g}{hidden}")
+        return next(named, "+".join([*parts, f"bpta{self.temporal_alpha:g}{hidden}"]))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and checkpoints."""
@@ -124,14 +143,20 @@ class Recipe:
         """The network of this recipe, with PyTorch's default initialisation; channels last, in which convolutions and
         pooling are faster."""
         dataset = DATASETS[self.dataset]
-        neuron: dict[str, Any] = {"spatial_adj": self.spatial_adj, "temporal_alpha": self.temporal_alpha}
+        leaks = spatial_adjustment(leak=self.spatial_leak) if self.spatial_leak else self.spatial_adj
+        neuron: dict[str, Any] = {"spatial_adj": leaks, "temporal_alpha": self.temporal_alpha}
         if not self.spatial_adj:
             neuron["spike_grad"] = rectangle()
-        net = getattr(networks, self.network)(
-            dataset.input_shape, dataset.num_classes, preset=self.preset, width=self.width, readout=self.readout,
-            num_steps=self.num_steps, dropout=self.dropout, relu=self.relu,
-            output_spike_grad=None if self.output_spike_grad == "same" else rectangle(), **neuron,
+        options: dict[str, Any] = dict(
+            width=self.width, readout=self.readout, num_steps=self.num_steps, dropout=self.dropout, relu=self.relu,
+            output_spike_grad=None if self.output_spike_grad == "same" else rectangle(),
         )  # fmt: skip
+        if self.network in networks.NETWORKS["paper"]:
+            build = partial(getattr(networks, self.network), preset=self.preset)
+        else:
+            build = partial(networks.build, self.network, fold=self.preset == "paper")
+            neuron = {**networks.NEURONS[self.preset], **neuron}
+        net = build(dataset.input_shape, dataset.num_classes, **options, **neuron)
         return net.to(memory_format=torch.channels_last)
 
 

@@ -66,6 +66,11 @@ def _readout(readout, kind):
     return lambda recipe: {"readout": readout, **_warm_up(kind)(recipe)}
 
 
+def _layers(number):
+    network = "-".join([*["1024FC"] * number, "10Voting"])
+    return {"network": network, "warm_up": "none", "warm_up_epochs": 0}
+
+
 def _times(**changes):
     return lambda recipe: {name: change(getattr(recipe, name)) for name, change in changes.items()}
 
@@ -127,6 +132,13 @@ STUDIES = {
         "does Eq. 9 save what a penalty on the baseline does not? (ours)",
         {f"penalty {weight:g}": {"rate_penalty": weight} for weight in (0.0, 0.3, 1.0, 3.0)},
         ("baseline", "bpsa", "bpsa-hidden"),
+        seeds=3,
+    ),
+    "silent": Study(
+        "Without batch norm and without a warm-up, fully connected networks under Eq. 9 lose neurons for good, the more the "
+        "deeper they are; a leak below the threshold, or another surrogate at the output, keeps them (ours).",
+        {f"{n} hidden": _layers(n) for n in (1, 2, 3)},
+        ("baseline", "bpsa", "bpsa+leak", "bpsa-hidden"),
         seeds=3,
     ),
     "gradients": Study(

@@ -265,11 +265,11 @@ FAULTS = {
     ),
     # --- data ---
     "frames": Fault(
-        "data/frames", "((frame * 2 + p) * height + y) * width + x", "((frame * 2 + p) * height + x) * width + y",
+        "data/frames", "* height + y) * width + x", "* height + x) * width + y",
         "rows and columns swapped", "data_frames",
     ),
     "remainder": Fault(
-        "data/frames", "per_frame[-1] += len(x) % num_steps", "per_frame[0] += len(x) % num_steps",
+        "data/frames", "per_frame[-1] += count % num_steps", "per_frame[0] += count % num_steps",
         "the remainder in the first frame", "data_frames",
     ),
     "mnist": Fault(

@@ -303,6 +303,26 @@ FAULTS = {
     "download": Fault(
         "data/_common", "stack.enter_context(locked(folder))", "pass", "a download by each process", "data_download",
     ),
+    "windows": Fault(
+        "data/frames", "frame = (t - t[:1]) // time_window", "frame = t // time_window",
+        "time counted from zero", "data_frames",
+    ),
+    "parts": Fault(
+        "data/folders", "own[tests:] if train else own[:tests]", "own[tests:] if train else own[-tests:]",
+        "recordings that train and test", "data_folders",
+    ),
+    "labels": Fault(
+        "data/folders", "classes=first.classes, targets=named[second.targets]", "classes=first.classes",
+        "labels of the test part by its own folders", "data_folders",
+    ),
+    "cut-key": Fault(
+        "data/_frame_cache", """("" if self.polarities == 2 else f"x{self.polarities}")""", '""',
+        "one cache for one polarity and two", "data_folders",
+    ),
+    "padding": Fault(
+        "functional/lengths", "[:, None] < lengths", "[:, None] <= lengths",
+        "a step of the padding counts", "functional_lengths",
+    ),
     "noise": Fault(
         "data/simulation", 'events["p"] = polarity', 'events["p"] = 1 - polarity',
         "noise of the other polarity", "data_simulation",

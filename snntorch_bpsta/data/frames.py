@@ -122,6 +122,7 @@ def check_cut(num_steps: int | None, time_window: int | None, polarities: int) -
         check_positive_int("num_steps", num_steps)
     else:
         check_positive_int("time_window", time_window)
+    check_positive_int("polarities", polarities)
     check_choice("polarities", polarities, (1, 2))
 
 

@@ -337,11 +337,11 @@ FAULTS = {
     ),
     # --- data ---
     "frames": Fault(
-        "data/frames", "((frame * 2 + p) * height + y) * width + x", "((frame * 2 + p) * height + x) * width + y",
+        "data/frames", "* height + y) * width + x", "* height + x) * width + y",
         "rows and columns swapped", "data_frames",
     ),
     "remainder": Fault(
-        "data/frames", "per_frame[-1] += len(x) % num_steps", "per_frame[0] += len(x) % num_steps",
+        "data/frames", "per_frame[-1] += count % num_steps", "per_frame[0] += count % num_steps",
         "the remainder in the first frame", "data_frames",
     ),
     "mnist": Fault(
@@ -374,6 +374,26 @@ FAULTS = {
     ),
     "download": Fault(
         "data/_common", "stack.enter_context(locked(folder))", "pass", "a download by each process", "data_download",
+    ),
+    "windows": Fault(
+        "data/frames", "frame = (t - t[:1]) // time_window", "frame = t // time_window",
+        "time counted from zero", "data_frames",
+    ),
+    "parts": Fault(
+        "data/folders", "own[tests:] if train else own[:tests]", "own[tests:] if train else own[-tests:]",
+        "recordings that train and test", "data_folders",
+    ),
+    "labels": Fault(
+        "data/folders", "classes=first.classes, targets=named[second.targets]", "classes=first.classes",
+        "labels of the test part by its own folders", "data_folders",
+    ),
+    "cut-key": Fault(
+        "data/_frame_cache", """("" if self.polarities == 2 else f"x{self.polarities}")""", '""',
+        "one cache for one polarity and two", "data_folders",
+    ),
+    "padding": Fault(
+        "functional/lengths", "[:, None] < lengths", "[:, None] <= lengths",
+        "a step of the padding counts", "functional_lengths",
     ),
     "noise": Fault(
         "data/simulation", 'events["p"] = polarity', 'events["p"] = 1 - polarity',

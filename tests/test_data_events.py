@@ -159,7 +159,7 @@ def test_the_cache_knows_the_recordings(tonic, tmp_path):
 def test_an_interrupted_conversion_leaves_nothing(nmnist, cache, monkeypatch):
     import snntorch_bpsta.data._frame_cache as module
 
-    def interrupted(*args):
+    def interrupted(*args, **cut):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

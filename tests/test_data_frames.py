@@ -141,3 +141,86 @@ def test_refuses_floats_and_ragged_fields():
 def test_refuses_bad_sizes(num_steps, sensor, size, error, name):
     with pytest.raises(error, match=name):
         events_to_frames(_events(5, 3, 4), num_steps, sensor, size)
+
+
+# --- frames of a stretch of time, and one polarity ------------------------------------------------
+
+
+def _loop_by_time(events, window, height, width):
+    frames = {}
+    for event in sorted(events.tolist(), key=lambda event: event[2]):
+        frame = (event[2] - int(events["t"].min())) // window
+        frames.setdefault(frame, np.zeros((2, height, width), np.int16))[int(event[3]), event[1], event[0]] += 1
+    empty = np.zeros((2, height, width), np.int16)
+    return np.stack([frames.get(t, empty) for t in range(max(frames) + 1)])
+
+
+@pytest.mark.parametrize("window", [1, 7, 100, 333, 10**6])
+@pytest.mark.parametrize("count", [1, 6, 500])
+def test_a_time_window_equals_the_loop(count, window):
+    events = _events(count, 5, 3, seed=count)
+    events["t"] += 12_345  # where the recording begins does not matter
+    frames = events_to_frames(events, None, (5, 3), time_window=window)
+    np.testing.assert_array_equal(frames, _loop_by_time(events, window, 5, 3))
+    assert frames.sum() == count
+    shuffled = events[np.random.default_rng(2).permutation(count)]
+    np.testing.assert_array_equal(events_to_frames(shuffled, None, (5, 3), time_window=window), frames)
+
+
+def test_tonic_agrees_on_the_windows_and_keeps_the_last_if_asked():
+    transforms = pytest.importorskip("tonic.transforms", reason="tonic (extra: data) is missing")
+    events = _events(400, 6, 6)
+    ours = events_to_frames(events, None, (6, 6), time_window=130)
+    theirs = transforms.ToFrame(sensor_size=(6, 6, 2), time_window=130, include_incomplete=True)(events)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["uint64", "int32", "float64", "float32"])
+def test_the_times_of_windows_may_be_any_numbers(kind):
+    events = _events(50, 5, 6)
+    other = {field: events[field] for field in "xyp"} | {"t": events["t"].astype(kind)}
+    expected = events_to_frames(events, None, (5, 6), time_window=90)
+    np.testing.assert_array_equal(events_to_frames(other, None, (5, 6), time_window=90), expected)
+
+
+def test_times_of_few_bits_do_not_wrap():
+    events = {name: np.zeros(2, np.int64) for name in "xyp"} | {"t": np.array([-128, 127], np.int8)}
+    assert len(events_to_frames(events, None, (1, 1), time_window=100)) == 3
+    days = {name: np.zeros(2, np.int64) for name in "xyp"} | {"t": np.array([0, 5], "datetime64[D]")}
+    assert len(events_to_frames(days, 2, (1, 1))) == 2
+    with pytest.raises(TypeError, match="expected finite numbers in t for a time_window, got others .datetime64"):
+        events_to_frames(days, None, (1, 1), time_window=1)
+
+
+def test_of_no_events_a_time_window_makes_one_empty_frame():
+    assert events_to_frames(_events(0, 2, 2), None, (2, 2), time_window=5).tolist() == [[[[0, 0]] * 2] * 2]
+
+
+def test_one_polarity_counts_both():
+    events = _events(200, 5, 3)
+    both = events_to_frames(events, 4, (5, 3))
+    np.testing.assert_array_equal(events_to_frames(events, 4, (5, 3), polarities=1), both.sum(1, keepdims=True))
+    wide = events_to_frames(events, 4, (5, 3), (2, 2), polarities=1)
+    np.testing.assert_array_equal(wide, events_to_frames(events, 4, (5, 3), (2, 2)).sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    ("cut", "error", "message"),
+    [
+        (dict(num_steps=None), ValueError, "num_steps .* or time_window .*got num_steps=None and time_window=None"),
+        (dict(num_steps=2, time_window=5), ValueError, "got num_steps=2 and time_window=5"),
+        (dict(num_steps=None, time_window=0), ValueError, "time_window must be an integer >= 1, got 0"),
+        (dict(num_steps=None, time_window=1e3), TypeError, "time_window must be an integer"),
+        (dict(num_steps=2, polarities=3), ValueError, "polarities must be one of 1, 2; got 3"),
+    ],
+)
+def test_refuses_cuts_that_say_nothing_or_too_much(cut, error, message):
+    with pytest.raises(error, match=message):
+        events_to_frames(_events(5, 3, 4), sensor_size=(3, 4), **cut)
+
+
+def test_refuses_a_time_window_of_far_too_many_frames():
+    events = {name: np.zeros(2, np.int64) for name in "xyp"} | {"t": np.array([0, 65_535])}
+    assert len(events_to_frames(events, None, (1, 1), time_window=1)) == 65_536
+    with pytest.raises(ValueError, match="a time_window that makes at most 65,536 frames .*got 1: 65,537 frames"):
+        events_to_frames(events | {"t": np.array([0, 65_536])}, None, (1, 1), time_window=1)

@@ -42,18 +42,27 @@ def odd_events(draw):
     return events
 
 
-@fuzz("events_to_frames", examples=250, arguments=calls(
-    events=mostly(EVENTS, odd_events()), num_steps=st.sampled_from([1, 3, 16]),
-    sensor_size=st.sampled_from([(2, 2), [3, 5], 2]), size=optional(None, 1, (4, 3)),
+CUT = st.sampled_from([(1, ...), (3, ...), (16, None), (None, 1), (None, 20)])  # num_steps, time_window
+POLARITIES = optional(1, 2)
+
+
+@fuzz("events_to_frames", examples=250, cut=CUT, arguments=calls(
+    events=mostly(EVENTS, odd_events()),
+    sensor_size=st.sampled_from([(2, 2), [3, 5], 2]), size=optional(None, 1, (4, 3)), polarities=POLARITIES,
 ))  # fmt: skip
-def test_events_to_frames(arguments):
+def test_events_to_frames(cut, arguments):
+    arguments |= dict(zip(("num_steps", "time_window"), cut, strict=True))
+    if arguments["time_window"] is ...:
+        del arguments["time_window"]
     frames = attempt(data.events_to_frames, **arguments)
     if frames is REFUSED:
         return
     height_width = arguments.get("size")
     height_width = arguments["sensor_size"] if height_width in (None, ...) else height_width
     height_width = tuple(height_width) if isinstance(height_width, (tuple, list)) else (height_width,) * 2
-    assert frames.dtype == np.int16 and frames.shape == (arguments["num_steps"], 2, *height_width)
+    steps = arguments["num_steps"] or len(frames)
+    assert frames.dtype == np.int16 and frames.shape == (steps, arguments.get("polarities", 2), *height_width)
+    assert arguments["num_steps"] or len(frames) <= 2, "times are 0 and 1"
     if arguments.get("size") is None:
         assert frames.sum() == len(arguments["events"]["x"])
 
@@ -105,6 +114,39 @@ def test_load(empty, draws):
         assert len(samples) == len(samples.targets) <= (arguments.get("limit") or 1797)
 
 
+@fuzz("from_folder", examples=100, cut=CUT, arguments=calls(
+    root=mostly(st.sampled_from(["own", Path("own")]), WHERE.filter(lambda root: root is not ...)),
+    sensor_size=st.sampled_from([4, (5, 4), [4, 4]]), size=optional(None, 2, (4, 3)), polarities=POLARITIES,
+    train=optional(None, True, False), limit=optional(None, 1, 10**6),
+))  # fmt: skip
+def test_from_folder(empty, cut, arguments):
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        (empty / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        np.savez(empty / "own" / name, x=[0, 3], y=[1, 2], p=[0, 1], t=[0, 30])
+    num_steps, window = cut
+    arguments |= {"num_steps": num_steps} | ({} if window is ... else {"time_window": window})
+    try:
+        samples = attempt(data.from_folder, **arguments)
+    except FileNotFoundError as error:
+        assert str(arguments["root"]) in str(error)
+        return
+    if samples is not REFUSED:
+        assert samples.classes == ("a", "b") and len(samples) <= 4
+        assert {len(frames) for frames, _ in samples} == {num_steps or 30 // window + 1}
+        assert all(0 < frames.sum() <= 2 or arguments.get("size") for frames, _ in samples)
+
+
+@fuzz("pad_sequences", examples=150, samples=mostly(st.lists(
+    mostly(st.tuples(mostly(tensors(st.sampled_from([(1, 2), (3, 2), (2, 2), (0, 2), (2, 3)]))), st.integers(0, 9))),
+    max_size=3,
+)))  # fmt: skip
+def test_pad_sequences(samples):
+    out = attempt(data.pad_sequences, samples)
+    if out is not REFUSED:
+        x, lengths, targets = out
+        assert x.shape[:2] == (int(lengths.max()), len(samples)) and targets.tolist() == [label for _, label in samples]
+
+
 @pytest.mark.parametrize("name", [name for name in data.DATASETS if not name.startswith("digits")])
 @fuzz("digits", "mnist", "cifar10", "nmnist", "dvs_gesture", "cifar10_dvs", "digits_simulated", "nmnist_simulated",
       "cifar10_dvs_simulated", examples=15, arguments=calls(
@@ -145,10 +187,12 @@ def test_camera(arguments):
 @fuzz("Samples", "Samples.take", "DatasetSpec", examples=150, draws=st.data())
 def test_samples(draws):
     count = draws.draw(st.integers(0, 3))
-    values = np.arange(2 * count, dtype=np.uint8).reshape(count, 2)
+    lengths = draws.draw(st.lists(st.integers(1, 3), min_size=count, max_size=count))
+    total = draws.draw(st.sampled_from([count, sum(lengths)]))
+    values = np.arange(2 * total, dtype=np.uint8).reshape(total, 2)
     arguments = draws.draw(calls(
         data=st.just(values), targets=st.sampled_from([list(range(count)), np.arange(count), torch.arange(count)]),
-        scale=optional(1, 255, 0.5),
+        scale=optional(1, 255, 0.5), lengths=optional(None, lengths, np.array(lengths)),
     ), label="arguments")  # fmt: skip
     samples = attempt(data.Samples, **arguments)
     if samples is REFUSED:

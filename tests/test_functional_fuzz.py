@@ -144,6 +144,21 @@ SPIKES = {
 }
 
 
+@fuzz("last_step", "mean_over_steps", examples=200, arguments=calls(
+    out_rec=tensors(st.sampled_from([(3, 2), (1, 2, 4), (5, 2, 1, 2), (3, 0), (0, 2)])),
+    lengths=st.sampled_from([torch.tensor([1, 1]), torch.tensor([3, 2]), torch.tensor([0, 3]), torch.zeros(0).long()]),
+))  # fmt: skip
+def test_sequences_of_different_length(arguments):
+    for function in (snn.functional.last_step, snn.functional.mean_over_steps):
+        out = attempt(function, **arguments)
+        if out is not REFUSED:
+            out_rec, lengths = arguments["out_rec"], arguments["lengths"]
+            assert out.shape == out_rec.shape[1:] and out.dtype == out_rec.dtype
+            for b, length in enumerate(lengths.tolist()):
+                if length == 1:
+                    assert same(out[b], out_rec[0, b])
+
+
 @fuzz("keep_memory", examples=20, on=ANYTHING)
 def test_keep_memory(on):
     assert attempt(snn.keep_memory, on) in (None, REFUSED)

@@ -1,4 +1,5 @@
-"""The data sets of the paper, and small ones for a first try, through one door: :func:`load`."""
+"""The data sets of the paper, and small ones for a first try, through one door: :func:`load`. Recordings of your own:
+:func:`from_folder`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from .._checks import check_choice, check_positive_int
 from . import events, images, simulation
 from ._common import Samples, cache_dir, data_dir, stratified_order
-from ._frame_cache import cached_frames
+from ._frame_cache import Cut, cached_frames
+from .batches import pad_sequences
+from .folders import from_folder
 from .frames import events_to_frames, height_width
 from .recordings import Recordings, read_aedat2
 from .simulation import CAMERAS, Camera, saccades
@@ -28,7 +31,9 @@ __all__ = [
     "cache_dir",
     "data_dir",
     "events_to_frames",
+    "from_folder",
     "load",
+    "pad_sequences",
     "read_aedat2",
     "saccades",
 ]
@@ -228,4 +233,5 @@ def load(
         found = found.take(index)
     if spec.kind == "image":
         return found
-    return Samples(cached_frames(found, num_steps, size), found.targets)
+    frames, _ = cached_frames(found, Cut(num_steps, size))
+    return Samples(frames, found.targets)

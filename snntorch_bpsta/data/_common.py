@@ -35,33 +35,50 @@ class Samples(torch.utils.data.Dataset):
         data: array [N, ...] of integers, in memory or memory-mapped.
         targets: integer labels [N].
         scale: every sample is divided by it (255 for bytes).
+        lengths: of samples that are sequences of different length, integers [N] >= 1; they stand one behind the other in
+            `data`, [sum of lengths, ...].
 
     Attributes:
         targets: LongTensor [N].
+        lengths: LongTensor [N], or None.
+        classes: names of the classes, where the data say them, else ().
     """
 
-    def __init__(self, data: np.ndarray, targets: ArrayLike, scale: float = 1) -> None:
+    def __init__(
+        self, data: np.ndarray, targets: ArrayLike, scale: float = 1, lengths: ArrayLike | None = None
+    ) -> None:
         targets = as_array("targets", targets)
         if not isinstance(data, np.ndarray) or data.dtype.kind not in "iubf" or not data.ndim:
             raise TypeError(
                 f"data must be an array [N, ...] of numbers, got {getattr(data, 'dtype', type(data).__name__)}"
             )
-        if targets.shape != data.shape[:1] or (targets.dtype.kind not in "iu" and targets.size):
-            raise ValueError(f"targets must be {len(data)} integers, got {targets.dtype} {targets.shape}")
+        self.lengths = None if lengths is None else _as_lengths(lengths, len(data))
+        count = data.shape[:1] if self.lengths is None else tuple(self.lengths.shape)
+        if targets.shape != count or (targets.dtype.kind not in "iu" and targets.size):
+            raise ValueError(f"targets must be {count[0]} integers, got {targets.dtype} {targets.shape}")
+        self.classes: tuple[str, ...] = ()
         self.data = data
         self._version = None
         if isinstance(data, np.memmap) and data.filename is not None:
             with suppress(OSError, ValueError):  # a file that is gone is still there for this process
                 self._version = look(data.filename, sys.maxsize)
         self.targets = torch.as_tensor(targets, dtype=torch.long)
+        self._ends = None if self.lengths is None else self.lengths.cumsum(0)
         self.scale = check_number("scale", scale, "a finite number > 0", above=0)
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        sample = np.divide(np.asarray(self.data[index]), self.scale, dtype=np.float32)
+        sample = np.divide(np.asarray(self.data[self._where(index)]), self.scale, dtype=np.float32)
         return torch.from_numpy(sample), int(self.targets[index])
+
+    def _where(self, index):
+        """Where a sample lies in `data`."""
+        if self.lengths is None:
+            return index
+        end = int(self._ends[index])
+        return slice(end - int(self.lengths[index]), end)
 
     def take(self, index: ArrayLike) -> Samples:
         """These samples at the positions `index` only, in that order."""
@@ -71,7 +88,13 @@ class Samples(torch.utils.data.Dataset):
         if index.size and not -len(self) <= int(index.min()) <= int(index.max()) < len(self):
             raise ValueError(f"index must hold positions below {len(self)}, got {index.min()} to {index.max()}")
         index = index.astype(np.int64)
-        return Samples(self.data[index], self.targets[index], self.scale)
+        if self.lengths is None:
+            taken = Samples(self.data[index], self.targets[index], self.scale)
+        else:
+            data = np.concatenate([self.data[:0], *(self.data[self._where(i)] for i in index)])
+            taken = Samples(data, self.targets[index], self.scale, self.lengths[index])
+        taken.classes = self.classes
+        return taken
 
     def __getstate__(self):
         # A memory map pickles by value: send the workers of a DataLoader where it lies, not gigabytes.
@@ -83,6 +106,19 @@ class Samples(torch.utils.data.Dataset):
         if isinstance(state["data"], _InFile):
             state = state | {"data": state["data"].open()}
         self.__dict__.update(state)
+
+
+def _as_lengths(lengths, total):
+    lengths = as_array("lengths", lengths)
+    if lengths.ndim != 1 or (lengths.dtype.kind not in "iu" and lengths.size):
+        raise ValueError(f"lengths must be integers [N], got {lengths.dtype} {lengths.shape}")
+    if (lengths < 1).any() or sum(map(int, lengths)) != total:  # as Python's integers, which do not wrap
+        raise ValueError(f"lengths must be >= 1 and add up to {total}, the length of data, got {_in_short(lengths)}")
+    return torch.as_tensor(lengths.astype(np.int64))
+
+
+def _in_short(lengths):
+    return f"{len(lengths)} from {min(lengths)} to {max(lengths)}" if len(lengths) else "none"
 
 
 class _InFile(NamedTuple):
@@ -192,7 +228,12 @@ def _in_words(entry):
 
 
 def damaged(path: Path, reason: object, url: str) -> ValueError:
-    """The error for a file that is there and broken."""
+    """The error for a file that is there and broken. Without a `url` it is the user's."""
+    if not url:
+        return ValueError(
+            f"expected {path} to be a recording of this camera, got a damaged or foreign file ({reason}): take it out of "
+            "the folder; or where an event is outside, give the sensor_size (--sensor-size) of the camera"
+        )
     return ValueError(
         f"expected {path} to be intact, got a damaged or foreign file ({reason}): delete it and get it again from {url}"
     )

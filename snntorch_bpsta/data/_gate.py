@@ -133,6 +133,15 @@ def find_files(folder: Path, *patterns: str) -> Iterator[tuple[str, File]]:
     yield from _find_files(folder, "", os.path.realpath(folder), "", patterns)
 
 
+def folder_names(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted; hidden ones are left out, as by :func:`find_files`.
+
+    Raises:
+        PermissionError, OSError: the folder cannot be read; it is named.
+    """
+    return sorted(entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
 def _find_files(folder, inside, real, label, patterns):
     pattern, *deeper = patterns
     for entry in _entries(folder):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._checks import check_path
+from .._checks import as_events, check_path
 from ._common import decoding, need
 from ._gate import LARGEST, File, look, read
 from .frames import check_inside
@@ -28,6 +28,7 @@ _CHEAP = (
 )  # bytes of recordings whose content is compared as well before frames in the cache are taken for theirs
 _LAST = 1 << 62  # us; beyond, it is no time
 _MOST_OVERFLOWS = 10_000
+_MOST_EVENTS = 1 << 27  # of a recording in a file that may be packed: a small one may claim to hold any number
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class Recordings:
         files: what was found, a :class:`~snntorch_bpsta.data._gate.File` each.
         targets: integer labels [N].
         sensor_size: (H, W) in pixels.
-        url: where to get them.
+        url: where to get them; "" for those of the user's.
     """
 
     name: str
@@ -155,16 +156,65 @@ def _read_bin(path):
     return tonic_io.read_mnist_file(io.BytesIO(raw), dtype=tonic_io.events_struct, is_stream=True)
 
 
+def _by_name(arrays):
+    """x, y, p and t of a structured array, or of a dict that may hold others."""
+    return dict(zip("xypt", as_events(arrays), strict=True))
+
+
 def _read_npy(path):
-    """tonic's DVS-Gesture: columns x, y, p, t, the time in ms."""
+    """A structured array with the fields x, y, p and t, as tonic gives it; or tonic's DVS-Gesture: columns x, y, p, t, the
+    time in ms."""
     # As a memory map, which is held against the size of the file before memory is taken.
     columns = np.load(path, mmap_mode="r", allow_pickle=False)
+    if columns.dtype.names:
+        return _by_name(np.array(columns))
     if columns.ndim != 2 or columns.shape[1] != 4 or columns.dtype.kind not in "iufb":
         raise ValueError(f"expected four columns x, y, p, t of numbers, got {columns.dtype} {columns.shape}")
     if columns.dtype.kind == "f" and not np.all((columns == np.floor(columns)) & (np.abs(columns) < 1 << 53)):
         raise ValueError("expected whole numbers, got others")
     columns = columns.astype(np.int64)
     return {"x": columns[:, 0], "y": columns[:, 1], "p": columns[:, 2], "t": columns[:, 3]}
+
+
+def _read_npz(path):
+    """Arrays x, y, p and t, as SpikingJelly keeps them."""
+    file = np.load(io.BytesIO(read(path)), allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError(f"expected arrays x, y, p and t by their names, got one {file.dtype} {file.shape}")
+    with file:
+        sizes = {entry.filename: entry.file_size for entry in file.zip.infolist()}
+        if sum(sizes.values()) > 4 * 8 * _MOST_EVENTS:
+            raise ValueError(f"expected at most {_MOST_EVENTS:,} events, got {sum(sizes.values()):,} bytes, unpacked")
+        return _by_name({name: file[name] for name in file.files if name in tuple("xypt")})
+
+
+def _read_h5(path):
+    """Data sets x, y, p and t, at the top or in the group "events"; or a data set "events" that has these fields."""
+    h5py = need("h5py")
+    with h5py.File(io.BytesIO(read(path)), "r") as file:
+        place = file if "x" in file else _inside(h5py, file, "events")
+        if isinstance(place, h5py.Dataset):
+            return _by_name(_values(place))
+        return _by_name({name: _values(_inside(h5py, place, name)) for name in "xypt"})
+
+
+def _inside(h5py, group, name):
+    """What a group holds in its own file: a link may lead into any other."""
+    if not isinstance(group, h5py.Group) or not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        there = ", ".join(group) if isinstance(group, h5py.Group) else "a data set"
+        raise ValueError(
+            f"expected data sets x, y, p and t, or events/x, events/y, ..., got {there or 'nothing'} in {group.name}"
+        )
+    return group[name]
+
+
+def _values(dataset):
+    shape = getattr(dataset, "shape", None)
+    if shape is None or len(shape) != 1 or shape[0] > _MOST_EVENTS:
+        raise ValueError(f"expected at most {_MOST_EVENTS:,} events [N] in {dataset.name}, got {shape or 'no array'}")
+    if dataset.is_virtual or dataset.external:
+        raise ValueError(f"expected the events of {dataset.name} in this file, got a reference to others")
+    return dataset[:]
 
 
 def _read_aedat4(path):
@@ -178,10 +228,14 @@ def _read_aedat4(path):
     return {"t": events["t"], "x": events["x"], "y": events["y"], "p": events["on"]}
 
 
-# Reader, and the size in bytes beyond which a file is no recording; the longest there are of a few MB.
+# Reader, and the size in bytes beyond which a file is no recording; the longest of the data sets are of a few MB.
 _READERS = {
     ".bin": (_read_bin, 1 << 24),
     ".npy": (_read_npy, LARGEST),
-    ".aedat4": (_read_aedat4, 1 << 24),
+    ".npz": (_read_npz, LARGEST),
+    ".h5": (_read_h5, LARGEST),
+    ".hdf5": (_read_h5, LARGEST),
+    ".aedat4": (_read_aedat4, 1 << 26),
     ".aedat": (read_aedat2, 1 << 26),
 }
+FORMATS = tuple(_READERS)

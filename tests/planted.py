@@ -198,7 +198,7 @@ FAULTS = {
         "neurons_adaptive",
     ),
     "growth": Fault(
-        "neurons/notices", 'crosses = 0 if self.spatial_adj and self.reset_mechanism == "zero" else 1', "crosses = 0",
+        "neurons/notices", 'crosses = 0 if self.reset_mechanism == "zero" else 1', "crosses = 0",
         "an open path is left out of the growth", "neurons_notices",
     ),
     "told": Fault(
@@ -414,8 +414,8 @@ FAULTS = {
         "a learning rate that rises from elsewhere", "training",
     ),
     "variant": Fault(
-        "training/recipes", 'Any] = {"spatial_adj": self.spatial_adj, "temporal_alpha": self.temporal_alpha}',
-        'Any] = {"spatial_adj": self.spatial_adj, "temporal_alpha": 0.0}',
+        "training/recipes", 'Any] = {"spatial_adj": leaks, "temporal_alpha": self.temporal_alpha}',
+        'Any] = {"spatial_adj": leaks, "temporal_alpha": 0.0}',
         "BPTA is never on", "training_recipes",
     ),
     "checkpoints": Fault(

@@ -212,6 +212,21 @@ def test_no_page_names_a_path_of_one_machine():
         assert not re.search(r"(?<![\w./])/(?:home|root|work|tmp|mnt|Users)/", text), page.name
 
 
+# --- the first screen -----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="README.md is not part of this distribution")
+def test_the_readme_is_short():
+    """At most 400 words of prose and 20 numbers in it, and no line of code over 88 characters."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(code) > 2 and max(len(line) for block in code for line in block.splitlines()) <= 88
+    prose = re.sub(r"^```.*?^```|<[^>]+>|\]\([^)]*\)|^\|.*?$|`[^`]*`", " ", text, flags=re.DOTALL | re.MULTILINE)
+    assert 200 < len(re.findall(r"[A-Za-z]{2,}", prose)) <= 400
+    assert len(re.findall(r"(?<![\w.])\d[\d.,]*", prose)) <= 20
+    assert {"make train", "make test"} <= set(re.findall(r"make \w+", "".join(text.splitlines(True)[:60])))
+
+
 # --- the pictures ---------------------------------------------------------------------------------
 
 PICTURES = DOCS / "_static" / "pictures"

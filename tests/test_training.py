@@ -389,3 +389,15 @@ def test_membranes_are_kept_out_of_ddp():
     model = Classifier(net, Recipe())
     assert not [name for name, _ in model.named_buffers() if name.endswith(".mem")]
     assert not getattr(model, "_ddp_params_and_buffers_to_ignore", [])
+
+
+def test_layers_that_fire_nowhere_are_named(tmp_path, capsys):
+    from snntorch_bpsta.training._tables import print_result
+
+    row = train(replace(TINY, epochs=2, warm_up="none", warm_up_epochs=0, lr=1e-30), 0, tmp_path, progress=False)
+    assert row["silent_layers"] == [name for name, rate in row["firing_rates"].items() if rate == 0]
+    assert [*row["firing_rates"]][-1] in row["silent_layers"]  # the last layer of an untrained network, under Eq. 9
+    print_result(row)
+    assert f"layers without a spike: {', '.join(row['silent_layers'])}. Under" in capsys.readouterr().out
+    print_result(row | {"firing_rates": dict.fromkeys(row["firing_rates"], 0.1)})
+    assert "without a spike" not in capsys.readouterr().out

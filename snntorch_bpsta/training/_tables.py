@@ -34,3 +34,9 @@ def print_result(row: Any) -> None:
     print(f", firing rate {row['firing_rate']:.4f} spikes per neuron and step")
     for place, (layer, rate) in enumerate(row["firing_rates"].items(), 1):
         print(f"  LIF {place:<3} {rate:.4f}  (layer {layer})")
+    silent = [layer for layer, rate in row["firing_rates"].items() if not rate]
+    if silent:
+        print(
+            f"layers without a spike: {', '.join(silent)}. Under spatial_adj (Eq. 9) nothing in front of them learns: "
+            "--warm-up surrogate, --readout current or --spatial-leak 0.1 help"
+        )

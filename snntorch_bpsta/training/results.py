@@ -37,6 +37,7 @@ def result_row(model: Classifier, trainer: L.Trainer) -> Result:
         "accuracy": last["test_accuracy"],
         "firing_rate": rate,
         "firing_rates": last["firing_rates"],
+        "silent_layers": [layer for layer, firing in (last["firing_rates"] or {}).items() if not firing],
         "energy_ratio": None if rate is None else energy.energy_ratio(rate, steps),
         "energy_ratio_fp32_ac": None if rate is None else energy.energy_ratio(rate, steps, energy.E_AC_FP32_PJ),
         **counted(model),

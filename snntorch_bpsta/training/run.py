@@ -86,8 +86,9 @@ def train(
 
     Returns:
         dict: the row of a results file: ``recipe``, ``seed``, ``accuracy`` and ``firing_rate`` of the last epoch,
-        ``firing_rates`` by layer, energy ratios and counted ``operations`` (see :mod:`snntorch_bpsta.energy`), ``history``
-        by epoch, seconds, versions, device, commit and command.
+        ``firing_rates`` by layer, ``silent_layers``, those without a spike on the test set, energy ratios and counted
+        ``operations`` (see :mod:`snntorch_bpsta.energy`), ``history`` by epoch, seconds, versions, device, commit and
+        command.
 
     Raises:
         FileNotFoundError: `resume` without a checkpoint.

@@ -118,7 +118,7 @@ def host_closure(spike_grad: FunctionType) -> tuple[str | None, dict[str, Any]]:
     name, _, rest = spike_grad.__qualname__.partition(".")
     if rest != "<locals>.inner" or spike_grad.__module__ != f"{HOST}.surrogate":
         return None, {}
-    return name, inspect.getclosurevars(spike_grad).nonlocals
+    return name, dict(inspect.getclosurevars(spike_grad).nonlocals)
 
 
 class LearnsAlpha:

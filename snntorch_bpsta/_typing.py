@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict
 
 import numpy as np
 from torch import Tensor
@@ -20,8 +20,19 @@ Save: TypeAlias = Literal["float32", "bfloat16", "compact"]
 State: TypeAlias = Tensor | None
 StepOutput: TypeAlias = Tensor | tuple[Tensor, ...]
 SpikeGrad: TypeAlias = Callable[[Tensor], Tensor]
-SpatialAdj: TypeAlias = bool | SpikeGrad  # surrogate.SpatialAdjustment, whose module imports this one
 WarmUp: TypeAlias = Literal["identity", "surrogate"]
+
+
+class Adjustment(Protocol):
+    """What ``surrogate.spatial_adjustment`` returns."""
+
+    threshold: Any
+    leak: float
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+SpatialAdj: TypeAlias = bool | Adjustment
 
 
 class HostArguments(TypedDict, total=False):

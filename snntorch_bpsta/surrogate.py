@@ -179,7 +179,7 @@ class SpatialAdjustment(Surrogate):
             threshold = check_number("threshold", threshold, "a finite number > 0, a tensor, or None")
         if threshold is not None:
             check_threshold_positive(threshold)
-        self.threshold = threshold
+        self.threshold: Any = threshold
         self.leak = check_number("leak", leak, "a finite number >= 0", lowest=0)
 
     def _of(self, threshold: Number) -> SpatialAdjustment:

@@ -1,6 +1,5 @@
 """What a type checker knows of the package, as a user of it sees it. Read by ``make types``, never run."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ assert_type(lif.sequence(torch.rand(4, 2, 3)), tuple[Tensor, Tensor])
 assert_type(snn.Synaptic(alpha=0.8, beta=0.9).sequence(torch.rand(4, 2, 3)), tuple[Tensor, Tensor, Tensor])
 assert_type(snn.RLeaky(beta=0.9, V=1.0).sequence(torch.rand(4, 2, 3), record=("mem",)), tuple[Tensor, Tensor])
 lif.sequence(torch.rand(4, 2, 3), records=("mem",))  # type: ignore[call-arg]
-assert_type(lif.spatial_adj, bool | Callable[[Tensor], Tensor])
+snn.Leaky(beta=0.9, spatial_adj=snn.surrogate.spatial_adjustment(leak=0.1))
+snn.Leaky(beta=0.9, spatial_adj=snn.surrogate.rectangle())  # type: ignore[arg-type]
 snn.Leaky(beta=0.9, spatial_adjustment=True)  # type: ignore[call-arg]
 snn.Leaky(beta=0.9, reset_mechanism="hard")  # type: ignore[arg-type]
 snn.Alpha(alpha=0.9, beta=0.8, save="float16")  # type: ignore[arg-type]

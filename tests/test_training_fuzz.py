@@ -47,8 +47,8 @@ RECIPE = calls(**{
 TINY = dict(width=1 / 64, num_steps=2, epochs=1, limit=8, test_limit=8)
 
 
-@fuzz("Recipe", "Recipe.variant", "Recipe.variant_name", "Recipe.as_dict", "Recipe.on", "Recipe.spec", "Recipe.build_network",
-      "Recipe.loss_function",
+@fuzz("Recipe", "Recipe.variant", "Recipe.variant_name", "Recipe.as_dict", "Recipe.on", "Recipe.spec",
+      "Recipe.build_network", "Recipe.loss_function",
       examples=150, arguments=RECIPE, variant=mostly(st.sampled_from(["baseline", "bpsa+bpta"])))  # fmt: skip
 def test_recipe(arguments, variant):
     recipe = attempt(Recipe, **arguments)

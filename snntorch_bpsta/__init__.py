@@ -41,7 +41,7 @@ __all__ += [name for name in _snntorch.public_names(_snntorch.snntorch) if name 
 _ON_FIRST_USE = ("data", "energy", "flow", "networks", "nir", "plots", "training")
 
 _snntorch.install_finder()
-_from_host, __dir__ = _snntorch.fall_back_to(_snntorch.snntorch, __name__)
+_from_host, __dir__ = _snntorch.fall_back_to(_snntorch.snntorch, __name__, _ON_FIRST_USE)
 
 
 def __getattr__(name: str) -> Any:

@@ -81,9 +81,12 @@ def public_names(host: ModuleType) -> list[str]:
     return list(getattr(host, "__all__", None) or (name for name in vars(host) if not name.startswith("_")))
 
 
-def fall_back_to(host: ModuleType, ours: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def fall_back_to(
+    host: ModuleType, ours: str, on_first_use: tuple[str, ...] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return ``(__getattr__, __dir__)`` for our module named `ours`: a name it lacks is looked up in the module `host`,
-    then among the host's submodules (which may need an extra library and are imported only now)."""
+    then among the host's submodules (which may need an extra library and are imported only now). `on_first_use` names those
+    of ours that it imports so itself."""
 
     def __getattr__(name):
         if not name.startswith("_"):
@@ -94,7 +97,10 @@ def fall_back_to(host: ModuleType, ours: str) -> tuple[Callable[[str], Any], Cal
         raise AttributeError(f"module {ours!r} has no attribute {name!r}")
 
     def __dir__():
-        return sorted(set(vars(sys.modules[ours])) | set(public_names(host)))
+        """What is public, ours and the host's, and the module's own __names__; not what a module has imported for itself."""
+        mine = vars(sys.modules[ours])
+        dunders = (name for name in mine if name.startswith("__"))
+        return sorted({*mine["__all__"], *on_first_use, *public_names(host), *dunders})
 
     return __getattr__, __dir__
 

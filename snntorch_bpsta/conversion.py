@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ._checks import check_choice, check_module, check_spatial_adj, check_surrogate, check_temporal_alpha
+from ._meant import says_what_was_meant
 from .neurons import FAMILY, WARM_UPS, Adjusted, name_neurons
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Conversion(NamedTuple):
         return "\n".join(lines)
 
 
+@says_what_was_meant
 def convert(
     net: _Net,
     *,
@@ -95,7 +97,7 @@ def convert(
         >>> net = snn.convert(net, spatial_adj=True, temporal_alpha=0.8, report=print)
         changed: '1'
         >>> net[1]
-        Leaky(spatial_adj=True, temporal_alpha=0.8)
+        Leaky(beta=0.9, threshold=1, reset_mechanism='subtract', spatial_adj=True, temporal_alpha=0.8)
     """
     check_spatial_adj(spatial_adj)
     temporal_alpha = check_temporal_alpha(temporal_alpha)
@@ -105,6 +107,7 @@ def convert(
     return net
 
 
+@says_what_was_meant
 def revert(
     net: _Net,
     *,
@@ -148,7 +151,7 @@ def _each_neuron(net, match, report, change):
     for reasons, what in ((refused, "neurons left as they are"), (partly, "neurons with temporal_alpha=0")):
         if reasons:
             text = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
-            warn(f"{what}: {text}", stacklevel=3)
+            warn(f"{what}: {text}", stacklevel=4)
     if report is not None:
         report(Conversion(tuple(changed), tuple(unchanged), refused, partly))
     return net
@@ -216,6 +219,7 @@ _lock, _depth = Lock(), 0
 _originals: dict[Any, Callable[..., None]] = {}
 
 
+@says_what_was_meant
 @contextmanager
 def patched(*, spatial_adj: bool = False, temporal_alpha: float = 0.0, warm_up: WarmUp | None = None) -> Iterator[None]:
     """Neurons that code inside the block builds by snnTorch's own classes come out as ours, for code you cannot change.

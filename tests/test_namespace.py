@@ -107,6 +107,25 @@ def test_all_is_true_and_sorted_once(module):
     assert set(module.__all__) <= set(dir(module))
 
 
+LATER = {"data", "energy", "flow", "networks", "nir", "plots", "training"}  # imported on first use
+
+
+def test_dir_lists_what_is_public_and_nothing_else():
+    """In a fresh interpreter, where data, training and plots were not imported yet."""
+    code = """
+import json, snntorch, snntorch.functional, snntorch.surrogate
+import snntorch_bpsta as snn
+modules = [snn, snn.functional, snn.surrogate]
+hosts = [snntorch, snntorch.functional, snntorch.surrogate]
+print(json.dumps([[dir(m), m.__all__, [n for n in vars(h) if n[0] != "_"]] for m, h in zip(modules, hosts)]))
+"""
+    found = run_python(code)
+    for (listed, ours, hosts), later in zip(found, (LATER, set(), set()), strict=True):
+        public = {name for name in listed if not name.startswith("__")}
+        assert public == {*ours, *hosts} | later and listed == sorted(set(listed)) and "__doc__" in listed
+    assert not {"Any", "TYPE_CHECKING", "importlib", "_checks"} & {*found[0][0]}
+
+
 def test_an_unknown_name_is_an_attribute_error():
     for module in (snn, snn.functional, snn.surrogate):
         with pytest.raises(AttributeError, match="no_such_name"):

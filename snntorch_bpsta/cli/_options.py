@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from .._meant import alike, did_you_mean
 
 if TYPE_CHECKING:
     from ..training.recipes import Recipe
@@ -34,17 +35,6 @@ class Parser(argparse.ArgumentParser):
         if wrong:
             message += did_you_mean(alike(wrong[1], re.findall(r"[^\s,']+", wrong[2])))
         raise SystemExit(fail(f"{message} (see {self.prog} --help)"))
-
-
-def alike(word: str, names: Iterable[str]) -> list[str]:
-    """The name that was meant by `word`, in a list of one, if there is one."""
-    return difflib.get_close_matches(word, [*names], 1)
-
-
-def did_you_mean(names: Iterable[str]) -> str:
-    """The end of a message."""
-    text = ", ".join(names)
-    return f"; did you mean {text}?" if text else ""
 
 
 def fail(message: object, code: int = 2) -> int:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ._checks import check_choice, check_module, check_surrogate, check_temporal_alpha
+from ._meant import says_what_was_meant
 from .functional.record import check_spatial_adj
 from .neurons import FAMILY, WARM_UPS, Adjusted, name_neurons
 
@@ -57,6 +58,7 @@ class Conversion(NamedTuple):
         return "\n".join(lines)
 
 
+@says_what_was_meant
 def convert(
     net: _Net,
     *,
@@ -100,7 +102,7 @@ def convert(
         >>> net = snn.convert(net, spatial_adj=True, temporal_alpha=0.8, report=print)
         changed: '1'
         >>> net[1]
-        Leaky(spatial_adj=True, temporal_alpha=0.8)
+        Leaky(beta=0.9, threshold=1, reset_mechanism='subtract', spatial_adj=True, temporal_alpha=0.8)
     """
     check_spatial_adj(spatial_adj)
     temporal_alpha = check_temporal_alpha(temporal_alpha)
@@ -129,6 +131,7 @@ def _output(net, match):
     return neurons[-1][1] if neurons else None
 
 
+@says_what_was_meant
 def revert(
     net: _Net,
     *,
@@ -172,7 +175,7 @@ def _each_neuron(net, match, report, change):
     for reasons, what in ((refused, "neurons left as they are"), (partly, "neurons with temporal_alpha=0")):
         if reasons:
             text = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
-            warn(f"{what}: {text}", stacklevel=3)
+            warn(f"{what}: {text}", stacklevel=4)
     if report is not None:
         report(Conversion(tuple(changed), tuple(unchanged), refused, partly))
     return net
@@ -243,6 +246,7 @@ _lock, _depth = Lock(), 0
 _originals: dict[Any, Callable[..., None]] = {}
 
 
+@says_what_was_meant
 @contextmanager
 def patched(
     *, spatial_adj: SpatialAdj = False, temporal_alpha: float = 0.0, warm_up: WarmUp | None = None

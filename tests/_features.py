@@ -53,7 +53,7 @@ FEATURES = {
     "Images": "test_data_images",
     "Downloads by several processes": "test_data_download",
     "Event recordings": "test_data_events test_data_frames test_data_cache",
-    "Recordings of your own, sequences of different length": "test_data_folders test_functional_lengths",
+    "Recordings of your own, sequences of different length": "test_data_folders test_functional_lengths test_cli_folder",
     "Simulated recordings": "test_data_simulation",
     "Energy": "test_energy",
     "Gradient flow": "test_flow",

@@ -395,6 +395,10 @@ FAULTS = {
         "functional/lengths", "[:, None] < lengths", "[:, None] <= lengths",
         "a step of the padding counts", "functional_lengths",
     ),
+    "class-names": Fault(
+        "training/datamodule", "names = (samples.classes,) if samples.classes else ()", "names = ()",
+        "classes that were given other names", "cli_folder",
+    ),
     "noise": Fault(
         "data/simulation", 'events["p"] = polarity', 'events["p"] = 1 - polarity',
         "noise of the other polarity", "data_simulation",

@@ -18,6 +18,7 @@ ORDER = [
     "_typing",
     "_torch",
     "_snntorch",
+    "_meant",
     "_checks",
     "_files",
     "_progress",
@@ -39,7 +40,7 @@ ORDER = [
     "__main__",
 ]
 # Beside the line: what each may import of ours. `BASE` is open to all.
-BASE = {"_version", "_typing", "_torch", "_snntorch", "_checks", "_files", "_progress", "_numba"}
+BASE = {"_version", "_typing", "_torch", "_snntorch", "_meant", "_checks", "_files", "_progress", "_numba"}
 BESIDE = {
     "energy": {"neurons"},
     "flow": {"neurons", "doctor"},

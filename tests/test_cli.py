@@ -142,7 +142,7 @@ def test_info_says_what_runs_and_what_there_is(capsys):
 def test_the_data_that_are_there(capsys):
     assert bpsta("data") == 0
     rows = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")}
-    assert rows.keys() - {"data"} == {*snntorch_bpsta.data.DATASETS}
+    assert rows.keys() - {"data"} == {*snntorch_bpsta.data.DATASETS, "folder"}
     assert "1,437 + 360" in rows["digits"] and "1 x 8 x 8" in rows["digits"] and "1,437" not in rows["mnist"]
 
 

@@ -1,6 +1,8 @@
 """Six neurons as members of snnTorch's family: names, signatures, state_dict, repr, copies, snnTorch's own tools."""
 
+import copy
 import inspect
+import re
 import warnings
 
 import pytest
@@ -102,8 +104,63 @@ def test_repr_shows_the_options_that_are_set(kind, option):
     assert f"{kind}(" in text
     for name in ("spatial_adj", "temporal_alpha"):
         assert (f"{name}={OPTIONS[option].get(name)}" in text) == (name in OPTIONS[option]) == (name in text)
-    if option == "off":
-        assert text == repr(build(snntorch, kind))
+
+
+@each_kind
+def test_repr_shows_decays_threshold_and_reset(kind):
+    """Under the names and with the values that the constructor takes; of vectors the shape."""
+    neuron = build(snn, kind, threshold=0.75, reset_mechanism="subtract" if kind != "Alpha" else "zero")
+    shown = dict(re.findall(r"(\w+)=([^,\n)]+)", repr(neuron)))
+    assert shown["threshold"] == "0.75" and shown["reset_mechanism"] == repr(neuron.reset_mechanism)
+    for name in ("alpha", "beta"):
+        assert (name in shown) == hasattr(neuron, name)
+        assert name not in shown or float(shown[name]) == pytest.approx(getattr(neuron, name).item(), rel=1e-3)
+    neuron.threshold = torch.rand(N)
+    assert f"threshold=[{N}]" in repr(neuron)
+    assert "threshold=[]" in repr(build(snn, kind).to("meta")) and "beta=" in repr(copy.deepcopy(neuron))
+
+
+@each_kind
+def test_a_wrong_name_of_an_argument_says_which_was_meant(kind):
+    for wrong, meant in {
+        "spatial_adjust": "spatial_adj",
+        "treshold": "threshold",
+        "temporal_alfa": "temporal_alpha",
+    }.items():
+        message = rf"^{kind}\(\) got an unexpected keyword argument '{wrong}'; did you mean {meant}\?$"
+        with pytest.raises(TypeError, match=message):
+            build(snn, kind, **{wrong: 1})
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'zzz'$"):
+        build(snn, kind, zzz=1)
+
+
+def test_names_of_a_derived_class_count_too():
+    with pytest.raises(TypeError, match=r"AdaptiveLeaky\(\) .* 'treshold_step'; did you mean threshold_step\?"):
+        snn.AdaptiveLeaky(beta=0.9, treshold_step=0.1)
+
+    class Own(snn.Leaky):
+        def __init__(self, *args, sharpness=1.0, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    with pytest.raises(TypeError, match=r"Own\(\) .* 'sharpnes'; did you mean sharpness\?"):
+        Own(beta=0.9, sharpnes=2.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong", "meant"),
+    [
+        (snn.convert, "spatial_adjust", "spatial_adj"),
+        (snn.revert, "reports", "report"),
+        (snn.patched, "temporal_alfa", "temporal_alpha"),
+        (snn.fold_time, "step", "steps"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_wrong_name_to_a_function_says_which_was_meant(function, wrong, meant):
+    given = () if function is snn.patched else (torch.nn.Linear(2, 2),)
+    message = rf"^{function.__name__}\(\) got an unexpected keyword argument '{wrong}'; did you mean {meant}\?$"
+    with pytest.raises(TypeError, match=message):
+        function(*given, **{wrong: True})
 
 
 @pytest.mark.parametrize("how", COPY)

@@ -47,7 +47,8 @@ RECIPE = calls(**{
 TINY = dict(width=1 / 64, num_steps=2, epochs=1, limit=8, test_limit=8)
 
 
-@fuzz("Recipe", "Recipe.variant", "Recipe.variant_name", "Recipe.as_dict", "Recipe.build_network", "Recipe.loss_function",
+@fuzz("Recipe", "Recipe.variant", "Recipe.variant_name", "Recipe.as_dict", "Recipe.on", "Recipe.spec",
+      "Recipe.build_network", "Recipe.loss_function",
       examples=150, arguments=RECIPE, variant=mostly(st.sampled_from(["baseline", "bpsa+bpta"])))  # fmt: skip
 def test_recipe(arguments, variant):
     recipe = attempt(Recipe, **arguments)
@@ -57,6 +58,8 @@ def test_recipe(arguments, variant):
     other = attempt(recipe.variant, variant, naming=["variant"])
     assert other is REFUSED or (other.as_dict().keys() == recipe.as_dict().keys() and other.variant_name() == variant)
     assert callable(recipe.loss_function())
+    spec = attempt(recipe.spec, naming=FIELDS)
+    assert spec is REFUSED or (spec.name == recipe.dataset and recipe.on("nmnist").spec().input_shape == (2, 34, 34))
     small = dataclasses.replace(recipe, width=1 / 64)
     assert attempt(small.build_network, naming=[*FIELDS, "input_shape"]) is not None
 

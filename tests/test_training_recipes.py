@@ -24,6 +24,16 @@ REFUSED = {
     "warm_up": (dict(warm_up="ann"), ValueError, "warm_up must be one of"),
     "warm_up-None": (dict(warm_up=None), ValueError, "warm_up must be one of"),
     "schedule": (dict(schedule="step"), ValueError, "schedule must be one of"),
+    "sensor_size": (
+        dict(dataset="folder", sensor_size="34*34"),
+        ValueError,
+        "sensor_size must be HxW .*'34x34', got '34",
+    ),
+    "sensor_size-0": (dict(dataset="folder", sensor_size="0x34"), ValueError, "sensor_size must be HxW"),
+    "sensor_size-pair": (dict(dataset="folder", sensor_size=(34, 34)), TypeError, "sensor_size must be HxW"),
+    "sensor_size-of-others": (dict(sensor_size="34x34"), ValueError, "sensor_size is of your own recordings"),
+    "frame_size-of-others": (dict(frame_size="34x34"), ValueError, "frame_size is of your own .*'digits', got '34x34'"),
+    "num_classes-of-others": (dict(num_classes=3), ValueError, "num_classes is of your own recordings"),
     "num_steps-0": (dict(num_steps=0), ValueError, "num_steps must be an integer >= 1"),
     "num_steps-float": (dict(num_steps=4.0), TypeError, "num_steps must be an integer >= 1"),
     "num_steps-bool": (dict(num_steps=True), TypeError, "num_steps must be an integer >= 1"),
@@ -66,6 +76,18 @@ def test_recipes_refuse(name):
     options, error, match = REFUSED[name]
     with pytest.raises(error, match=match):
         Recipe(**options)
+
+
+def test_a_recipe_of_ones_own_recordings_says_what_it_needs():
+    recipe = Recipe(dataset="folder", width=1 / 32)
+    for changed, message in {"sensor_size": "need sensor_size", "num_classes": "need num_classes >= 2, got 1"}.items():
+        own = dict(sensor_size="" if changed == "sensor_size" else "9x12", num_classes=1)
+        with pytest.raises(ValueError, match=message):
+            replace(recipe, **own).build_network()
+    net = replace(recipe, sensor_size="64x90", frame_size="9x12", num_classes=5).build_network()
+    assert (net.input_shape, net.num_classes) == ((2, 9, 12), 5)
+    other = replace(recipe, sensor_size="34x34", num_classes=10, test_limit=3).on("nmnist")
+    assert other == Recipe(dataset="nmnist", width=1 / 32) and other.spec().num_classes == 10
 
 
 def test_the_defaults_are_the_papers():
@@ -125,10 +147,11 @@ def test_one_row_per_data_set_with_the_papers_network():
         "digits_simulated": "middle",
         "nmnist_simulated": "middle",
         "cifar10_dvs_simulated": "large",
+        "folder": "middle",
     }
     assert all(recipe.dataset == name for name, recipe in RECIPES.items())
     sizes = {name: recipe.batch_size for name, recipe in RECIPES.items()}
-    simulated = dict(digits_simulated=64, nmnist_simulated=64, cifar10_dvs_simulated=64)
+    simulated = dict(digits_simulated=64, nmnist_simulated=64, cifar10_dvs_simulated=64, folder=64)
     assert sizes == dict(digits=64, mnist=64, cifar10=128, nmnist=64, dvs_gesture=16, cifar10_dvs=64, **simulated)
 
 

@@ -35,16 +35,17 @@ def show_recipes(arguments: argparse.Namespace) -> None:
 
 
 def data_options(parser: argparse.ArgumentParser) -> None:
-    from ..data import DATASETS
+    from ..data import DATASETS, folders
 
     add = parser.add_argument
+    there = ", ".join((*DATASETS, folders.NAME))
 
     def dataset(name):
-        if name not in DATASETS:
-            raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {', '.join(DATASETS)})")
+        if name not in (*DATASETS, folders.NAME):
+            raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {there})")
         return name
 
-    add("names", nargs="*", type=dataset, metavar="NAME", help=f"default: all; {', '.join(DATASETS)}")
+    add("names", nargs="*", type=dataset, metavar="NAME", help=f"default: all; {there}")
     add(
         "--frames", type=positive, metavar="T",
         help="count the events of recordings into T frames now, and keep them: a run with --num-steps T begins at once. "
@@ -62,7 +63,16 @@ def show_data(arguments: argparse.Namespace) -> int:
         raise ValueError("--download needs the names of data sets: bpsta data NAME --download")
     print(f"data: {data.data_dir(arguments.data_root)}\ncache of frames: {data.cache_dir()}\n")
     rows, missing = [], {}
-    for name in arguments.names or data.DATASETS:
+    own = data.folders.NAME
+    if own in arguments.names and arguments.frames:
+        raise ValueError(f"--frames: those of {own!r} are counted by the first run, which knows --sensor-size")
+    for name in arguments.names or (*data.DATASETS, own):
+        if name == own:
+            found = _found_own(arguments)
+            if isinstance(found, Exception):
+                missing[name], found = found, ["-", "-", data.folders.WHAT]
+            rows.append([name, found[0], "-", *found[1:]])
+            continue
         spec = data.DATASETS[name]
         found = _found(spec, arguments)
         if isinstance(found, Exception):
@@ -92,6 +102,22 @@ def _found(spec, arguments):
         return [spec.loader(train, data_dir(arguments.data_root), bool(arguments.download)) for train in (True, False)]
     except (ImportError, OSError, ValueError) as error:
         return error
+
+
+def _found_own(arguments):
+    """Samples, number of classes and what they are, of recordings of one's own; or why they are not there."""
+    from ..data import data_dir, folders
+
+    try:
+        if arguments.download:
+            raise ValueError(f"--download: {folders.NAME!r} is {folders.WHAT}, which are nowhere to fetch")
+        parts = [len(folders.find(data_dir(arguments.data_root), train).files) for train in (True, False)]
+        found = folders.find(data_dir(arguments.data_root))
+    except (OSError, ValueError) as error:
+        return error
+    names = ", ".join(found.classes[:8]) + (", ..." if len(found.classes) > 8 else "")
+    samples = " + ".join(f"{part:,}" for part in parts)
+    return samples, str(len(found.classes)), f"{folders.WHAT}: {names} ({Path(found.files[0].name).suffix.lower()})"
 
 
 def info_options(parser: argparse.ArgumentParser) -> None:

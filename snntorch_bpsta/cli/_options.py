@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from .._meant import alike, did_you_mean
 
 if TYPE_CHECKING:
     from ..training.recipes import Recipe
@@ -33,17 +35,6 @@ class Parser(argparse.ArgumentParser):
         if wrong:
             message += did_you_mean(alike(wrong[1], re.findall(r"[^\s,']+", wrong[2])))
         raise SystemExit(fail(f"{message} (see {self.prog} --help)"))
-
-
-def alike(word: str, names: Iterable[str]) -> list[str]:
-    """The name that was meant by `word`, in a list of one, if there is one."""
-    return difflib.get_close_matches(word, [*names], 1)
-
-
-def did_you_mean(names: Iterable[str]) -> str:
-    """The end of a message."""
-    text = ", ".join(names)
-    return f"; did you mean {text}?" if text else ""
 
 
 def fail(message: object, code: int = 2) -> int:
@@ -90,7 +81,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, skip: Sequence[str] = ()
         else:
             group.add_argument(
                 name, type=kind, choices=metadata["choices"], help=metadata["help"],
-                metavar=None if metadata["choices"] else kind.__name__.upper(),
+                metavar=None if metadata["choices"] else "HxW" if kind is str else kind.__name__.upper(),
             )  # fmt: skip
     parser.add_argument("--dataset", choices=tuple(RECIPES), metavar="NAME", help="data set (default: digits)")
     parser.add_argument(
@@ -163,6 +154,7 @@ def run_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the arguments ask for."""
+    from ..data import folders
     from ..training.recipes import RECIPES, Recipe
 
     own = given(arguments, *(option.name for option in fields(Recipe) if option.name != "dataset"))
@@ -176,7 +168,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
 
         row = paper_rows(own.get("preset", "paper"))[named].recipe
     else:
-        row = RECIPES[arguments.dataset or "digits"]
+        row = RECIPES[arguments.dataset or _dataset_of(arguments)]
     if arguments.dataset not in (None, row.dataset):
         source = f"--recipe {named}" if named else f"--config {config}"
         raise ValueError(f"{source} is of {row.dataset}: drop --dataset {arguments.dataset}")
@@ -185,4 +177,29 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         own["warm_up_epochs"] = max(1, row.warm_up_epochs * epochs // row.epochs)
         if epochs == 1 and "warm_up" not in own:  # the warm-up would be all of it
             own |= {"warm_up": "none", "warm_up_epochs": 0}
-    return replace(row, **own)
+    recipe = replace(row, **own)
+    if recipe.dataset == folders.NAME:
+        if arguments.data_root is None:
+            raise ValueError(f"--dataset {folders.NAME} needs --data-root, the folder with one folder for each class")
+        if not recipe.num_classes:
+            recipe = replace(recipe, num_classes=len(folders.find(arguments.data_root).classes))
+    recipe.spec()
+    return recipe
+
+
+def _dataset_of(arguments):
+    """The data set that is meant where none is named: recordings of one's own, where their sensor is given."""
+    from ..data import folders
+
+    if arguments.sensor_size:
+        return folders.NAME
+    classes: tuple[str, ...] = ()
+    if arguments.data_root:
+        with suppress(ValueError, OSError):
+            classes = folders.find(arguments.data_root).classes
+    if classes:
+        raise ValueError(
+            f"--data-root {arguments.data_root} has recordings of your own, of the classes {', '.join(classes)}: give the "
+            "sensor of their camera, --sensor-size HxW; or name another data set with --dataset"
+        )
+    return "digits"

@@ -232,7 +232,8 @@ def damaged(path: Path, reason: object, url: str) -> ValueError:
     if not url:
         return ValueError(
             f"expected {path} to be a recording of this camera, got a damaged or foreign file ({reason}): take it out of "
-            "the folder; or where an event is outside, give the sensor_size (--sensor-size) of the camera"
+            "the folder; or where an event is outside, give the sensor_size (--sensor-size) of the camera. (Four columns of "
+            "an .npy without names are x, y, p, t.)"
         )
     return ValueError(
         f"expected {path} to be intact, got a damaged or foreign file ({reason}): delete it and get it again from {url}"

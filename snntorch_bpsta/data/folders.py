@@ -19,11 +19,14 @@ from .frames import check_cut, height_width
 from .recordings import FORMATS, Recordings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._typing import AnyPath
 
 __all__ = ["from_folder"]
 
 NAME = "folder"  # of the data set: in the cache, and to the command line
+WHAT = "recordings of your own, one folder for each class"
 _PATTERN = rf".+({'|'.join(map(re.escape, FORMATS))})"
 _PARTS = ("train", "test")
 _SHARE = 5  # every fifth recording of a class tests, where the folder does not say which
@@ -120,13 +123,28 @@ def from_folder(
     if limit is not None:
         check_positive_int("limit", limit)
     found = find(root, train)
-    recordings = Recordings(NAME, found.root, found.files, found.targets, sensor_size, "")
+    own = _recordings(found, sensor_size)
     if limit is not None:
-        recordings = recordings.take(stratified_order(found.targets)[:limit])
-    frames, lengths = cached_frames(recordings, Cut(num_steps, size, time_window, polarities))
-    samples = Samples(frames, recordings.targets, lengths=lengths)
+        own = own.take(stratified_order(found.targets)[:limit])
+    frames, lengths = cached_frames(own, Cut(num_steps, size, time_window, polarities))
+    samples = Samples(frames, own.targets, lengths=lengths)
     samples.classes = found.classes
     return samples
+
+
+def loader(sensor_size: tuple[int, int]) -> Callable[[bool, Path, bool], Recordings]:
+    """The `loader` of a ``DatasetSpec``, for a camera with this sensor."""
+
+    def load(train, root, download=False):
+        if download:
+            raise ValueError(f"download (--download): your own recordings (data set {NAME!r}) are nowhere to fetch")
+        return _recordings(find(root, train), sensor_size)
+
+    return load
+
+
+def _recordings(found, sensor_size):
+    return Recordings(NAME, found.root, found.files, found.targets, sensor_size, "")
 
 
 def find(root: AnyPath, train: bool | None = None) -> Found:

@@ -17,6 +17,7 @@ from .._checks import (
     check_temporal_alpha,
     check_tensor,
 )
+from .._meant import says_what_was_meant
 from .._torch import (
     backward_pass,
     is_compiling,
@@ -293,6 +294,7 @@ def _seconds(call, args, kwargs, rounds=5):
     return best
 
 
+@says_what_was_meant
 def fold_time(
     net: nn.Module | Callable[..., Any],
     *nets: nn.Module,

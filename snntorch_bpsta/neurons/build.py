@@ -19,6 +19,7 @@ from .._checks import (
     check_threshold_positive,
     warn_not_finite,
 )
+from .._meant import check_keywords
 from .._snntorch import EQUATIONS, step_names
 from .._torch import is_compiling, is_transforming, is_watched, version
 from ..functional.cells import CELLS
@@ -69,8 +70,14 @@ class Built(Mixin):
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        host = inspect.signature(self._host)
         options = {name: kwargs.pop(name, off) for name, off in self._options.items()}
-        given = inspect.signature(self._host).bind(*args, **kwargs)
+        if not kwargs.keys() <= host.parameters.keys():
+            bases: list[Any] = [*type(self).__mro__]
+            known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
+            known |= {*host.parameters, *self._options}
+            check_keywords(type(self).__name__, kwargs, known - {"self", "args", "kwargs"})
+        given = host.bind(*args, **kwargs)
         given.apply_defaults()
         given = given.arguments
         self._check_host_arguments(given)

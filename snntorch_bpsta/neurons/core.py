@@ -366,17 +366,29 @@ class Adjusted(Built, Stateful, Watched, Noticing, Engine):
         )
 
     def extra_repr(self) -> str:
+        """The decays, the threshold and the reset, and of our options those that are on."""
         options = self._options
         values = {
             name: getattr(self, name, off) for name, off in options.items()
         }  # a constructor may have failed early
-        return ", ".join(f"{name}={value!r}" for name, value in values.items() if value != options[name])
+        shown = {name: repr(value) for name, value in values.items() if value != options[name]}
+        host = {name: getattr(self, name, None) for name in ("alpha", "beta", "threshold", "reset_mechanism")}
+        shown = {name: _in_short(value) for name, value in host.items() if value is not None} | shown
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
 def _prepared(input_, relu, num_steps):
     if relu:
         input_ = input_.relu()
     return input_ if num_steps is None else input_.expand(num_steps, *input_.shape[1:])
+
+
+def _in_short(value):
+    """A parameter of a neuron: its number, or the shape where it has several, or none that can be looked at."""
+    if not isinstance(value, torch.Tensor):
+        return repr(value)
+    plain = type(value) in (torch.Tensor, nn.Parameter) and not (value.is_meta or is_transforming() or is_compiling())
+    return f"{value.item():.4g}" if plain and value.numel() == 1 else f"{[*value.shape]}"
 
 
 def _or_zeros(state, zeros):

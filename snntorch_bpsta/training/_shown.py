@@ -8,7 +8,6 @@ import lightning as L
 import torch
 
 from .._progress import Progress
-from ..data import DATASETS
 from ..telling import which
 from ._tables import number
 from .results import device_name
@@ -106,7 +105,7 @@ class Shown(Epochs):
 def describe(trainer: L.Trainer, model: Any, folder: Path | None) -> dict[str, str]:
     """What a run is, and how it is done, in words."""
     recipe, frames = model.recipe, trainer.datamodule  # type: ignore[attr-defined]
-    spec = DATASETS[recipe.dataset]
+    spec = recipe.spec()
     parameters = sum(parameter.numel() for parameter in model.net.parameters())
     warm_up = f", the first {recipe.warm_up_epochs} with the {recipe.warm_up} warm-up"
     processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""

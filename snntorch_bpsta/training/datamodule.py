@@ -19,7 +19,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from .. import data
 from .._checks import REAL, check_flags, check_instance, check_int, check_number, check_path, check_tensor
-from .recipes import Recipe
+from ..data import folders
+from .recipes import Recipe, pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,14 +73,29 @@ class Frames(L.LightningDataModule):
         if self._load_options["download"]:
             fitting = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
             for train in (True, False) if fitting else (False,):
-                loader = data.DATASETS[self.recipe.dataset].loader
-                loader(train, data.data_dir(self._load_options["root"]), True)
+                self.recipe.spec().loader(train, data.data_dir(self._load_options["root"]), True)
 
     def setup(self, stage: str | None = None) -> None:
-        recipe = self.recipe
         if stage in (None, "fit"):
-            self.train = data.load(recipe.dataset, train=True, limit=recipe.limit or None, **self._load_options)
-        self.test = data.load(recipe.dataset, train=False, limit=recipe.test_limit or None, **self._load_options)
+            self.train = self._load(True, self.recipe.limit or None)
+        self.test = self._load(False, self.recipe.test_limit or None)
+
+    def _load(self, train, limit):
+        recipe, root = self.recipe, self._load_options["root"]
+        if recipe.dataset != folders.NAME:
+            return data.load(recipe.dataset, train=train, limit=limit, **self._load_options)
+        if root is None:
+            raise ValueError("your own recordings (data set 'folder') need data_root (--data-root), where they are")
+        samples = data.from_folder(
+            root, sensor_size=pixels(recipe.sensor_size), size=recipe.spec().input_shape[1:], train=train, limit=limit,
+            num_steps=recipe.num_steps,
+        )  # fmt: skip
+        if len(samples.classes) != recipe.num_classes:
+            raise ValueError(
+                f"expected num_classes = {recipe.num_classes} folders of classes in {root} (data_root), got "
+                f"{len(samples.classes)}: {', '.join(samples.classes)}"
+            )
+        return samples
 
     def _fingerprint(self):
         """What tells these data from others: a digest of all labels, and of at most 256 samples of each part."""
@@ -89,7 +105,8 @@ class Frames(L.LightningDataModule):
         chosen: Any
         for samples in (self.train, self.test):
             chosen = np.unique(np.linspace(0, len(samples) - 1, 256).astype(int)) if len(samples) else []
-            digest.update(repr((samples.data.shape, samples.data.dtype.str, samples.scale)).encode())
+            names = (samples.classes,) if samples.classes else ()  # of your own recordings
+            digest.update(repr((samples.data.shape, samples.data.dtype.str, samples.scale, *names)).encode())
             digest.update(samples.targets.numpy().tobytes())
             for i in chosen:
                 digest.update(np.ascontiguousarray(samples.data[i]).tobytes())

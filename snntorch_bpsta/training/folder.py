@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from .._files import check_writable, locked
 from .checkpoints import CHECKPOINT, PREVIOUS, TO_RESUME, load_checkpoint
+from .recipes import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import lightning as L
 
     from .._typing import Result
-    from .recipes import Recipe
 
 __all__: list[str] = []
 
@@ -80,7 +80,7 @@ def finished(folder: Path, recipe: Recipe, seed: int, precision: str, processes:
     """The row of this run, if it is finished."""
     try:
         row = json.loads((folder / RESULT).read_text())
-        own = row["recipe"], row["seed"], len(row["history"]), row["precision"], row["processes"]
+        own = Recipe().as_dict() | row["recipe"], row["seed"], len(row["history"]), row["precision"], row["processes"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return row if own == (recipe.as_dict(), seed, recipe.epochs, precision, processes) else None

@@ -15,7 +15,6 @@ from torchmetrics.classification import MulticlassAccuracy
 from .. import energy
 from .._checks import check_instance, check_module
 from .._signals import Stop
-from ..data import DATASETS
 from ..networks import set_warm_up
 from .checkpoints import CHECKPOINT, check_restored
 from .datamodule import AUGMENTATIONS, Frames, augment, check_run
@@ -55,7 +54,7 @@ class Classifier(L.LightningModule):
         self.recipe = recipe
         self.seed = seed
         self._loss = recipe.loss_function()
-        self.accuracy = MulticlassAccuracy(DATASETS[recipe.dataset].num_classes, average="micro")
+        self.accuracy = MulticlassAccuracy(recipe.spec().num_classes, average="micro")
         self.history: list[Result] = []
         self._losses: list[Tensor] = []
         self._batches_done = 0  # of an epoch in whose midst the run is written

@@ -1,6 +1,7 @@
 """Recipes as data. A recipe is everything that decides a result, apart from the seed and the machine."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 
 from .. import networks
 from .._checks import check_choice, check_instance, check_temporal_alpha
-from ..data import DATASETS
+from ..data import DATASETS, DatasetSpec, folders
 from ..surrogate import rectangle, spatial_adjustment
 from .losses import rate_cross_entropy_loss, rate_mse_loss
 
@@ -35,6 +36,7 @@ COMPARED = ("baseline", "bpsa", "bpsa+bpta")  # those of Table 8
 
 
 _POSITIVE = ("width", "num_steps", "epochs", "batch_size")
+_OF_FOLDER = ("sensor_size", "frame_size", "num_classes")
 
 
 def _option(default, help, choices=None):
@@ -49,7 +51,7 @@ class Recipe:
         ValueError, TypeError: a field out of range; the message names it.
     """
 
-    dataset: str = _option("digits", "data set", tuple(DATASETS))
+    dataset: str = _option("digits", "data set", (*DATASETS, folders.NAME))
     network: str = _option("small", "network of Table 1 (small, middle, large), or a notation (128FC-10Voting)")
     preset: str = _option("paper", "the paper's network or its released code's", tuple(networks.NETWORKS))
     width: float = _option(1.0, "factor on the number of channels and features")
@@ -78,6 +80,9 @@ class Recipe:
     augment: bool = _option(False, "the released code's augmentation of the data set")
     limit: int = _option(0, "train on this many samples, a fixed stratified subset; 0 for all")
     test_limit: int = _option(0, "the same for the test samples")
+    sensor_size: str = _option("", "of the camera of your own recordings (data set folder), HxW in pixels: 34x34")
+    frame_size: str = _option("", "of the frames of your own recordings, HxW; default: that of the sensor")
+    num_classes: int = _option(0, "of your own recordings; default: the folders are counted")
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -94,6 +99,10 @@ class Recipe:
             elif option.type is bool:
                 if not isinstance(value, bool):
                     raise TypeError(f"{name} must be True or False, got {value!r}")
+            elif option.type is str:
+                check_instance(name, value, str, "HxW, such as '34x34'")
+                if value and not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", value):
+                    raise ValueError(f"{name} must be HxW in pixels, such as '34x34', got {value!r}")
             else:
                 if name == "temporal_alpha":  # either sign
                     check_temporal_alpha(value)
@@ -110,12 +119,41 @@ class Recipe:
             raise ValueError(
                 f"spatial_leak is that of Eq. 9, got {self.spatial_leak} with spatial_adj=False: set it to 0"
             )
+        for name in _OF_FOLDER if self.dataset != folders.NAME else ():
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} is of your own recordings, data set {folders.NAME!r}: leave it out for {self.dataset!r}, got "
+                    f"{getattr(self, name)!r}"
+                )
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout must be in [0, 1], got {self.dropout}")
         if self.warm_up != "none" and not 1 <= self.warm_up_epochs <= self.epochs:
             raise ValueError(
                 f"warm_up={self.warm_up!r} needs warm_up_epochs from 1 to epochs={self.epochs}, got {self.warm_up_epochs}"
             )
+
+    def spec(self) -> DatasetSpec:
+        """The row of ``DATASETS`` of its data set; for your own recordings one of that kind.
+
+        Raises:
+            ValueError: of your own recordings `sensor_size` or `num_classes` is not given.
+        """
+        if self.dataset != folders.NAME:
+            return DATASETS[self.dataset]
+        if not self.sensor_size:
+            raise ValueError(
+                "your own recordings (data set 'folder') need sensor_size (--sensor-size HxW), the camera's"
+            )
+        if self.num_classes < 2:
+            raise ValueError(f"your own recordings (data set 'folder') need num_classes >= 2, got {self.num_classes}")
+        shape = (2, *pixels(self.frame_size or self.sensor_size))
+        load = folders.loader(pixels(self.sensor_size))
+        return DatasetSpec(folders.NAME, "event", shape, self.num_classes, load, "", folders.WHAT)
+
+    def on(self, dataset: str) -> "Recipe":
+        """This recipe with another data set of `DATASETS`, and all of its test samples."""
+        check_choice("dataset", dataset, tuple(DATASETS))
+        return replace(self, dataset=dataset, test_limit=0, sensor_size="", frame_size="", num_classes=0)
 
     def variant(self, name: str) -> "Recipe":
         """This recipe as a row of ``VARIANTS``."""
@@ -142,7 +180,7 @@ class Recipe:
     def build_network(self) -> networks.SpikingNetwork:
         """The network of this recipe, with PyTorch's default initialisation; channels last, in which convolutions and
         pooling are faster."""
-        dataset = DATASETS[self.dataset]
+        dataset = self.spec()
         leaks = spatial_adjustment(leak=self.spatial_leak) if self.spatial_leak else self.spatial_adj
         neuron: dict[str, Any] = {"spatial_adj": leaks, "temporal_alpha": self.temporal_alpha}
         if not self.spatial_adj:
@@ -158,6 +196,12 @@ class Recipe:
             neuron = {**networks.NEURONS[self.preset], **neuron}
         net = build(dataset.input_shape, dataset.num_classes, **options, **neuron)
         return net.to(memory_format=torch.channels_last)
+
+
+def pixels(text: str) -> tuple[int, int]:
+    """``34x34`` as (H, W)."""
+    height, width = map(int, text.split("x"))
+    return height, width
 
 
 # One row per data set, at the paper's size, but for the digits that stand in for a download.
@@ -179,4 +223,5 @@ RECIPES = {
     ),
     "nmnist_simulated": Recipe(dataset="nmnist_simulated", network="middle"),
     "cifar10_dvs_simulated": Recipe(dataset="cifar10_dvs_simulated", network="large", augment=True),
+    folders.NAME: Recipe(dataset=folders.NAME, network="middle"),
 }

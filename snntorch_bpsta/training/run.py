@@ -111,7 +111,7 @@ def train(
     check_choice("precision", precision, PRECISIONS)
     check_instance("also_test", also_test, (list, tuple), "names of data sets")
     for name in also_test:
-        _check_alike("also_test", name, recipe.dataset)
+        _check_alike("also_test", name, recipe)
     if also_test and devices * num_nodes != 1:
         raise ValueError(
             f"also_test needs one process, got devices={devices}, num_nodes={num_nodes}: "
@@ -148,8 +148,7 @@ def train(
             model.load_state_dict(load_checkpoint(checkpoint)[0]["state_dict"])
         for name in also_test:
             if name not in row.setdefault("also_test", {}):
-                other = replace(recipe, dataset=name, test_limit=0)
-                found = _measure(model, frames(other), **on)
+                found = _measure(model, frames(recipe.on(name)), **on)
                 row["also_test"][name] = {**found, "samples": model._samples}
         if folder is not None and is_first():
             write_json(folder / RESULT, row)
@@ -200,14 +199,14 @@ def _fit(trainer, model, frames, checkpoint):
     raise KeyboardInterrupt  # whoever has the signal does nothing with it
 
 
-def _check_alike(argument, name, dataset):
-    """Refuse a data set whose samples a network for `dataset` does not take."""
+def _check_alike(argument, name, recipe):
+    """Refuse a data set whose samples the network of `recipe` does not take."""
     check_choice(argument, name, tuple(DATASETS))
-    own, other = DATASETS[dataset], DATASETS[name]
+    own, other = recipe.spec(), DATASETS[name]
     if (own.input_shape, own.num_classes) != (other.input_shape, other.num_classes):
         raise ValueError(
-            f"{argument}: {name} has {other.num_classes} classes of {other.input_shape}; a network for {dataset} takes "
-            f"{own.num_classes} of {own.input_shape}"
+            f"{argument}: {name} has {other.num_classes} classes of {other.input_shape}; a network for {recipe.dataset} "
+            f"takes {own.num_classes} of {own.input_shape}"
         )
 
 
@@ -261,8 +260,8 @@ def evaluate(
         raise FileNotFoundError(f"there is no checkpoint {path}; bpsta train writes one as OUT/{CHECKPOINT}")
     saved, recipe = load_checkpoint(path)
     if dataset is not None:
-        _check_alike("dataset", dataset, recipe.dataset)
-        recipe = replace(recipe, dataset=dataset, test_limit=0)
+        _check_alike("dataset", dataset, recipe)
+        recipe = recipe.on(dataset)
     if test_limit:
         recipe = replace(recipe, test_limit=test_limit)
     model = Classifier(recipe.build_network(), recipe, saved["bpsta"]["seed"])

@@ -48,6 +48,10 @@ FAULTS = {
         "neurons/engine", "not adjustment(self.spatial_adj).leak and", "", "a leak is left out where zeros are skipped",
         "functional_skipping",
     ),
+    "meant": Fault(
+        "_meant", "difflib.get_close_matches(word, [*names], 1)", "[*names][:1]",
+        "another name than the one that was meant", "neurons_build cli",
+    ),
     "spatial": Fault(
         "surrogate", "torch.where(x > 0, dspk / u, below)", "torch.where(x > 0, -dspk / u, below)",
         "a sign in Eq. 9", "surrogate",

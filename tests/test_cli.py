@@ -93,7 +93,7 @@ def test_help_names_every_option_of_a_recipe(command, capsys):
     bpsta(command, "--help")
     out = capsys.readouterr().out
     own = (
-        {"spatial_adj", "temporal_alpha", "output_spike_grad"} if command == "compare" else set()
+        {"spatial_adj", "spatial_leak", "temporal_alpha", "output_spike_grad"} if command == "compare" else set()
     )  # the variants' there
     for field in fields(Recipe):
         assert (f"--{field.name.replace('_', '-')} " in out.replace(",", " ")) == (field.name not in own), field.name
@@ -225,10 +225,10 @@ WRONG = {
     "study": (["study", "speed"], "'speed'", "'compare'", "'simulator'"),
     "workers": (["train", *SMALL, "--num-workers", "-1"], "num_workers"),
     "alpha-of-compare": (["compare", "--temporal-alpha", "0.5"], "--temporal-alpha"),
-    "seeds-text": (["compare", "--seeds", "three"], "--seeds", "'three'", "(5)", "(3,7)"),
+    "seeds-text": (["compare", "--seeds", "three"], "--seeds", "'three'", "(5)", "(3,7;", "3,)"),
     "seeds-zero": (["compare", "--seeds", "0"], "--seeds"),
     "seeds-negative": (["compare", "--seeds", "-2"], "--seeds"),
-    "seeds-half-a-list": (["compare", "--seeds", "1,"], "--seeds"),
+    "seeds-half-a-list": (["compare", "--seeds", "1,,"], "--seeds"),
     "seeds-negative-in-a-list": (["compare", "--seeds", "1,-3"], "--seeds"),
     "seeds-float": (["compare", "--seeds", "1.5"], "--seeds"),
     "seeds-empty": (["compare", "--seeds", ""], "--seeds"),

@@ -66,6 +66,9 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
+_METAVARS = {"network": "NAME", "sensor_size": "HxW", "frame_size": "HxW"}
+
+
 def add_recipe_options(parser: argparse.ArgumentParser, skip: Sequence[str] = ()) -> None:
     """An option for every field of a recipe but those to `skip`."""
     from ..training.recipes import RECIPES, Recipe
@@ -81,7 +84,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, skip: Sequence[str] = ()
         else:
             group.add_argument(
                 name, type=kind, choices=metadata["choices"], help=metadata["help"],
-                metavar=None if metadata["choices"] else "HxW" if kind is str else kind.__name__.upper(),
+                metavar=None if metadata["choices"] else _METAVARS.get(option.name, kind.__name__.upper()),
             )  # fmt: skip
     parser.add_argument("--dataset", choices=tuple(RECIPES), metavar="NAME", help="data set (default: digits)")
     parser.add_argument(

@@ -23,7 +23,8 @@ FEATURES = {
     "The names of snnTorch": "test_namespace test_architecture test_torch",
     "snnTorch's versions": "test_compatibility",
     "A threshold that adapts": "test_neurons_adaptive",
-    "Layers that are silent or whose gradients grow (warnings, check, wake)": "test_neurons_notices test_doctor",
+    "Layers that are silent or whose gradients grow (warnings, check, wake)": "test_neurons_notices test_neurons_silent "
+    "test_doctor",
     "Decays that learn": "test_decays",
     "Surrogates": "test_surrogate",
     "lif_multistep": "test_functional_door",

@@ -22,9 +22,9 @@ PAPERS_FACTOR = 0.9 * 0.8 / 0.5  # what an error is multiplied by across a spike
 SILENT = (
     "under spatial_adj (Eq. 9) a neuron that does not fire gets no gradient and hands none on, so nothing in front of it "
     "learns. What helps, best first: batch norm in front of the neurons; an output that cannot fall silent (its averaged "
-    'current, or a surrogate there); a warm-up, snn.networks.set_warm_up(net, "surrogate"), for the first third of the '
-    "training; snn.wake(net, batch), which scales weights; a lower threshold; a leak, "
-    "spatial_adj=snn.surrogate.spatial_adjustment(leak=0.1)"
+    "current, or a surrogate there, snn.convert(net, spatial_adj=True, output_spike_grad=...)); a warm-up, "
+    'snn.networks.set_warm_up(net, "surrogate"), for the first third of the training; snn.wake(net, batch), which scales '
+    "weights; a leak, spatial_adj=snn.surrogate.spatial_adjustment(leak=0.1); a lower threshold"
 )
 GROWS = (
     "from a step to the next the error may be multiplied by {factor:.3g} here, more than in the paper's own setting (1.44): "

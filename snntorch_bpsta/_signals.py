@@ -24,10 +24,15 @@ class Stop:
     def __enter__(self) -> Stop:
         self.handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # signals are Python's main thread's
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    self.handlers[number] = signal.signal(number, self._stop)
+            before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.handlers = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+        self.take()
         return self
+
+    def take(self) -> None:
+        """Take the signals back from handlers that a library has put over these since."""
+        for number in self.handlers:
+            signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         first, self.number = self.number is None, number

@@ -1,9 +1,11 @@
 """Runs small enough for tests, and processes that run them."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import torch
 
@@ -14,6 +16,7 @@ TINY = Recipe(
     dataset="digits", width=1 / 16, num_steps=2, epochs=4, batch_size=32, lr_warm_up_epochs=1, warm_up="none", limit=96,
     test_limit=32,
 )  # fmt: skip
+PATIENCE = 600  # seconds for a process that hangs; the longest takes one or two minutes
 ELSEWHERE = "/dev/shm"  # another file system than that of the tests' folders
 
 
@@ -32,7 +35,7 @@ def script(folder, text, **environment):
     """Run `text` in a process of its own, behind a preamble, with TMPDIR on another file system."""
     path = folder / "script.py"
     preamble = f"""
-        import os, random, resource, signal, sys
+        import os, random, resource, signal, sys, time
         from dataclasses import replace
         from pathlib import Path
         import torch
@@ -45,7 +48,16 @@ def script(folder, text, **environment):
     path.write_text(textwrap.dedent(preamble) + textwrap.dedent(text))
     if os.path.isdir(ELSEWHERE):
         environment["TMPDIR"] = ELSEWHERE
-    return subprocess.run([sys.executable, path], capture_output=True, text=True, env=os.environ | environment)
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        [sys.executable, path], env=os.environ | environment, start_new_session=True, **pipes
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with its children: they wait for one another for half an hour
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def train_alone(recipe, seed):

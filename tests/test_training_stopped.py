@@ -165,13 +165,20 @@ def test_a_signal_goes_on_to_whoever_has_it(tmp_path):
     assert run.returncode == -signal.SIGTERM, run.stderr
 
 
-def test_one_process_of_two_is_told_and_both_stop(tmp_path):
+@pytest.mark.parametrize("told", [0, 1])
+def test_one_process_of_two_is_told_and_both_stop(tmp_path, told):
+    """While the other one waits for the gradients of this one."""
     command = [*COMMAND, "--out", str(tmp_path / "run"), "--devices=2", "--accelerator=cpu"]
     text = f"""{TOLD}
-module.Classifier.training_step = told(step, (1, 0), [signal.SIGTERM] if os.environ.get("LOCAL_RANK", "0") == "0" else [])
+def late(self, batch, batch_idx):
+    time.sleep(0.5 * (self.current_epoch == 1))
+    return step(self, batch, batch_idx)
+if os.environ.get("LOCAL_RANK", "0") == "{told}":
+    module.Classifier.training_step = told(late, (1, 0), [signal.SIGTERM])
 sys.exit(cli.main({command}))
 """
-    assert script(tmp_path, text).returncode == 143
+    done = script(tmp_path, text)
+    assert done.returncode == 143, done.stderr
     saved = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["bpsta"]
     assert (len(saved["history"]), saved["batches_done"], saved["processes"]) == (1, 1, 2)
     for folder, more in (("run", ["--resume"]), ("whole", [])):

@@ -93,6 +93,10 @@ class Classifier(L.LightningModule):
         return self._seconds + time.perf_counter() - self._started
 
     def on_train_start(self) -> None:
+        if self._stop is not None:
+            # Lightning's handler of SIGTERM kills and waits for the other processes from within the signal, wherever they
+            # are: where one of them waits for this one's gradients, both wait for ever. `_stops` asks them between steps.
+            self._stop.take()
         if self._restoring:
             for optimizer in self.trainer.optimizers:
                 check_restored(optimizer)
@@ -105,9 +109,14 @@ class Classifier(L.LightningModule):
         self._losses = []
 
     def _stops(self):
-        """Whether a signal came: to one of the processes, and all of them stop."""
-        told = self._stop is not None and self._stop.number is not None
-        return self.trainer.strategy.reduce_boolean_decision(told, all=False) if self.trainer.world_size > 1 else told
+        """Whether a signal came: to one of the processes, and all of them stop as if they had been told."""
+        number = 0 if self._stop is None or self._stop.number is None else self._stop.number
+        if self.trainer.world_size > 1:
+            strategy = self.trainer.strategy
+            number = int(strategy.reduce(torch.tensor(number, device=strategy.root_device), reduce_op="max"))
+            if self._stop is not None and number:
+                self._stop.number = number
+        return number != 0
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Not once an epoch: Lightning makes the data loader's iterator, which draws a number, before or after that hook,

@@ -81,6 +81,14 @@ def test_states_that_the_user_holds_in_other_precisions(kind, dtype):
     assert all(part.dtype == dtype for part in out)
 
 
+def test_a_state_of_one_byte_a_number_is_the_hosts():
+    """Whose spikes of it are float32: nothing adds to them otherwise."""
+    given = torch.tensor(0.9925), torch.tensor(1.0).to(torch.float8_e5m2)
+    options = {"beta": 0.0, "threshold": torch.ones(1), "reset_mechanism": "zero"}
+    (spk, mem), expected = (lib.Leaky(**options)(*given) for lib in (snn, snntorch))
+    assert mem.dtype == expected[1].dtype and torch.equal(spk, expected[0]) and torch.equal(mem, expected[1])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("key", CALLABLE)
 def test_every_surrogate_in_other_precisions(key, dtype):

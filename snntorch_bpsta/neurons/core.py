@@ -119,7 +119,7 @@ class Adjusted(Built, Stateful, Watched, Noticing, Engine):
         """What spikes are cast to beside `x`, the current or a membrane; None where they stay as they come. snnTorch's
         surrogates give float32, which the next layer of a network in half or double precision refuses. Under autocast, and
         with the options off, we keep to snnTorch."""
-        if x.dtype == torch.float32 or not x.is_floating_point():
+        if x.dtype == torch.float32 or x.dtype not in FLOATING:  # integers, and floats of a byte, which nothing adds to
             return torch.float32
         if is_autocast(x):
             return None if self.spatial_adj or self.temporal_alpha else torch.float32

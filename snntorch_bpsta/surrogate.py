@@ -48,6 +48,7 @@ KERNELS = {
 _NUMBERS = {name: number for number, name in enumerate(KERNELS)}
 # Those whose derivative has the sign of a parameter. The kernels keep its magnitude.
 _SIGNED = {"atan": "alpha", "sigmoid": "slope", "spike_rate_escape": "slope"}
+_LARGEST = torch.finfo(torch.float32).max
 SPATIAL_ADJUSTMENT, TRIANGULAR = _NUMBERS["spatial_adjustment"], _NUMBERS["triangular"]
 
 
@@ -180,7 +181,7 @@ class SpatialAdjustment(Surrogate):
         if threshold is not None:
             check_threshold_positive(threshold)
         self.threshold: Any = threshold
-        self.leak = check_number("leak", leak, "a finite number >= 0", lowest=0)
+        self.leak = check_number("leak", leak, "a finite number >= 0 (in float32)", lowest=0, highest=_LARGEST)
 
     def _of(self, threshold: Number) -> SpatialAdjustment:
         """The same for a neuron of that `threshold`, which is checked already."""
@@ -249,7 +250,7 @@ class Rectangle(Surrogate):
     kernel = "rectangle"
 
     def __init__(self, width: float = 1.0) -> None:
-        self.width = check_number("width", width, "a finite number > 0", above=0)
+        self.width = check_number("width", width, "a finite number > 0 (in float32)", above=0, highest=_LARGEST)
 
     def derivative(self, x: Tensor) -> Tensor:
         _check_real(x)
@@ -282,7 +283,7 @@ class ArcTangent(Surrogate):
     kernel = "atan"
 
     def __init__(self, alpha: float = 2.0) -> None:
-        self.alpha = check_number("alpha", alpha, "a finite number > 0", above=0)
+        self.alpha = check_number("alpha", alpha, "a finite number > 0 (in float32)", above=0, highest=_LARGEST)
 
     def derivative(self, x: Tensor) -> Tensor:
         _check_real(x)
@@ -309,7 +310,7 @@ class Logistic(Surrogate):
     kernel = "sigmoid"
 
     def __init__(self, slope: float = 4.0) -> None:
-        self.slope = check_number("slope", slope, "a finite number > 0", above=0)
+        self.slope = check_number("slope", slope, "a finite number > 0 (in float32)", above=0, highest=_LARGEST)
 
     def derivative(self, x: Tensor) -> Tensor:
         _check_real(x)

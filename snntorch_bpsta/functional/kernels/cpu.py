@@ -149,8 +149,8 @@ def forward(t, c, spk, states, records, saved, values, from_zero, steps=None):
     if not c.pool:
         _run(kernel, steps, num_neurons, arguments, behind)
     else:
-        # The largest is a NaN where one of them is, as the sum, where the spikes are NaN.
-        kind = "average" if t.factor.isnan() else c.pool
+        # The largest is a NaN where one of them is, as the sum: all that are not finite are NaN or alike.
+        kind = c.pool if t.factor.isfinite() else "average"
         bands, pool = Bands.of(input_.shape[-4:], c.window), _pool_kernel(kind, *c.window[:2], dtype)
         room, pooled = out.itemsize, (out.data_ptr(), out.numel() // c.num_steps, c.num_steps)
 

@@ -52,6 +52,7 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
         from_zero, p0, p1,
     ):  # fmt: skip
         p0, p1, spike = number(p0), number(p1), array(factor, 1, number)[0]
+        quiet = spike * number(0)  # NaN where the factor is not finite, as snnTorch's product
         total = VERSION * 0 + num_steps * size
         step = 0 if constant else size
         copied = relu or input_ == spk or input_ == saved
@@ -119,9 +120,9 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
                             i[k] = e
                         if ALPHA:
                             j[k] = h
-                        o[k] = spike if above else zero
+                        o[k] = spike if above else quiet
                         if RECURRENT:
-                            z[k] = spike if above else zero
+                            z[k] = spike if above else quiet
                         d = derivative(SURROGATE, m, th0, p0, p1, one, zero, number)
                         w[k] = -d if above else d
                     if relu:
@@ -142,7 +143,7 @@ def forward_kernel(flags, PROMPT, SURROGATE, dtype):
                     if ALPHA:
                         j[k] = h
                 for k in range(n):  # Eq. 3
-                    o[k] = spike if u[k] - th[k] > zero else zero
+                    o[k] = spike if u[k] - th[k] > zero else quiet
                 if RECURRENT:
                     z[:] = o
                 if keep == 3:

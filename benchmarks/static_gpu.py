@@ -25,9 +25,9 @@ KINDS = ("frozen", "half", "learned")
 SIZES = {"few": (8192, 64), "long": (8192, 1024), "many": (2**20, 16)}  # neurons, steps
 
 
-def compiled(kernel, cell, reset, kind, config):
+def compiled(kernel, cell, reset, kind, config, window=(0, 0)):
     """The kernel of a neuron: the surrogate arctan, parameters that are one number each. `kind` is "frozen"; "half", with a
-    float16 current; or "learned", with the gradients of all parameters."""
+    float16 current; or "learned", with the gradients of all parameters. With a `window` the spikes are max pooled."""
     row, forward, learned = cells.CELLS[cell], kernel is kernels.forward_kernel, kind == "learned"
     currents = ["syn"] * (row.filter or row.alpha) + ["inh"] * row.alpha
     states = ["mem", *currents, *["fed"] * row.recurrent]
@@ -42,6 +42,7 @@ def compiled(kernel, cell, reset, kind, config):
         "start": "i32",
         "stop": "i32",
         "num_neurons": "i32",
+        **dict.fromkeys(("num_pooled", "height", "width", "channels"), "i32"),
         "stride": "i32",
         "p0": "fp64",
         "p1": "fp64",
@@ -52,6 +53,8 @@ def compiled(kernel, cell, reset, kind, config):
     constants = {
         **cells.flags(cell, reset)._asdict(), **config.kwargs, "PROMPT": False, "SURROGATE": 2, "RELU": False,
         "MEMBRANE": learned, "CLIPPED": row.clipped, "FROM_ZERO": True, "CONSTANT": False, "MORE": False,
+        "POOL": int(any(window)), "DOWN": window[0], "ACROSS": window[1],
+        "PLACES": triton.next_power_of_2(window[0] * window[1]) if any(window) else 0,
     }  # fmt: skip
     names = kernel.arg_names
     signature = {name: types.get(name, "constexpr") for name in names}

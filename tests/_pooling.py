@@ -30,18 +30,19 @@ def run(
 ):  # fmt: skip
     """Outputs and gradients by name; `where` the pooling is done: "inside" or by PyTorch "behind"."""
     names = [name for name in CELLS[cell].states if name != "spk"]
-    x = currents(*((1, *shape[1:]) if constant else shape), scale=1.5, low=-0.4).to(dtype)
+    device = "cuda" if impl == "triton" and torch.cuda.is_available() else "cpu"  # or Triton's interpreter
+    x = currents(*((1, *shape[1:]) if constant else shape), scale=1.5, low=-0.4).to(device, dtype)
     leaves = {"input": x.requires_grad_()}
     if given:
         leaves |= {
-            name: currents(*shape[1:], seed=3 + k).to(dtype).requires_grad_()
+            name: currents(*shape[1:], seed=3 + k).to(device, dtype).requires_grad_()
             for k, name in enumerate(CELLS[cell].states)
         }
     state = F64 if dtype == F64 else F32
-    values = {k: v.to(state).requires_grad_(learn) for k, v in parameters(cell, WIDE[wide]).items()}
+    values = {k: v.to(device, state).requires_grad_(learn) for k, v in parameters(cell, WIDE[wide]).items()}
     neuron = Neuron(
         cell, reset_mechanism=reset, reset_delay=delay, residual=0.8 if reset != "none" and delay else 0.0,
-        factor=torch.tensor(factor, dtype=state), **SURROGATES[surrogate], **values,
+        factor=torch.tensor(factor, dtype=state, device=device), **SURROGATES[surrogate], **values,
     )  # fmt: skip
     done = Pool(kind, window)
     call = Call(

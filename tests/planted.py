@@ -91,6 +91,14 @@ FAULTS = {
         "functional/kernels/triton_template", "i = tl.where(there, e, i)", "i = tl.where(there, h, i)",
         "one current for the other", "triton_kernels",
     ),
+    "corner": Fault(
+        "functional/kernels/triton_pool", "tl.where(place < COUNT, smaller, 1)", "smaller",
+        "places beyond the window compete for its gradient", "triton_kernels",
+    ),
+    "kept": Fault(
+        "functional/kernels/triton_code", "above.to(bits.dtype) << sign", "above.to(bits.dtype) << (sign - 1)",
+        "another bit says that a neuron fired", "triton_kernels",
+    ),
     "looped": Fault(
         "functional/multistep", "if text not in _said:", "if text in _said:", "the loop is taken without a word",
         "functional_door",

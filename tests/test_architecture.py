@@ -60,7 +60,7 @@ LONGEST = 400  # lines of a file
 
 # Library -> where it may be imported at module level. Elsewhere: inside the function that needs it.
 HEAVY = {
-    "triton": {"functional.kernels.triton", "functional.kernels.triton_template"},
+    "triton": {f"functional.kernels.triton{part}" for part in ("", "_template", "_code", "_pool")},
     "numba": {
         "_numba",
         "functional.kernels.rows",

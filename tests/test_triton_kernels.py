@@ -7,10 +7,13 @@ that take turns in place of all their products. What the compiler makes of the k
 import itertools
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from _engine import counting
+from _pooling import same
 from _tolerance import assert_close
 
 from snntorch_bpsta import surrogate
@@ -218,6 +221,46 @@ def test_cases(cell, case):
     check(cell, "subtract", **CASES[case])
 
 
+POOLS = {
+    "max": {"layout": "channels last"},
+    "rows and columns left over": {"window": (3, 3), "wide": "neuron"},
+    "a long window": {"window": (1, 5), "wide": "channel", "learn": True, "dtype": F64},
+    "average": {"kind": "average", "factor": 0.3},
+    "average of three by three": {"kind": "average", "window": (3, 3), "factor": 0.3, "layout": "channels last"},
+    "negative spikes": {"factor": -0.7, "record": True},
+    "no spikes": {"factor": 0.0},
+    "NaN": {"factor": float("nan"), "kind": "average"},
+    "infinite": {"factor": float("inf")},
+    "minus infinity": {"factor": float("-inf"), "kind": "average"},
+    "float16": {"dtype": F16, "factor": 0.3},
+    "float16, average": {"dtype": F16, "kind": "average", "factor": 0.3},
+    "in place": {"inplace": True, "relu": True},
+    "the code in bfloat16": {"save": "bfloat16"},
+    "a constant current": {"constant": True},
+    "states only": {"loss": "states"},
+    "one sample": {"shape": (2, 1, 1, 2, 2)},
+}
+
+
+@pytest.mark.parametrize("case", POOLS)
+@pytest.mark.parametrize("cell", ["Leaky", "RSynaptic"])
+def test_pooling(cell, case, monkeypatch):
+    """By the kernels, which PyTorch behind them is to equal to the bit: spikes, states and gradients."""
+    options = {"impl": "triton", "cell": cell, "surrogate": "triangular", "given": "dtype" not in POOLS[case]} | POOLS[
+        case
+    ]
+    counts = Counter()
+    for name in ("max_pool2d", "avg_pool2d"):
+        monkeypatch.setattr(torch.nn.functional, name, counting(getattr(torch.nn.functional, name), counts, name))
+    got = same(**options | ({"surrogate": "spatial_adj"} if "save" in options else {}))
+    assert sum(counts.values()) == 1, "PyTorch's behind, none inside"
+    assert got["spk"].count_nonzero() or options.get("factor") == 0
+
+
+def test_a_window_larger_than_a_block_is_left_to_pytorch():
+    assert same(impl="triton", window=(7, 10))["spk"].shape[-2:] == (1, 1)
+
+
 def test_the_gradient_of_the_last_membrane_of_alpha_alone():
     check("Alpha", "subtract", loss=slice(3, 4))
 
@@ -382,6 +425,11 @@ for (cell, reset), kind in zip(cases, (*itertools.islice(kinds, len(cases) - 1),
         made = static_gpu.figures(static_gpu.compiled(kernel, cell, reset, kind, config))
         assert made["spilled"] == 0 and made["vectors"], (cell, reset, kind, made)
         assert kernel is kernels.backward_kernel or made["fused"] == 0, (cell, reset, kind, made)
+for window in ((2, 2), (3, 3)):
+    for kernel, rows in ((kernels.forward_kernel, 1), (kernels.backward_kernel, 2)):
+        config, = calls.configurations(2**20, 16, rows, True)
+        made = static_gpu.figures(static_gpu.compiled(kernel, "Leaky", "zero", "frozen", config, window))
+        assert made["spilled"] == 0 and made["registers"] <= 64, (window, made)
 """
 
 

@@ -34,6 +34,7 @@ try:
 except PackageNotFoundError:
     _TRITON = False
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_TRITON_WINDOW = 32  # neurons of a window in Triton's smallest block
 _MANY = 64  # plans of a neuron; more than these many kinds of call are checked anew
 
 
@@ -246,10 +247,14 @@ def _not_covered(kernels, neuron, call):
 
 def _pools(neuron, call, impl):
     """Whether the kernels pool the spikes of this call themselves."""
-    if call.pool is None or impl != "cpu":
+    if call.pool is None or (impl == "triton" and prod(call.pool.window) > _TRITON_WINDOW):
         return False
     x, factor = call.input, neuron.factor
-    known = x.dtype in (torch.float32, torch.float64) and factor.numel() == 1 and not factor.requires_grad
+    known = (
+        (impl == "triton" or x.dtype in (torch.float32, torch.float64))
+        and factor.numel() == 1
+        and not factor.requires_grad
+    )
     return known and x.dim() == 5 and x.shape[3] >= call.pool.window[0] and x.shape[4] >= call.pool.window[1]
 
 

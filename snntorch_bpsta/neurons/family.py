@@ -102,8 +102,9 @@ class Leaky(Adjusted, snntorch.Leaky):
             inplace: the spikes may take the memory of `input_`, as the neuron's own `inplace`.
             record: names of states that are wanted at every step, ``("mem",)``.
             pool: ``nn.MaxPool2d`` or ``nn.AvgPool2d``: return the pooled spikes, ``[T, B, C, h, w]``, as that layer behind
-                the neuron does. On the CPU, in float32 and float64, for windows side by side without padding, spikes of full
-                size are then at no time in memory; `inplace` gives what is kept for backward the memory of the input.
+                the neuron does. In the kernels (on the CPU in float32 and float64), for windows side by side without
+                padding, spikes of full size are then at no time in memory; `inplace` gives what is kept for backward the
+                memory of the input.
 
         Returns:
             tuple: spikes ``[T, B, *]`` and the last membrane ``[B, *]``, or with ``record=("mem",)`` all, ``[T, B, *]``.

@@ -1,5 +1,7 @@
 """All time steps in one pass on the GPU: the kernels of ``triton_template.py``, in a configuration that suits the size."""
 
+from math import prod
+
 import torch
 import triton
 
@@ -10,16 +12,18 @@ _MAX_NEURONS = 2**31 - 2**12  # indices of neurons are 32 bits wide, those of ne
 _MEASURED = 2**16  # neurons up to which some configurations are tried; more keep the memory busy with any of them
 _LONG = 128  # steps from which on a chunk of 32 is worth its compilation, of half a minute
 _NUMBERS = {*VARYING, "num_neurons", "stride", "p0", "p1", "residual"}
+_POOLING = ("num_pooled", "height", "width", "channels", "POOL", "DOWN", "ACROSS", "PLACES")
 _fastest: dict[tuple, triton.Config] = {}
 
 
-def configurations(num_neurons, num_steps, rows):
+def configurations(num_neurons, num_steps, rows, pools=False):
     """Those worth a try. Few neurons need small blocks, to fill the GPU, and long chunks, to hide the latency of its memory.
-    The more `rows` a kernel reads or sums up at every step, the shorter the chunks, or registers run out."""
+    The more `rows` a kernel reads or sums up at every step, the shorter the chunks, or registers run out; so a neuron
+    that `pools`, whose neighbours in a block lie apart in memory, has a thread of its own."""
     if triton.knobs.runtime.interpret:
         sizes = [(512, 1, 4)]
     elif num_neurons > _MEASURED:
-        sizes = [(256, 2, 4)]
+        sizes = [(128, 4, 4) if pools else (256, 2, 4)]
     else:
         sizes = [(32, 1, 16), (64, 1, 8)]
         if num_steps >= _LONG:
@@ -43,13 +47,38 @@ def _choose(kernel, configs, arguments):
 
 
 def _start(kernel, config, arguments):
-    blocks = triton.cdiv(arguments["num_neurons"], config.kwargs["BLOCK"])
+    blocks = triton.cdiv(_places(**arguments), config.kwargs["BLOCK"])
     kernel[(blocks,)](**arguments, **config.all_kwargs())
 
 
-def _launch(kernel, c, values, parameters, steps, num_neurons, rows, arguments):
-    """Run `kernel` on all neurons. `rows` is the number of tensors that it reads (or sums up) at every step."""
-    if num_neurons > _MAX_NEURONS:
+def _places(num_neurons, height, width, POOL, DOWN, ACROSS, PLACES, **_):
+    """The neurons of a step; with pooling their windows, of as many places as the next power of two."""
+    if not POOL:
+        return num_neurons
+    windows = triton.cdiv(height, DOWN) * triton.cdiv(width, ACROSS)
+    return num_neurons // (height * width) * windows * PLACES
+
+
+def _launch(kernel, c, values, parameters, steps, shape, rows, arguments):
+    """Run `kernel` on all neurons. `shape` is that of what comes in at all steps; `rows` the number of tensors that the
+    kernel reads (or sums up) at every step."""
+    num_neurons, pooling = prod(shape) // c.num_steps, dict.fromkeys(_POOLING, 0)
+    if c.pool:
+        (height, width), (down, across, channels) = shape[-2:], c.window
+        pooled = num_neurons // (height * width) * (height // down) * (width // across)
+        numbers = (
+            pooled,
+            height,
+            width,
+            channels,
+            1 if c.pool == "max" else 2,
+            down,
+            across,
+            triton.next_power_of_2(down * across),
+        )
+        pooling = dict(zip(_POOLING, numbers, strict=True))
+    arguments |= {"num_neurons": num_neurons, **pooling}
+    if _places(**arguments) > _MAX_NEURONS:
         raise NotImplementedError(
             f"impl='triton' takes up to {_MAX_NEURONS} neurons (batch included), got {num_neurons}"
         )
@@ -59,10 +88,10 @@ def _launch(kernel, c, values, parameters, steps, num_neurons, rows, arguments):
     start, stop = steps or (0, c.num_steps)
     arguments |= cells.flags(c.cell, c.reset)._asdict()
     arguments |= {
-        "values": values, "start": start, "stop": stop, "num_neurons": num_neurons, "p0": float(c.p0), "p1": float(c.p1),
+        "values": values, "start": start, "stop": stop, "p0": float(c.p0), "p1": float(c.p1),
         "PROMPT": c.prompt, "RELU": c.relu, "MEMBRANE": c.save == "membrane", "CLIPPED": cells.CELLS[c.cell].clipped,
     }  # fmt: skip
-    configs = configurations(num_neurons, stop - start, rows)
+    configs = configurations(num_neurons, stop - start, rows, bool(c.pool))
     with torch.cuda.device_of(values):
         _start(kernel, _choose(kernel, configs, arguments), arguments)
 
@@ -70,15 +99,18 @@ def _launch(kernel, c, values, parameters, steps, num_neurons, rows, arguments):
 def forward(t, c, spk, states, records, saved, values, from_zero, steps=None):
     """See ``passes.py``."""
     num_neurons = states[0].numel()
+    shape = (c.num_steps, *states[0].shape)
     tensors = ("input_", "spk", "mem", "syn", "inh", "fed", "mem_rec", "syn_rec", "inh_rec", "saved", "factor")
     arguments = dict(zip(tensors, (t.input, spk, *states, *records, saved, t.factor), strict=True))
     arguments |= {
-        "stride": num_neurons if t.input.numel() == spk.numel() else 0,  # 0: the same current at every step
+        "stride": num_neurons
+        if t.input.numel() == c.num_steps * num_neurons
+        else 0,  # 0: the same current at every step
         "SURROGATE": 0 if saved is None or c.save == "membrane" else c.surrogate,
         "FROM_ZERO": from_zero,
         "enable_fp_fusion": False,  # a fused multiply-add rounds once where the reference rounds twice
     }
-    _launch(forward_kernel, c, values, t[5:10], steps, num_neurons, 1, arguments)
+    _launch(forward_kernel, c, values, t[5:10], steps, shape, 1, arguments)
 
 
 def backward(
@@ -104,4 +136,4 @@ def backward(
     }
     learned = any(x is not None for x in dparameters)  # whose sums take registers as well
     rows = sum(x is not None for x in given[:9]) + learned
-    _launch(backward_kernel, c, values, t[5:10], steps, saved.numel() // c.num_steps, rows, arguments)
+    _launch(backward_kernel, c, values, t[5:10], steps, saved.shape, rows, arguments)

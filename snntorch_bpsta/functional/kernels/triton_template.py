@@ -16,10 +16,13 @@ import triton
 import triton.language as tl
 
 from .. import cells
+from .triton_code import decode, derivative, encode
+from .triton_pool import neurons, pool, unpool, window_of
 
 PARAMETERS = ("beta", "alpha", "tau", "threshold", "v")
 # Compiled once for all T and all parameters.
-VARYING = ["start", "stop", *(f"{name}_{what}" for name in PARAMETERS for what in ("inner", "size"))]
+VARYING = ["start", "stop", "num_pooled", "height", "width", "channels"]
+VARYING += [f"{name}_{what}" for name in PARAMETERS for what in ("inner", "size")]
 
 
 def _equation(function):
@@ -69,80 +72,6 @@ def _load_steps(steps, row, stride, left, n, num_neurons, other, CHUNK: tl.const
 
 
 @triton.jit
-def _derivative(u, threshold, above, p0, p1, SURROGATE: tl.constexpr):
-    """The surrogate's derivative, numbered as in ``surrogate.KERNELS``, at the membrane `u`."""
-    p0, p1 = tl.full((), p0, u.dtype), tl.full((), p1, u.dtype)
-    x = u - threshold
-    one = tl.full(u.shape, 1.0, u.dtype)
-    if SURROGATE == 0:  # spatial adjustment, Eq. 9
-        return tl.where(above, one / tl.where(above, u, one), tl.where(x > -threshold, p0, 0.0))
-    elif SURROGATE == 1:  # rectangle
-        return tl.where(tl.abs(x) < p0 / 2, one / p0, 0.0)
-    elif SURROGATE == 2:  # arc tangent
-        y = 1.5707963267948966 * p0 * x
-        return p0 / 2 / (1 + y * y)
-    elif SURROGATE == 3:  # fast sigmoid
-        y = p0 * tl.abs(x) + 1
-        return 1 / (y * y)
-    elif SURROGATE == 4:  # sigmoid: even in x, and exp of what is never positive does not overflow
-        e = tl.exp(-tl.abs(p0 * x))
-        return p0 * e / ((1 + e) * (1 + e))
-    elif SURROGATE == 5:  # heaviside
-        return tl.where(above, one, 0.0)
-    elif SURROGATE == 6:  # straight-through estimator
-        return one
-    elif SURROGATE == 7:  # triangular
-        return tl.where(x >= 0, -p0, p0)
-    elif SURROGATE == 8:  # spike-rate escape
-        return p1 * tl.exp(-p0 * tl.abs(x - 1))
-    else:  # sparse fast sigmoid
-        y = p0 * tl.abs(x) + 1
-        return tl.where(x <= p1, 0.0, 1 / (y * y))  # NaN where x is
-
-
-@triton.jit
-def _bits(x):
-    """The integer that has the bits of `x`."""
-    if x.dtype == tl.float64:
-        return x.to(tl.int64, bitcast=True)
-    elif x.dtype == tl.float32:
-        return x.to(tl.int32, bitcast=True)
-    else:
-        return x.to(tl.int16, bitcast=True)
-
-
-@triton.jit
-def _encode(s, above, negative, dtype: tl.constexpr, RELU: tl.constexpr):
-    """The code of |s| and the flags, in `dtype`."""
-    if dtype == tl.bfloat16:
-        s = s.to(tl.float32)  # there is no rounding from float64
-    bits = _bits(s.to(dtype))
-    sign: tl.constexpr = bits.dtype.primitive_bitwidth - 1
-    bits = (bits & ((1 << sign) - 1)) | (above.to(bits.dtype) << sign)
-    if RELU:
-        bits = (bits & -2) | (1 - negative.to(bits.dtype))
-    return bits.to(dtype, bitcast=True)
-
-
-@triton.jit
-def _decode(word, slope, threshold, p0, p1, SURROGATE: tl.constexpr, RELU: tl.constexpr, MEMBRANE: tl.constexpr):
-    """The derivative, whether the neuron fired and whether its input was positive, of a code, or of a membrane."""
-    if MEMBRANE:
-        above = word - threshold > 0
-        if SURROGATE == -1:
-            s = slope
-        else:
-            s = _derivative(word, threshold, above, p0, p1, SURROGATE)
-        positive = above
-    else:
-        bits = _bits(word)
-        sign: tl.constexpr = bits.dtype.primitive_bitwidth - 1
-        s = (bits & ((1 << sign) - (2 if RELU else 1))).to(word.dtype, bitcast=True)
-        above, positive = bits < 0, (bits & 1) != 0
-    return s, above, positive
-
-
-@triton.jit
 def _keep_value(at, p, inner):
     """What backward needs of a parameter that is one number."""
     if inner is None:
@@ -152,15 +81,22 @@ def _keep_value(at, p, inner):
 @triton.jit(do_not_specialize=VARYING)
 def forward_kernel(
     input_, spk, mem, syn, inh, fed, mem_rec, syn_rec, inh_rec, saved, values, beta, alpha, tau, threshold, v, factor,
-    start, stop, num_neurons, stride, beta_inner, beta_size, alpha_inner, alpha_size, tau_inner, tau_size, threshold_inner,
-    threshold_size, v_inner, v_size, p0: tl.float64, p1: tl.float64,
+    start, stop, num_neurons, num_pooled, height, width, channels, stride, beta_inner, beta_size, alpha_inner, alpha_size,
+    tau_inner, tau_size, threshold_inner, threshold_size, v_inner, v_size, p0: tl.float64, p1: tl.float64,
     FILTER: tl.constexpr, ALPHA: tl.constexpr, RECURRENT: tl.constexpr, KEEP: tl.constexpr, WIPE: tl.constexpr,
     SUBTRACT: tl.constexpr, PROMPT: tl.constexpr, SURROGATE: tl.constexpr, RELU: tl.constexpr, MEMBRANE: tl.constexpr,
-    CLIPPED: tl.constexpr, FROM_ZERO: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    CLIPPED: tl.constexpr, FROM_ZERO: tl.constexpr, POOL: tl.constexpr, DOWN: tl.constexpr, ACROSS: tl.constexpr,
+    PLACES: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     tl.static_assert(not (RELU and MEMBRANE), "the membrane has no bit to spare for the ReLU")
     dtype: tl.constexpr = values.dtype.element_ty
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if POOL:
+        n, pooled, place = neurons(num_neurons, num_pooled, height, width, channels, DOWN, ACROSS, PLACES, BLOCK)
+        pooled = window_of(pooled, PLACES)
+        rounded = tl.load(factor).to(spk.dtype.element_ty).to(dtype)
+        to = tl.full((), start, tl.int64) * num_pooled
+    else:
+        n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = n < num_neurons
     b = _parameter(beta, n, num_neurons, beta_inner, beta_size, dtype, CLIPPED)
     a = _parameter(alpha, n, num_neurons, alpha_inner, alpha_size, dtype, CLIPPED)
@@ -199,14 +135,19 @@ def forward_kernel(
                 FILTER, ALPHA, RECURRENT, KEEP, WIPE, SUBTRACT,
             )  # fmt: skip
             above = m - th > 0  # Eq. 3
-            out = tl.where(above, spike, 0.0)
-            tl.store(spk + row + n, out, mask=inside)
+            out = tl.where(above, spike, spike * 0.0)  # NaN where the factor is not finite
+            if POOL:
+                most = pool(above & (n < num_neurons), rounded, POOL, DOWN * ACROSS, PLACES)
+                tl.store(spk + to + pooled, most, mask=pooled < tl.where(there, num_pooled, 0))
+                to += num_pooled
+            else:
+                tl.store(spk + row + n, out, mask=inside)
             if saved is not None:
                 if MEMBRANE:
                     word = m
                 else:
-                    s = _derivative(m, th, above, p0, p1, SURROGATE)
-                    word = _encode(s, above, negative, saved.dtype.element_ty, RELU)
+                    s = derivative(m, th, above, p0, p1, SURROGATE)
+                    word = encode(s, above, negative, saved.dtype.element_ty, RELU)
                 tl.store(saved + row + n, word, mask=inside)
             if PROMPT:
                 m = _prompt(m, tl.where(above, ones, zeros) - fired, th, SUBTRACT)
@@ -248,16 +189,21 @@ def _store_sum(total, value, n, inside, MORE: tl.constexpr):
 def backward_kernel(
     dspk, dmem, dsyn, dinh, saved, mem_rec, syn_rec, inh_rec, mem, syn, inh, fed, slopes, first_slope,
     beta, alpha, tau, threshold, v, values, dinput, dmem0, dsyn0, dinh0, dfed0, dbeta, dalpha, dtau, dthreshold, dv, dfire,
-    start, stop, num_neurons, beta_inner, beta_size, alpha_inner, alpha_size, tau_inner, tau_size, threshold_inner,
-    threshold_size, v_inner, v_size, p0: tl.float64, p1: tl.float64, residual: tl.float64,
+    start, stop, num_neurons, num_pooled, height, width, channels, beta_inner, beta_size, alpha_inner, alpha_size, tau_inner,
+    tau_size, threshold_inner, threshold_size, v_inner, v_size, p0: tl.float64, p1: tl.float64, residual: tl.float64,
     FILTER: tl.constexpr, ALPHA: tl.constexpr, RECURRENT: tl.constexpr, KEEP: tl.constexpr, WIPE: tl.constexpr,
     SUBTRACT: tl.constexpr, PROMPT: tl.constexpr, SURROGATE: tl.constexpr, RELU: tl.constexpr, MEMBRANE: tl.constexpr,
-    CLIPPED: tl.constexpr, FROM_ZERO: tl.constexpr, CONSTANT: tl.constexpr, MORE: tl.constexpr, BLOCK: tl.constexpr,
-    CHUNK: tl.constexpr,
+    CLIPPED: tl.constexpr, FROM_ZERO: tl.constexpr, CONSTANT: tl.constexpr, MORE: tl.constexpr, POOL: tl.constexpr,
+    DOWN: tl.constexpr, ACROSS: tl.constexpr, PLACES: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     tl.static_assert(not (RELU and MEMBRANE), "the membrane has no bit to spare for the ReLU")
     dtype: tl.constexpr = values.dtype.element_ty
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if POOL:
+        n, at, place = neurons(num_neurons, num_pooled, height, width, channels, DOWN, ACROSS, PLACES, BLOCK)
+        many = num_pooled
+    else:
+        n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        at, many = n, num_neurons  # of the gradients at the spikes
     inside = n < num_neurons
     b = _parameter(values if beta is None else beta, n, num_neurons, beta_inner, beta_size, dtype, CLIPPED)
     a = _parameter(values + 1 if alpha is None else alpha, n, num_neurons, alpha_inner, alpha_size, dtype, CLIPPED)
@@ -282,16 +228,17 @@ def backward_kernel(
     if MEMBRANE:
         word0 = u0
     else:
-        s0 = _derivative(u0, th, u0 - th > 0, p0, p1, SURROGATE)
-        word0 = _encode(s0, u0 - th > 0, u0 - th > 0, saved.dtype.element_ty, RELU)
+        s0 = derivative(u0, th, u0 - th > 0, p0, p1, SURROGATE)
+        word0 = encode(s0, u0 - th > 0, u0 - th > 0, saved.dtype.element_ty, RELU)
     stride = -num_neurons
     row = (tl.full((), stop, tl.int64) - 1) * num_neurons
     u = tl.load(saved + row + n, mask=inside, other=0.0)
     slope = zeros if slopes is None else tl.load(slopes + row + n, mask=inside, other=0.0)
-    s, above, positive = _decode(u, slope, th, p0, p1, SURROGATE, RELU, MEMBRANE)
+    s, above, positive = decode(u, slope, th, p0, p1, SURROGATE, RELU, MEMBRANE)
     s = s.to(dtype)
     now, last = row, row + stride  # of the reads: a step's gradients, and what the step before it left
-    gs = _load_steps(dspk, now, stride, stop - start, n, num_neurons, 0.0, CHUNK)
+    read = (tl.full((), stop, tl.int64) - 1) * many
+    gs = _load_steps(dspk, read, -many, stop - start, at, many, 0.0, CHUNK)
     dus = _load_steps(dmem, now, stride, stop - start, n, num_neurons, 0.0, CHUNK)
     dis = _load_steps(dsyn, now, stride, stop - start, n, num_neurons, 0.0, CHUNK)
     djs = _load_steps(dinh, now, stride, stop - start, n, num_neurons, 0.0, CHUNK)
@@ -301,11 +248,12 @@ def backward_kernel(
     ls = _load_steps(syn_rec, last, stride, stop - 1, n, num_neurons, i0, CHUNK)
     js = _load_steps(inh_rec, last, stride, stop - 1, n, num_neurons, j0, CHUNK)
     for t in range(start, stop, CHUNK):  # counted from the last step
+        read -= tl.full((), CHUNK, tl.int64) * many
         now += tl.full((), CHUNK, tl.int64) * stride
         last += tl.full((), CHUNK, tl.int64) * stride
         left = stop - t - CHUNK
         before = start + left - 1
-        gs_next = _load_steps(dspk, now, stride, left, n, num_neurons, 0.0, CHUNK)
+        gs_next = _load_steps(dspk, read, -many, left, at, many, 0.0, CHUNK)
         dus_next = _load_steps(dmem, now, stride, left, n, num_neurons, 0.0, CHUNK)
         dis_next = _load_steps(dsyn, now, stride, left, n, num_neurons, 0.0, CHUNK)
         djs_next = _load_steps(dinh, now, stride, left, n, num_neurons, 0.0, CHUNK)
@@ -318,11 +266,15 @@ def backward_kernel(
             there = t + k < stop
             inside = n < tl.where(there, num_neurons, 0)
             # `s`, `above`, `positive` and the membrane `u` are this step's; with a p, those of the step before.
-            ps, pabove, ppositive = _decode(words[k], ss[k], th, p0, p1, SURROGATE, RELU, MEMBRANE)
+            ps, pabove, ppositive = decode(words[k], ss[k], th, p0, p1, SURROGATE, RELU, MEMBRANE)
             ps = ps.to(dtype)
             pfired = tl.where(pabove, ones, zeros)
             fired, kept, pu = pfired, tl.where(pabove, zeros, ones), words[k] if MEMBRANE else zeros
             g = zeros if dspk is None else gs[k].to(dtype)
+            if POOL and dspk is not None:
+                g = unpool(g, above, place, spike, POOL, DOWN * ACROSS, PLACES)
+                if POOL == 2:
+                    g = g.to(dspk.dtype.element_ty).to(dtype)
             g = spike * (g + dz) if RECURRENT else spike * g
             d = du if dmem is None else du + dus[k]
             e = di if dsyn is None else di + dis[k]

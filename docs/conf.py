@@ -10,6 +10,7 @@ from pathlib import Path
 
 import snntorch_bpsta
 from snntorch_bpsta import _typing
+from snntorch_bpsta._palette import COLOURS
 from snntorch_bpsta.neurons import FAMILY
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,6 +29,10 @@ nb_render_markdown_format = "myst"  # tables that a notebook prints; by default 
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "snntorch-bpsta"
+_PALETTE = {f"palette-{name}": colour for name, colour in COLOURS.items()}  # for playground.css
+html_theme_options = {"light_css_variables": _PALETTE, "dark_css_variables": _PALETTE}
+html_theme_options |= {f"{theme}_logo": f"pictures/logo-{theme}.svg" for theme in ("light", "dark")}
+html_favicon = "_static/pictures/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 autodoc_member_order = "bysource"

@@ -4,7 +4,6 @@ What they show is calculated by the package. Each is written twice, for a light 
 the description of the SVG, which a test compares with numbers calculated anew.
 """
 
-import csv
 import json
 from pathlib import Path
 
@@ -25,9 +24,7 @@ VARIANTS = {
     "BPSA": {"spatial_adj": True},
     "BPSA + BPTA": {"spatial_adj": True, "temporal_alpha": ALPHA},
 }
-GREY, BLUE, RED, GREEN, VIOLET, ORANGE = (
-    COLOURS[name] for name in ("grey", "blue", "red", "green", "violet", "orange")
-)
+GREY, BLUE, RED, GREEN, ORANGE = (COLOURS[name] for name in ("grey", "blue", "red", "green", "orange"))
 SHOWN = {"plain backpropagation": GREY, "BPSA": BLUE, "BPSA + BPTA": RED}
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "legend.labelcolor")
 
@@ -165,42 +162,6 @@ def three_cases():
     return figure, data
 
 
-def speed():
-    """Times faster than the loop over snntorch.Leaky, from benchmarks/results/layer-cpu.csv."""
-    with open(HERE.parent / "benchmarks" / "results" / "layer-cpu.csv", newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["faster"]]
-    shown = {
-        "bpsta": ("lif_multistep", BLUE),
-        "snntorch loop, torch.compile": ("torch.compile of the loop", GREEN),
-        "spikingjelly torch": ("SpikingJelly 2.0.0", ORANGE),
-        "norse LIFBox, unbind": ("Norse 1.1.0", VIOLET),
-        "sinabs LIF": ("sinabs 3.1.3", GREY),
-    }
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    data = {name: [next((float(r["faster"]) for r in rows if (r["case"], r["competitor"]) == (case, name)), None)
-                   for case in cases] for name in shown}  # fmt: skip
-    data["floor"] = [
-        next(float(r["faster"]) for r in rows if (r["case"], r["competitor"]) == (case, "floor: the same bytes copied"))
-        for case in cases
-    ]
-    data["cases"] = cases
-    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
-    axis, width = figure.subplots(), 0.8 / len(shown)
-    for i, (name, (label, colour)) in enumerate(shown.items()):
-        places = [place + (i - (len(shown) - 1) / 2) * width for place in range(len(cases))]
-        bars = axis.bar(places, [value or 0 for value in data[name]], width, color=colour, label=label)
-        if i == 0:
-            axis.bar_label(bars, [f"{value:.1f}" for value in data[name]], fontsize=8, padding=1)
-    for place, value in enumerate(data["floor"]):
-        label = "copying the same bytes" if place == 0 else None
-        axis.plot([place - 0.42, place + 0.42], [value, value], color=RED, ls="--", lw=1.2, label=label)
-    axis.axhline(1, color=GREY, lw=0.8)
-    axis.set_xticks(range(len(cases)), ["[" + case.replace("x", ", ") + "]" for case in cases], fontsize=8)
-    axis.set(ylabel="times faster than the loop", xlabel="[T, batch, neurons], forward and backward, one CPU thread")
-    axis.legend(frameon=False, fontsize=8)
-    return figure, data
-
-
 def small(rows):
     """Small axes side by side, without a frame, one for each of `rows`."""
     columns = min(3, len(rows))
@@ -231,7 +192,7 @@ def gallery_neurons():
         "RLeaky": snn.RLeaky(beta=0.9, V=-0.5, all_to_all=False, learn_recurrent=False),
         "Synaptic": snn.Synaptic(alpha=0.6, beta=0.9),
         "RSynaptic": snn.RSynaptic(alpha=0.6, beta=0.9, V=-0.5, all_to_all=False, learn_recurrent=False),
-        "Lapicque": snn.Lapicque(beta=0.9),
+        "Lapicque": snn.Lapicque(R=5, C=2, time_step=1),
         "Alpha": snn.Alpha(alpha=0.9, beta=0.8),
     }
     figure, axes = small(neurons)
@@ -299,14 +260,14 @@ def gallery_alphas():
     return figure, data
 
 
-PICTURES = {"crossing": crossing, "surrogates": surrogates, "three_cases": three_cases, "speed": speed}
+PICTURES = {"crossing": crossing, "surrogates": surrogates, "three_cases": three_cases}
 PICTURES |= {draw.__name__: draw for draw in (gallery_neurons, gallery_surrogates, gallery_resets, gallery_alphas)}
 # --- the mark -------------------------------------------------------------------------------------
 
 
 def mark(axis):
     """A membrane that rises to a spike and rises again; and the error, which comes back across the spike."""
-    data = neuron([0.3] * 8, 1)
+    data = neuron([0.2] * 8, 1)
     u = data["u"][:3]  # to the first spike
     axis.plot(range(3), u, color=BLUE, lw=7, solid_capstyle="round", solid_joinstyle="round")
     axis.plot([2, 2], [u[-1], 1.35], color=ORANGE, lw=7, solid_capstyle="round")
@@ -340,8 +301,8 @@ def social():
     figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="white")
     mark(figure.add_axes((0.06, 0.25, 0.3, 0.5)))
     figure.text(0.42, 0.58, "snntorch-bpsta", fontsize=50, fontweight="bold", color=TEXT["light"])
-    figure.text(0.42, 0.45, "snnTorch's own neurons, with gradients", fontsize=25, color=TEXT["light"])
-    figure.text(0.42, 0.37, "that cross spikes (BPSA, BPTA)", fontsize=25, color=TEXT["light"])
+    figure.text(0.42, 0.45, "snnTorch's own neurons, with gradients", fontsize=22, color=TEXT["light"])
+    figure.text(0.42, 0.37, "that cross spikes (BPSA, BPTA)", fontsize=22, color=TEXT["light"])
     return figure
 
 

@@ -5,6 +5,7 @@ Chromium is that of the machine (Debian: `apt-get install chromium`), the driver
 browsers are not needed. The site is built for these tests; BPSTA_DOCS names a folder that holds it already.
 """
 
+import datetime
 import functools
 import html
 import http.server
@@ -180,6 +181,20 @@ def test_the_pictures_are_those_of_the_theme(scheme, tab):
     assert not [name for name in shown if f"-{({'light': 'dark', 'dark': 'light'})[scheme]}.svg" in name]
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_charts_that_were_drawn_on_white_are_dark_on_a_dark_page(scheme, tab):
+    page = tab(color_scheme=scheme).open("pictures.html")
+    assert (colour(page, "article img[src*=figure]", "filter") == "none") == (scheme == "light")
+
+
+def test_the_site_has_a_logo_and_a_favicon(tab):
+    page = tab().open("index.html")
+    icon = page.locator("link[rel*=icon]").evaluate("link => link.href")
+    with urllib.request.urlopen(icon) as answer:
+        assert b"<svg" in answer.read()
+    assert page.locator(".sidebar-logo:visible").count() == 1
+
+
 def test_the_table_of_contents_leads_to_every_page(tab):
     page = tab().open("index.html")
     links = page.locator(".sidebar-tree a.reference").evaluate_all("all => all.map(a => a.getAttribute('href'))")
@@ -349,9 +364,10 @@ def package(input_, settings, row, weight=1.0):
     scale = torch.tensor(weight, dtype=torch.float64, requires_grad=True)
     current = scale * torch.as_tensor(input_)[:, None]
     current.retain_grad()
+    reset = settings[f"reset{row}"]
     fixed = {name: torch.tensor(settings[name], dtype=torch.float64) for name in ("beta", "threshold")}
     out = snn.functional.lif_multistep(
-        current, **fixed, reset_mechanism=settings[f"reset{row}"], temporal_alpha=settings[f"alpha{row}"], record_mem=True,
+        current, **fixed, reset_mechanism=reset, temporal_alpha=0 if reset == "none" else settings[f"alpha{row}"], record_mem=True,
         impl="reference", **SURROGATES[settings[f"surrogate{row}"]],
     )  # fmt: skip
     counted = out.spk[FROM[settings["loss"]] :].sum()
@@ -387,6 +403,17 @@ def sliders(tab):
     opened = tab(reduced_motion="reduce")  # a tab of its own
     opened.page.goto("about:blank")  # or the last settings stay in the address
     return opened.open("playground.html")
+
+
+@pytest.fixture
+def clocked(tab):
+    """The same, in a tab whose clock moves when it is told to."""
+    opened = tab(locale="en-GB")
+    opened.page.clock.install(time=datetime.datetime(2026, 1, 1))
+    opened.page.goto("about:blank")
+    page = opened.open("playground.html")
+    page.clock.pause_at(datetime.datetime(2026, 1, 2))
+    return page
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -499,39 +526,35 @@ def test_the_input_is_drawn_by_the_keys(sliders):
     check(sliders, START)
 
 
-def test_play_sends_the_error_back_step_by_step(sliders):
-    sliders.clock.install()
-    sliders.reload()
-    slider, button = sliders.get_by_label(LABELS["from"], exact=True), sliders.locator("button.play.from")
-    shown = lambda: len(series(sliders, "duB").get_attribute("points").split())  # noqa: E731
+def test_play_sends_the_error_back_step_by_step(clocked):
+    slider, button = clocked.get_by_label(LABELS["from"], exact=True), clocked.locator("button.play.from")
+    shown = lambda: len(series(clocked, "duB").get_attribute("points").split())  # noqa: E731
     assert shown() == STEPS
     button.click()
     assert button.inner_text() == "Stop" and slider.input_value() == str(STEPS) and shown() == 1
     for steps in (2, 3, 4):
-        sliders.clock.run_for(300)
+        clocked.clock.run_for(300)
         assert shown() == steps and slider.input_value() == str(STEPS + 1 - steps)
     t = STEPS - 4
-    said = sliders.locator(".playground .said.step").inner_text()
-    fires = "fires" if values(sliders, "oB")[t] else "is silent"
+    said = clocked.locator(".playground .said.step").inner_text()
+    fires = "fires" if values(clocked, "oB")[t] else "is silent"
     assert said.startswith(f"Step {t + 1}.") and f"B {fires}" in said
     button.click()
-    sliders.clock.run_for(3000)
+    clocked.clock.run_for(3000)
     assert shown() == 4  # it stands
     button.click()
-    sliders.clock.run_for(300 * STEPS)
+    clocked.clock.run_for(300 * STEPS)
     assert shown() == STEPS and button.inner_text().startswith("Play")
 
 
-def test_train_moves_the_weight_update_by_update(sliders):
-    sliders.clock.install()
-    sliders.reload()
-    sliders.locator("button.play.updates").click()
-    sliders.clock.run_for(300 * 3)
-    input_ = values(sliders, "input")
+def test_train_moves_the_weight_update_by_update(clocked):
+    clocked.locator("button.play.updates").click()
+    clocked.clock.run_for(300 * 3)
+    input_ = values(clocked, "input")
     weights = [learnt(input_, START, row, 3)[1][-1] for row in "AB"]
     assert all(weight != 1 for weight in weights)
-    check(sliders, START, weights)
-    assert sliders.locator(".playground .said.learnt").inner_text().startswith("After 3 updates.")
+    check(clocked, START, weights)
+    assert clocked.locator(".playground .said.learnt").inner_text().startswith("After 3 updates.")
 
 
 @pytest.mark.parametrize("settings", [SETTINGS["Poisson spikes"], SETTINGS["many spikes"], SETTINGS["noise"]])

@@ -436,6 +436,7 @@
       for (const [name, kinds] of [["current", "constant noise poisson"], ["noise", "noise"], ["rate", "poisson"], ["seed", "noise poisson"]]) {
         controls[name].parentNode.hidden = !kinds.split(" ").includes(kind);
       }
+      for (const name of ROWS) controls[`alpha${name}`].disabled = set[`reset${name}`] === "none"; // it crosses a reset
       const input = currents(set);
       const runs = Object.fromEntries(ROWS.map((name) => [name, learn(input, set, name)]));
       const shown = Object.fromEntries(ROWS.map((name) => [name, runs[name][set.updates]]));

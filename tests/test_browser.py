@@ -367,8 +367,8 @@ def package(input_, settings, row, weight=1.0):
     reset = settings[f"reset{row}"]
     fixed = {name: torch.tensor(settings[name], dtype=torch.float64) for name in ("beta", "threshold")}
     out = snn.functional.lif_multistep(
-        current, **fixed, reset_mechanism=reset, temporal_alpha=0 if reset == "none" else settings[f"alpha{row}"], record_mem=True,
-        impl="reference", **SURROGATES[settings[f"surrogate{row}"]],
+        current, **fixed, reset_mechanism=reset, record_mem=True, impl="reference",
+        temporal_alpha=0 if reset == "none" else settings[f"alpha{row}"], **SURROGATES[settings[f"surrogate{row}"]],
     )  # fmt: skip
     counted = out.spk[FROM[settings["loss"]] :].sum()
     counted.backward()

@@ -2,15 +2,19 @@
 
 import math
 
+from snntorch_bpsta._palette import COLOURS, VARIANTS
+
 _VALUES = {"p50_ms": "ms", "p50_us": "us", "p50_s": "s", "peak_MiB": "MiB", "saved_bytes": "bytes per neuron and step"}
 _PARTS = {
-    "convolution_ms": "#4c72b0", "neuron_ms": "#dd8452", "pool_ms": "#55a868", "memory_ms": "#8172b3", "rest_ms": "0.7",
+    "convolution_ms": COLOURS["blue"], "neuron_ms": COLOURS["orange"], "pool_ms": COLOURS["green"],
+    "memory_ms": COLOURS["violet"], "rest_ms": "0.7",
 }  # fmt: skip
-_COLOURS = {"floor": "0.8", "without": "0.8", "snntorch": "#7a7a7a", "host": "#7a7a7a", "bpsta": "#1f77b4"}
+_COLOURS = {"floor": "0.8", "without": "0.8", "bpsta": COLOURS["blue"]}
+_COLOURS |= {"snntorch": COLOURS["grey"], "host": COLOURS["grey"]}
 
 
 def _colour(name):
-    return next((colour for start, colour in _COLOURS.items() if name.startswith(start)), "#e0a458")
+    return next((colour for start, colour in _COLOURS.items() if name.startswith(start)), COLOURS["orange"])
 
 
 def draw(report):
@@ -135,12 +139,12 @@ def draw_clock(rows, file):
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
-    for gradient, colour in (("baseline", "#7a7a7a"), ("bpsa", "#1f77b4")):
+    for gradient in ("baseline", "bpsa"):
         for skipping, style in ((False, "o:"), (True, "o-")):
             own = [row for row in rows if (row["gradient"], row["skip_zeros"]) == (gradient, skipping)]
             rates, seconds = ([row[name] for row in own] for name in ("firing_rate", "process_seconds"))
             label = f"{'rectangle' if gradient == 'baseline' else 'BPSA'}, {'skipping zeros' if skipping else 'dense'}"
-            axis.plot(rates, seconds, style, color=colour, label=label, markersize=3)
+            axis.plot(rates, seconds, style, color=VARIANTS[gradient], label=label, markersize=3)
             for x, y, text in ((rates[0], seconds[0], "1"), (rates[-1], seconds[-1], str(len(own)))):
                 axis.annotate(text, (x, y), textcoords="offset points", xytext=(3, 3), fontsize=7)
     axis.set(xlabel="firing rate after the epoch (its number at the ends)", ylabel="seconds of the processor, an epoch")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import snntorch_bpsta
 from snntorch_bpsta import _typing
+from snntorch_bpsta._palette import COLOURS
 from snntorch_bpsta.neurons import FAMILY
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,6 +29,11 @@ nb_render_markdown_format = "myst"  # tables that a notebook prints; by default 
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "snntorch-bpsta"
+_PALETTE = {f"palette-{name}": colour for name, colour in COLOURS.items()}  # for playground.css
+html_theme_options = {"light_css_variables": _PALETTE, "dark_css_variables": _PALETTE}
+html_theme_options |= {f"{theme}_logo": f"pictures/logo-{theme}.svg" for theme in ("light", "dark")}
+html_theme_options |= {"sidebar_hide_name": True}  # the logo has it
+html_favicon = "_static/pictures/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 autodoc_member_order = "bysource"
@@ -150,6 +156,13 @@ def add_playground(app, name, template, context, doctree):
         app.add_js_file("playground.js", loading_method="defer")
 
 
+def add_card(app, name, template, context, doctree):
+    """What sites show beside a link to a page; they ask for a whole address."""
+    if app.config.html_baseurl:
+        address = f"{app.config.html_baseurl.rstrip('/')}/_static/pictures/social.png"
+        context["metatags"] += f'<meta property="og:image" content="{address}" />'
+
+
 # The names of _typing.py, which a reader need not know, and what they stand for.
 TYPES = {
     node.target.id: ast.unparse(node.value).strip('"')
@@ -191,4 +204,5 @@ def setup(app):
     annotate_neurons()
     app.connect("source-read", fill_in)
     app.connect("html-page-context", add_playground)
+    app.connect("html-page-context", add_card)
     app.connect("autodoc-process-signature", spell_out)

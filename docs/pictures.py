@@ -4,7 +4,6 @@ What they show is calculated by the package. Each is written twice, for a light 
 the description of the SVG, which a test compares with numbers calculated anew.
 """
 
-import csv
 import json
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 import snntorch_bpsta as snn
+from snntorch_bpsta._palette import COLOURS, TEXT
 
 HERE = Path(__file__).parent
 BETA, THRESHOLD, ALPHA = 0.9, 0.5, 0.8
@@ -24,8 +24,9 @@ VARIANTS = {
     "BPSA": {"spatial_adj": True},
     "BPSA + BPTA": {"spatial_adj": True, "temporal_alpha": ALPHA},
 }
-COLOURS = {"plain backpropagation": "#8a8a8a", "BPSA": "#2f86d1", "BPSA + BPTA": "#e0483e"}
-DARK = {name: "#d8d8d8" for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}
+GREY, BLUE, RED, GREEN, ORANGE = (COLOURS[name] for name in ("grey", "blue", "red", "green", "orange"))
+SHOWN = {"plain backpropagation": GREY, "BPSA": BLUE, "BPSA + BPTA": RED}
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "legend.labelcolor")
 
 
 def neuron(current, counted):
@@ -62,11 +63,11 @@ def crossing():
     axes = figure.subplots(4, 1, sharex=True, height_ratios=(1.5, 1, 1, 1.1))
     membrane(axes[0], steps, data)
     axes[0].legend(frameon=False, fontsize=8, loc="upper left")
-    axes[0].axvspan(len(CURRENT) - COUNTED + 0.5, len(CURRENT) + 0.5, color="#888888", alpha=0.15, lw=0)
+    axes[0].axvspan(len(CURRENT) - COUNTED + 0.5, len(CURRENT) + 0.5, color=GREY, alpha=0.15, lw=0)
     axes[0].text(len(CURRENT) - COUNTED + 0.6, 0.02, "counted in the loss", fontsize=8, va="bottom")
     largest = max(max(row["flow"]) for row in data["variants"].values())
     for axis, (name, row) in zip(axes[1:], data["variants"].items(), strict=True):
-        colour = COLOURS[name]
+        colour = SHOWN[name]
         for i, t in enumerate(steps):
             size = row["flow"][i] / largest
             axis.scatter([t], [0], s=40 + 560 * size, color=colour, alpha=1 if size else 0.25, zorder=3, lw=0)
@@ -86,11 +87,11 @@ def crossing():
 
 def membrane(axis, steps, data):
     """Membrane and spikes."""
-    axis.plot(steps, data["u"], marker="o", ms=4, color="#8a8a8a")
-    axis.axhline(THRESHOLD, ls="--", lw=1, color="#8a8a8a")
+    axis.plot(steps, data["u"], marker="o", ms=4, color=GREY)
+    axis.axhline(THRESHOLD, ls="--", lw=1, color=GREY)
     fired = [(t, u) for t, u, o in zip(steps, data["u"], data["o"], strict=True) if o]
     if fired:
-        axis.plot(*zip(*fired, strict=True), "o", ms=8, color="#e8a33d", label="spike")
+        axis.plot(*zip(*fired, strict=True), "o", ms=8, color=ORANGE, label="spike")
     axis.set(ylabel="membrane u", ylim=(0, 1.12 * max(max(data["u"]), THRESHOLD)))
 
 
@@ -120,13 +121,13 @@ def surrogates():
     """do/du over u: what the loss sees of a neuron, by surrogate."""
     u = torch.linspace(-0.5, 2, 501, dtype=torch.float64)
     named = {
-        "rectangle (the paper's baseline)": (snn.surrogate.rectangle(), "#8a8a8a"),
-        "arc tangent (snnTorch's default)": (snn.surrogate.atan(), "#4aa564"),
-        "BPSA: 1/u where it fired": (snn.surrogate.spatial_adjustment(THRESHOLD), "#2f86d1"),
+        "rectangle (the paper's baseline)": (snn.surrogate.rectangle(), GREY),
+        "arc tangent (snnTorch's default)": (snn.surrogate.atan(), GREEN),
+        "BPSA: 1/u where it fired": (snn.surrogate.spatial_adjustment(THRESHOLD), BLUE),
     }
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axis, data = figure.subplots(), {"u": u.tolist()}
-    axis.axvspan(THRESHOLD, 2, color="#e8a33d", alpha=0.12, lw=0)
+    axis.axvspan(THRESHOLD, 2, color=ORANGE, alpha=0.12, lw=0)
     axis.text(1.97, 1.25, "the neuron fires", ha="right", fontsize=9)
     axis.text(-0.47, 1.25, "the neuron is silent", ha="left", fontsize=9)
     for name, (surrogate, colour) in named.items():
@@ -150,10 +151,10 @@ def three_cases():
         membrane(grid[0, column], steps, data[name])
         grid[0, column].set_title(f"{name}: I = {current}", fontsize=10)
         below = grid[1, column]
-        below.axvspan(16.5, 24.5, color="#888888", alpha=0.15, lw=0)
+        below.axvspan(16.5, 24.5, color=GREY, alpha=0.15, lw=0)
         for variant, row in data[name]["variants"].items():
             wide = {"BPSA": 3.5}.get(variant, 1.5)  # where curves are equal both can be seen
-            below.plot(steps, row["flow"], color=COLOURS[variant], lw=wide, marker=".", ms=3 + wide, label=variant)
+            below.plot(steps, row["flow"], color=SHOWN[variant], lw=wide, marker=".", ms=3 + wide, label=variant)
         below.set(xlabel="time step", xticks=(1, 8, 16, 24), ylabel="dL/du" if column == 0 else "", ylim=(-0.05, None))
         if column:
             grid[0, column].set_ylabel("")
@@ -161,57 +162,173 @@ def three_cases():
     return figure, data
 
 
-def speed():
-    """Times faster than the loop over snntorch.Leaky, from benchmarks/results/layer-cpu.csv."""
-    with open(HERE.parent / "benchmarks" / "results" / "layer-cpu.csv", newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["faster"]]
-    shown = {
-        "bpsta": ("lif_multistep", "#2f86d1"),
-        "snntorch loop, torch.compile": ("torch.compile of the loop", "#4aa564"),
-        "spikingjelly torch": ("SpikingJelly 2.0.0", "#e8a33d"),
-        "norse LIFBox, unbind": ("Norse 1.1.0", "#a06bc0"),
-        "sinabs LIF": ("sinabs 3.1.3", "#8a8a8a"),
+def small(rows):
+    """Small axes side by side, without a frame, one for each of `rows`."""
+    columns = min(3, len(rows))
+    height = -(-len(rows) // columns)
+    figure = Figure(figsize=(2.8 * columns, 1.7 * height + 0.2), layout="constrained")
+    grid = figure.subplots(height, columns, squeeze=False).flatten()
+    for axis, title in zip(grid, rows, strict=False):
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in grid[len(rows) :]:
+        axis.set_axis_off()
+    return figure, dict(zip(rows, grid, strict=False))
+
+
+def fires(axis, u, o, colour=GREY):
+    """The membrane over the steps, with a dot where it fires."""
+    axis.plot(range(1, len(u) + 1), u, color=colour, lw=1.5)
+    axis.plot([t for t, fired in enumerate(o, 1) if fired], [x for x, fired in zip(u, o, strict=True) if fired], "o", ms=4,
+              color=ORANGE)  # fmt: skip
+
+
+def gallery_neurons():
+    """The six neurons under one current: on for 20 steps, off for 10."""
+    current = torch.cat([torch.full((20, 1), 0.3), torch.zeros(10, 1)])
+    neurons = {
+        "Leaky": snn.Leaky(beta=0.9),
+        "RLeaky": snn.RLeaky(beta=0.9, V=-0.5, all_to_all=False, learn_recurrent=False),
+        "Synaptic": snn.Synaptic(alpha=0.6, beta=0.9),
+        "RSynaptic": snn.RSynaptic(alpha=0.6, beta=0.9, V=-0.5, all_to_all=False, learn_recurrent=False),
+        "Lapicque": snn.Lapicque(R=5, C=2, time_step=1),
+        "Alpha": snn.Alpha(alpha=0.9, beta=0.8),
     }
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    data = {name: [next((float(r["faster"]) for r in rows if (r["case"], r["competitor"]) == (case, name)), None)
-                   for case in cases] for name in shown}  # fmt: skip
-    data["floor"] = [
-        next(float(r["faster"]) for r in rows if (r["case"], r["competitor"]) == (case, "floor: the same bytes copied"))
-        for case in cases
-    ]
-    data["cases"] = cases
-    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
-    axis, width = figure.subplots(), 0.8 / len(shown)
-    for i, (name, (label, colour)) in enumerate(shown.items()):
-        places = [place + (i - (len(shown) - 1) / 2) * width for place in range(len(cases))]
-        bars = axis.bar(places, [value or 0 for value in data[name]], width, color=colour, label=label)
-        if i == 0:
-            axis.bar_label(bars, [f"{value:.1f}" for value in data[name]], fontsize=8, padding=1)
-    for place, value in enumerate(data["floor"]):
-        label = "copying the same bytes" if place == 0 else None
-        axis.plot([place - 0.42, place + 0.42], [value, value], color="#e0483e", ls="--", lw=1.2, label=label)
-    axis.axhline(1, color="#8a8a8a", lw=0.8)
-    axis.set_xticks(range(len(cases)), ["[" + case.replace("x", ", ") + "]" for case in cases], fontsize=8)
-    axis.set(ylabel="times faster than the loop", xlabel="[T, batch, neurons], forward and backward, one CPU thread")
-    axis.legend(frameon=False, fontsize=8)
+    figure, axes = small(neurons)
+    data = {}
+    for name, neuron in neurons.items():
+        with torch.no_grad():
+            spikes, *_, membranes = neuron.sequence(current, record=("mem",))
+        data[name] = {"u": membranes.flatten().tolist(), "o": spikes.flatten().tolist()}
+        fires(axes[name], **data[name])
     return figure, data
 
 
-PICTURES = {"crossing": crossing, "surrogates": surrogates, "three_cases": three_cases, "speed": speed}
+def gallery_surrogates():
+    """do/du over membrane minus threshold."""
+    x = torch.linspace(-1.5, 1.5, 301, dtype=torch.float64)
+    shapes = {
+        "BPSA": (snn.surrogate.spatial_adjustment(1.0), BLUE),
+        "BPSA, leak 0.1": (snn.surrogate.spatial_adjustment(1.0, leak=0.1), BLUE),
+        "rectangle": (snn.surrogate.rectangle(), GREY),
+        "atan": (snn.surrogate.atan(), GREEN),
+        "fast_sigmoid": (snn.surrogate.fast_sigmoid(), GREEN),
+        "sigmoid": (snn.surrogate.sigmoid(), GREEN),
+    }
+    figure, axes = small(shapes)
+    data = {"x": x.tolist()}
+    for name, (surrogate, colour) in shapes.items():
+        at = x.clone().requires_grad_()
+        surrogate(at).sum().backward()
+        data[name] = at.grad.tolist()
+        axes[name].plot(x, at.grad, color=colour, lw=1.8)
+        axes[name].axvline(0, color=GREY, lw=0.8, ls="--")
+        axes[name].set_ylim(0, None)
+    return figure, data
+
+
+def row(reset="zero", alpha=0.0, **options):
+    """One BPSA neuron under a constant current, whose loss counts the spikes of the last 8 of 24 steps."""
+    x = torch.full((24, 1), 0.2, dtype=torch.float64, requires_grad=True)
+    out = snn.functional.lif_multistep(
+        x, beta=torch.tensor(BETA, dtype=torch.float64), threshold=torch.tensor(THRESHOLD, dtype=torch.float64),
+        reset_mechanism=reset, spatial_adj=True, temporal_alpha=alpha, record_mem=True,
+    )  # fmt: skip
+    out.spk[-8:].sum().backward()
+    return {"u": out.mem.flatten().tolist(), "o": out.spk.flatten().tolist(), "flow": x.grad.flatten().tolist()}
+
+
+def gallery_resets():
+    """The membrane of one neuron by its reset."""
+    data = {reset: row(reset) for reset in ("zero", "subtract", "none")}
+    figure, axes = small(data)
+    for reset, values in data.items():
+        fires(axes[reset], values["u"], values["o"])
+        axes[reset].axhline(THRESHOLD, color=GREY, lw=0.8, ls="--")
+    return figure, data
+
+
+def gallery_alphas():
+    """The error of one neuron by alpha."""
+    data = {f"alpha = {alpha}": row(alpha=alpha) for alpha in (0.0, 0.4, 0.8)}
+    figure, axes = small(data)
+    for name, values in data.items():
+        axes[name].axvspan(16.5, 24.5, color=GREY, alpha=0.15, lw=0)
+        axes[name].plot(range(1, 25), values["flow"], color=RED, lw=1.5, marker=".", ms=4)
+        axes[name].set_ylim(0, 4.2)
+    return figure, data
+
+
+PICTURES = {"crossing": crossing, "surrogates": surrogates, "three_cases": three_cases}
+PICTURES |= {draw.__name__: draw for draw in (gallery_neurons, gallery_surrogates, gallery_resets, gallery_alphas)}
+# --- the mark -------------------------------------------------------------------------------------
+
+
+def mark(axis):
+    """A membrane that rises to a spike and rises again; and the error, which comes back across the spike."""
+    data = neuron([0.2] * 8, 1)
+    u = data["u"][:3]  # to the first spike
+    axis.plot(range(3), u, color=BLUE, lw=7, solid_capstyle="round", solid_joinstyle="round")
+    axis.plot([2, 2], [u[-1], 1.35], color=ORANGE, lw=7, solid_capstyle="round")
+    axis.plot(range(2, 5), [0, *u[:2]], color=BLUE, lw=7, solid_capstyle="round", solid_joinstyle="round")
+    back = {
+        "arrowstyle": "-|>,head_length=0.55,head_width=0.35",
+        "connectionstyle": "arc3,rad=0.5",
+        "color": RED,
+        "lw": 4,
+    }
+    axis.annotate("", (0.2, 0.75), (3.9, 0.75), arrowprops=back)
+    axis.set(xlim=(-0.5, 4.5), ylim=(-0.35, 2.05))
+    axis.set_axis_off()
+
+
+def logo(ink):
+    figure = Figure(figsize=(3, 1.9))
+    mark(figure.add_axes((0.25, 0.3, 0.5, 0.7)))
+    figure.text(0.5, 0.1, "snntorch-bpsta", ha="center", fontsize=20, fontweight="bold", color=ink)
+    return figure
+
+
+def favicon():
+    figure = Figure(figsize=(1.6, 1.6))
+    mark(figure.add_axes((0, 0.05, 1, 0.9)))
+    return figure
+
+
+def social():
+    """1200 x 630 pixels, what sites show beside a link."""
+    figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="white")
+    mark(figure.add_axes((0.06, 0.25, 0.3, 0.5)))
+    figure.text(0.42, 0.58, "snntorch-bpsta", fontsize=50, fontweight="bold", color=TEXT["light"])
+    figure.text(0.42, 0.45, "snnTorch's own neurons, with gradients", fontsize=22, color=TEXT["light"])
+    figure.text(0.42, 0.37, "that cross spikes (BPSA, BPTA)", fontsize=22, color=TEXT["light"])
+    return figure
 
 
 def write(folder):
     """All pictures to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in PICTURES.items():
-        for theme, colours in (("light", {}), ("dark", DARK)):
-            style = {"svg.hashsalt": name, "legend.labelcolor": colours.get("text.color", "black"), **colours}
+        for theme, ink in TEXT.items():
+            style = {"svg.hashsalt": name, **dict.fromkeys(INKED, ink)}
             with matplotlib.rc_context(style):
                 figure, data = draw()
                 for axis in figure.axes:
                     axis.set_facecolor("none")
                 about = {"Date": None, "Creator": None, "Description": json.dumps(data)}
                 figure.savefig(folder / f"{name}-{theme}.svg", transparent=True, metadata=about)
+    write_mark(folder)
+
+
+def write_mark(folder):
+    """The logo, the favicon and the card to `folder`."""
+    unnamed = {"Date": None, "Creator": None}
+    with matplotlib.rc_context({"svg.hashsalt": "mark"}):
+        for theme, ink in TEXT.items():
+            logo(ink).savefig(folder / f"logo-{theme}.svg", transparent=True, metadata=unnamed)
+        favicon().savefig(folder / "favicon.svg", transparent=True, metadata=unnamed)
+        social().savefig(folder / "social.png", metadata={"Software": None})
 
 
 if __name__ == "__main__":

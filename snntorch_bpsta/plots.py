@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from . import _palette
 from ._checks import NUMBER, REAL, as_events, check_instance, check_positive_int, check_rows, check_tensor
 
 if TYPE_CHECKING:
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["animation", "raster", "samples", "study"]
 
-_COLOURS = {
-    "baseline": "#7a7a7a",
-    "bpsa": "#1f77b4",
-    "bpsa+bpta": "#d62728",
-    "bpta": "#2ca02c",
-    "bpsa-hidden": "#9467bd",
-}
 _NONE = type(None)
 
 
@@ -92,7 +86,7 @@ def _draw_curves(rows):
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     for position, variant in enumerate(variants):
         runs = [row for row in rows if row["variant"] == variant]
-        colour = _COLOURS.get(variant, f"C{position}")
+        colour = _palette.colour(variant, position)
         by_epoch = list(zip(*([100 * epoch["test_accuracy"] for epoch in run["history"]] for run in runs), strict=True))
         epochs = range(1, len(by_epoch) + 1)
         curves.plot(epochs, [sum(values) / len(values) for values in by_epoch], color=colour, label=variant)
@@ -124,7 +118,7 @@ def _draw_loop(rows, settings):
     styles = dict(zip(settings, (":", "-", "--"), strict=False))
     names, places = [], 0
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        colour, slowest = _COLOURS.get(variant, "C0"), None
+        colour, slowest = _palette.colour(variant), None
         for setting in settings:
             runs = [row for row in rows if (row["setting"], row["variant"]) == (setting, variant)]
             for i, run in enumerate(runs):
@@ -166,7 +160,7 @@ def _draw_settings(rows, settings):
         strict=True,
     ):  # fmt: skip
         for position, variant in enumerate(variants):
-            colour, shift = _COLOURS.get(variant, f"C{position}"), (position - (len(variants) - 1) / 2) * 0.12
+            colour, shift = _palette.colour(variant, position), (position - (len(variants) - 1) / 2) * 0.12
             places, means, spread = [], [], []
             for place, setting in enumerate(settings):
                 runs = [row for row in rows if (row["setting"], row["variant"]) == (setting, variant)]
@@ -205,7 +199,7 @@ def _draw_flow(rows, settings):
             axes = figure.add_subplot(grid[i, j], sharey=first)
             for row in group:
                 steps = row["flow"].get(layer, [])
-                axes.semilogy(range(1, len(steps) + 1), steps, color=_COLOURS.get(row["variant"]), marker=".")
+                axes.semilogy(range(1, len(steps) + 1), steps, color=_palette.colour(row["variant"]), marker=".")
             axes.set(title=f"{setting}, LIF {j + 1}", xlabel="step")
             axes.tick_params(labelleft=first is None)
             if first is None:
@@ -224,7 +218,7 @@ def _draw_neuron(rows, setting, membrane, error):
     membrane.set(title=f"{setting}: membrane, spikes", xlabel="step", ylabel="u")
     for row in rows:
         for steps in row["flow"].values():
-            colour, label = _COLOURS.get(row["variant"]), row["variant"]
+            colour, label = _palette.colour(row["variant"]), row["variant"]
             error.plot(range(1, len(steps) + 1), steps, color=colour, marker=".", label=label)
     error.set(title=f"{setting}: dL/du", xlabel="step")
     error.legend(frameon=False, fontsize=8)
@@ -236,7 +230,7 @@ def _draw_films(rows):
     counts, likeness = figure.subplots(1, 2)
     pairs = []
     for i, row in enumerate(rows):
-        name, films, colour = f"films of rows[{i}]", row["films"], f"C{i}"
+        name, films, colour = f"films of rows[{i}]", row["films"], _palette.colour("", i)
         check_rows(name, films, {"events": (list,), "correlation": (list,)})
         for film in films:
             numbers = dict(enumerate(film["events"] + film["correlation"]))
@@ -370,7 +364,7 @@ def raster(events: Events) -> Figure:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     points, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     end = t.max() / 1000
-    colours = {"OFF": "#1f4fd8", "ON": "#d62728"}
+    colours = _palette.POLARITIES
     shown = slice(None, None, -(-len(t) // 20_000))
     size = min(4.0, max(1.0, 2e4 / len(t)))
     dots = [(*colours.values(),)[i] for i in np.asarray(p[shown], dtype=int)]  # in the order of time: none is on top

@@ -58,7 +58,7 @@ FEATURES = {
     "Simulated recordings": "test_data_simulation",
     "Energy": "test_energy",
     "Gradient flow": "test_flow",
-    "Plots": "test_plots test_plots_data",
+    "Plots": "test_palette test_plots test_plots_data",
     "Notebooks": "test_examples",
     "Docs in a browser (Chromium)": "test_browser",
     "Command line": "test_cli test_cli_progress test_bench",

@@ -495,6 +495,7 @@ FAULTS = {
     ),
     "kernel-cache": Fault("_numba", "self.flush()", "pass", "an index that was cut is never mended", "numba"),
     # --- plots, the command line, the doors ---
+    "palette": Fault("_palette", "(position + 1)", "(2 * position)", "two curves of one colour", "palette"),
     "plots": Fault(
         "plots", "_picture(frames[t], largest)", "_picture(frames[0], largest)",
         "a film of one frame", "plots_data",

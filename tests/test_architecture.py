@@ -22,6 +22,7 @@ ORDER = [
     "_checks",
     "_files",
     "_progress",
+    "_palette",
     "_signals",
     "_numba",
     "telling",
@@ -40,7 +41,7 @@ ORDER = [
     "__main__",
 ]
 # Beside the line: what each may import of ours. `BASE` is open to all.
-BASE = {"_version", "_typing", "_torch", "_snntorch", "_meant", "_checks", "_files", "_progress", "_numba"}
+BASE = {"_version", "_typing", "_torch", "_snntorch", "_meant", "_checks", "_files", "_progress", "_palette", "_numba"}
 BESIDE = {
     "energy": {"neurons"},
     "flow": {"neurons", "doctor"},

@@ -7,6 +7,7 @@ import pkgutil
 import re
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -230,6 +231,8 @@ def test_the_readme_is_short():
 # --- the pictures ---------------------------------------------------------------------------------
 
 PICTURES = DOCS / "_static" / "pictures"
+NAMES = ["crossing", "surrogates", "three_cases"]
+NAMES += ["gallery_neurons", "gallery_surrogates", "gallery_resets", "gallery_alphas"]
 
 
 def leaves(data):
@@ -248,12 +251,39 @@ def drawing():
 
 def test_every_picture_is_there_for_a_light_and_a_dark_page(drawing):
     assert {path.name for path in PICTURES.iterdir()} == {
-        f"{name}-{theme}.svg" for name in drawing["PICTURES"] for theme in ("light", "dark")
-    }
+        f"{name}-{theme}.svg" for name in (*drawing["PICTURES"], "logo") for theme in ("light", "dark")
+    } | {"favicon.svg", "social.png"}
+
+
+def test_the_card_has_the_size_that_sites_ask_for():
+    head = (PICTURES / "social.png").read_bytes()[:24]
+    assert head[1:4] == b"PNG" and (int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) == (
+        1200,
+        630,
+    )
+
+
+def test_the_mark_is_drawn_by_the_code(drawing, tmp_path):
+    drawing["write_mark"](tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"logo-light.svg", "logo-dark.svg", "favicon.svg", "social.png"}
+    for name in names - {"social.png"}:
+        drawn, kept = (
+            [path.get("style") for path in ElementTree.parse(folder / name).iter("{http://www.w3.org/2000/svg}path")]
+            for folder in (tmp_path, PICTURES)
+        )
+        assert drawn == kept and len(kept) > 3
+
+
+def test_pictures_stand_on_a_page_in_light_and_in_dark(drawing):
+    pages = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
+    for name in drawing["PICTURES"]:
+        light, dark = (pages.count(f"pictures/{name}-{theme}.svg") for theme in ("light", "dark"))
+        assert light == dark > 0, name
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["crossing", "surrogates", "three_cases", "speed"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_picture_shows_what_the_package_computes(name, theme, drawing):
     (about,) = ElementTree.parse(PICTURES / f"{name}-{theme}.svg").iter("{http://purl.org/dc/elements/1.1/}description")
     written, now = leaves(json.loads(about.text)), leaves(drawing["PICTURES"][name]()[1])
@@ -280,3 +310,18 @@ def test_the_edges_of_the_crossing_are_those_of_the_equations(drawing):
             error = row["s"][t] * above[t] + (row["membrane"][t] + row["residual"][t]) * error
             along[t] = error
         np.testing.assert_allclose(along, run.dinput, rtol=1e-12)
+
+
+# --- conf.py --------------------------------------------------------------------------------------
+
+
+def test_a_page_names_the_card_where_the_site_has_an_address():
+    pytest.importorskip("sphinx")
+    add_card = runpy.run_path(str(DOCS / "conf.py"))["add_card"]
+    for address, wanted in (
+        ("", ""),
+        ("https://a.org/b/", '<meta property="og:image" content="https://a.org/b/_static/pictures/social.png" />'),
+    ):
+        context = {"metatags": ""}
+        add_card(SimpleNamespace(config=SimpleNamespace(html_baseurl=address)), "index", "page.html", context, None)
+        assert context["metatags"] == wanted

@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from snntorch_bpsta import plots  # noqa: E402
+from snntorch_bpsta._palette import VARIANTS  # noqa: E402
 from snntorch_bpsta.plots import study  # noqa: E402
 
 
@@ -83,7 +84,7 @@ def test_a_variant_has_one_colour_in_both_panels_whatever_the_order():
         _, curves, bars = axes(rows)
         lines = {line.get_label(): to_hex(line.get_color()) for line in curves.get_lines()}
         assert lines == {c.get_label(): to_hex(c[0].get_facecolor()) for c in bars.containers}
-        assert lines["bpsa"] == "#1f77b4" and lines["bpsa+bpta"] == "#d62728"
+        assert lines["bpsa"] == VARIANTS["bpsa"] and lines["bpsa+bpta"] == VARIANTS["bpsa+bpta"]
         assert len(set(lines.values())) == len(lines)
 
 

@@ -8,6 +8,7 @@ pytest.importorskip("matplotlib", reason="matplotlib (extra: plots) is missing")
 from matplotlib.colors import to_hex  # noqa: E402
 
 from snntorch_bpsta import plots  # noqa: E402
+from snntorch_bpsta._palette import POLARITIES  # noqa: E402
 
 
 def shown(axes):
@@ -51,5 +52,7 @@ def test_a_raster_has_the_events_in_their_colours_and_counts_them():
     points, rate = plots.raster(events).axes
     (dots,) = points.collections
     assert dots.get_offsets().tolist() == [[0, 0], [1, 1], [1.5, 2], [3, 3]]
-    assert [to_hex(colour) for colour in dots.get_facecolors()] == ["#1f4fd8", "#d62728", "#d62728", "#1f4fd8"]
+    assert [to_hex(colour) for colour in dots.get_facecolors()] == [
+        POLARITIES[name] for name in ("OFF", "ON", "ON", "OFF")
+    ]
     assert {patch.get_label(): patch.get_data().values.sum() for patch in rate.patches} == {"OFF": 2, "ON": 2}

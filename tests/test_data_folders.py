@@ -350,6 +350,7 @@ def test_floats_keep_their_dtype_and_integers_become_float32(kind, expected):
     ("samples", "error", "message"),
     [
         ([], ValueError, "samples must hold at least one pair"),
+        ([(torch.ones(2, 2), 0), (torch.ones(2, 2, device="meta"), 0)], ValueError, "expected samples on one device"),
         ([(torch.ones(2, 3), 0), (torch.ones(2, 4), 0)], ValueError, r"got \* = \[\(3,\), \(4,\)\]"),
         ([torch.ones(2, 3)], TypeError, r"samples\[0\] must be a pair \(sequence, target\), got Tensor"),
         ([(torch.ones(2), 0, 1)], TypeError, "got 3 values"),

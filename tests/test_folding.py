@@ -576,3 +576,13 @@ def test_steps_take_a_tensor():
         fast([torch.rand(3)])
     with pytest.raises(ValueError, match="at least one time step"):
         fast(torch.rand(0, 3))
+
+
+def test_spikes_have_the_type_of_snntorchs():
+    """Its surrogates give float32, whatever the current is: unverified, the fold gave float64."""
+    net = nn.Sequential(snntorch.Leaky(beta=0.5, init_hidden=True))
+    x = torch.rand(4, 2, 3, dtype=torch.float64) * 2
+    loop, fast = copy.deepcopy(net), snn.fold_time(net, steps=True, check=False)
+    expected = torch.stack([loop(step) for step in x])
+    got = fast(x)
+    assert got.dtype == expected.dtype == torch.float32 and torch.equal(got, expected)

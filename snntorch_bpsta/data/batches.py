@@ -34,7 +34,7 @@ def pad_sequences(samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor, A
         PyTorch's ``default_collate`` puts them together: of integers int64 [B].
 
     Raises:
-        ValueError: no sample; sequences that differ in more than their length; one without a step.
+        ValueError: no sample; sequences that differ in more than their length, or on several devices; one without a step.
         TypeError: a sample that is no pair, a sequence that is no array of real numbers.
 
     Example:
@@ -56,6 +56,9 @@ def pad_sequences(samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, Tensor, A
     shapes = {tuple(sequence.shape[1:]) for sequence in sequences}
     if len(shapes) > 1:
         raise ValueError(f"expected samples of one shape [T, *] that differ in T alone, got * = {sorted(shapes)}")
+    devices = {str(sequence.device) for sequence in sequences}
+    if len(devices) > 1:
+        raise ValueError(f"expected samples on one device, got {sorted(devices)}")
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     padded = torch.nn.utils.rnn.pad_sequence(sequences)
     return padded, lengths, default_collate([target for _, target in samples])

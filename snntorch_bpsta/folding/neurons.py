@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._snntorch import step_names
-from .._torch import is_view
+from .._torch import is_autocast, is_view
 from ..functional.pool import pooled
 from ..neurons import FAMILY, Adjusted
 from ..neurons.build import OPTIONS
@@ -78,7 +78,15 @@ def twin_of(neuron: Any) -> Any:
 def step(twin: Any, current: Tensor, states: Sequence[Tensor]) -> dict[str, Tensor]:
     """A step: its spikes and the states behind it, by name."""
     spk, *after = type(twin).forward(twin, current, *states)
-    return dict(zip(twin._returns, after, strict=True)) | {"spk": spk}
+    return dict(zip(twin._returns, after, strict=True)) | {"spk": _typed(twin, spk)}
+
+
+def _typed(twin, spk):
+    """The spikes in the type that snnTorch's neuron gives them: that of its surrogate, float32 whatever the current is."""
+    if spk.dtype == torch.float32 or isinstance(twin._twin_of, Adjusted) or is_autocast(spk):
+        return spk
+    with torch.no_grad():
+        return spk.to(twin.spike_grad(spk.new_zeros(1)).dtype)
 
 
 def sequence(
@@ -96,6 +104,7 @@ def sequence(
     started = [state if state.shape == shape else None for state in states]
     options = {} if len(current) == num_steps else {"num_steps": num_steps}
     spk, *after = twin._all_steps(current, started, record=record, pool=pool, **options)
+    spk = _typed(twin, spk)
     rows = {"spk": spk}
     last = dict(zip(twin._returns, after, strict=True))
     for name in record:

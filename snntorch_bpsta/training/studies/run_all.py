@@ -126,6 +126,8 @@ def study(
 
 def _try_to_write(out_file):
     """Refuse a file that cannot be written, or is none of ours, before anything is run."""
+    if not out_file.name:
+        raise ValueError(f"out_file (--out) must be the path of a file, got {str(out_file)!r}")
     for path in (out_file, table_file(out_file)):
         if path.exists() and not path.is_file():
             raise ValueError(f"out_file (--out): {path} is to be a file, and is there as something else")

@@ -37,7 +37,7 @@ def test_fold_time(draws, arguments):
     if not isinstance(net, nn.Module) or not isinstance(x, torch.Tensor):
         return
     if any(isinstance(module, snntorch.SLSTM) for module in net.modules()) and x.dim() < 3:
-        return  # snnTorch's loop ends the process: torch's LSTMCell reads memory that is not there for a step without a batch
+        return  # snnTorch's loop ends the process: torch's LSTMCell reads beyond the states of a step without a batch
     loop = copy.deepcopy(fast)._loop
     for _ in range(4):
         try:

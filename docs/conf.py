@@ -1,6 +1,7 @@
 """Sphinx configuration; warnings are errors (``make docs``)."""
 
 import ast
+import configparser
 import inspect
 import json
 import re
@@ -17,11 +18,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 from measured import markdown, measured  # noqa: E402, of this folder
 
 project = "snntorch-bpsta"
+SETTINGS = configparser.ConfigParser()
+SETTINGS.read(Path(__file__).parent.parent / "setup.cfg", encoding="utf-8")
+ADDRESS = SETTINGS.get(
+    "metadata", "url", fallback=""
+)  # of the repository at GitHub; all addresses of the docs come from it
 copyright = "2026, the snntorch-bpsta developers"
 release = version = snntorch_bpsta.__version__
 
-extensions = ["myst_nb", "sphinx_design", "sphinx-mathjax-offline"]
-extensions += [f"sphinx.ext.{name}" for name in ("autodoc", "doctest", "intersphinx", "mathjax", "napoleon")]
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design", "sphinx-mathjax-offline"]
+extensions += [
+    f"sphinx.ext.{name}" for name in ("autodoc", "autosummary", "doctest", "intersphinx", "mathjax", "napoleon")
+]
+extensions += ["sphinx.ext.linkcode" if ADDRESS else "sphinx.ext.viewcode"]
+autosummary_generate = False  # the tables link to what stands below them
+copybutton_exclude = ".linenos, .gp, .go"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # they are committed with their outputs, and the tests execute them
@@ -34,6 +45,8 @@ html_theme_options = {"light_css_variables": _PALETTE, "dark_css_variables": _PA
 html_theme_options |= {f"{theme}_logo": f"pictures/logo-{theme}.svg" for theme in ("light", "dark")}
 html_theme_options |= {"sidebar_hide_name": True}  # the logo has it
 html_favicon = "_static/pictures/favicon.svg"
+if ADDRESS:
+    html_theme_options |= {"source_repository": ADDRESS, "source_branch": "main", "source_directory": "docs/"}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 autodoc_member_order = "bysource"
@@ -150,6 +163,12 @@ def fill_in(app, name, source):
         source[0] = re.sub(r"\]\((?!https?:|#)", "](../results/", page).replace(" ± ", "\u00a0±\u00a0")
 
 
+def no_edit_of_notebooks(app, name, template, context, doctree):
+    """Their pages stand in another folder than they do."""
+    if name.startswith("examples/"):
+        context["page_source_suffix"] = ""
+
+
 def add_playground(app, name, template, context, doctree):
     if name == "playground":
         app.add_css_file("playground.css")
@@ -187,14 +206,45 @@ def annotate_neurons():
         neuron.__signature__ = signature.replace(parameters=parameters)
 
 
+def with_badge(text, path):
+    """The notebook with a badge below its heading that opens `path` of the repository in Colab."""
+    book = json.loads(text)
+    address = ADDRESS.replace("https://github.com/", "https://colab.research.google.com/github/")
+    badge = "https://colab.research.google.com/assets/colab-badge.svg"
+    heading, *rest = book["cells"][0]["source"]
+    badge = f"\n[![Open in Colab]({badge})]({address}/blob/main/{path})\n"
+    book["cells"][0]["source"] = [heading.rstrip("\n") + "\n", badge, *rest]
+    return json.dumps(book)
+
+
+def linkcode_resolve(domain, info):
+    """The lines of an object in the repository."""
+    found = sys.modules.get(info["module"])
+    for name in info["fullname"].split("."):
+        found = getattr(found, name, None)
+    try:
+        lines, first = inspect.getsourcelines(inspect.unwrap(getattr(found, "fget", found)))
+        path = Path(inspect.getsourcefile(inspect.unwrap(getattr(found, "fget", found)))).resolve()
+        path = path.relative_to(Path(__file__).resolve().parent.parent)
+    except (TypeError, OSError, ValueError):  # no function and no class, or not ours
+        return None
+    return f"{ADDRESS}/blob/main/{path.as_posix()}#L{first}-L{first + len(lines) - 1}"
+
+
 def bring_notebooks(app):
     """The notebooks of the repository as pages, in a folder that is not committed."""
     here = Path(__file__).parent
     (here / "examples").mkdir(exist_ok=True)
-    for notebook in (here.parent / "examples").glob("*.ipynb"):
+    notebooks = sorted((here.parent / "examples").glob("*.ipynb"))
+    for page in (here / "examples").glob("*.ipynb"):
+        if page.name not in {notebook.name for notebook in notebooks}:
+            page.unlink()  # of a notebook that had another name
+    for notebook in notebooks:
         page = here / "examples" / notebook.name
         text = notebook.read_text(encoding="utf-8").replace("](../results/README.md", "](../results.md")
         text = text.replace("](../docs/", "](../")
+        if ADDRESS:
+            text = with_badge(text, f"examples/{notebook.name}")
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
 
@@ -205,4 +255,5 @@ def setup(app):
     app.connect("source-read", fill_in)
     app.connect("html-page-context", add_playground)
     app.connect("html-page-context", add_card)
+    app.connect("html-page-context", no_edit_of_notebooks)
     app.connect("autodoc-process-signature", spell_out)

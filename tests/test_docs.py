@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import json
 import pkgutil
 import re
@@ -20,6 +21,7 @@ from _versions import SNNTORCH, TORCH
 
 import snntorch_bpsta as snn
 from snntorch_bpsta.functional import plan
+from snntorch_bpsta.neurons import FAMILY
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -47,9 +49,11 @@ DOCUMENTED = re.compile(r"^\.\. (?:autoclass|autofunction|data|automodule|curren
 
 
 def documented():
-    """Full names of what api.md documents."""
+    """Full names of what the pages of the API document."""
     module, names = "", set()
-    for match in DOCUMENTED.finditer((DOCS / "api.md").read_text(encoding="utf-8")):
+    for match in DOCUMENTED.finditer(
+        "".join(page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("api-*.md")))
+    ):
         name = match[1]
         if match[0].startswith((".. currentmodule", ".. automodule")):
             module = name
@@ -91,7 +95,7 @@ def test_every_public_name_is_in_the_api(name):
     module = imported(name) or pytest.skip("a library is not installed")
     values = [(each.rpartition(".")[2], find(each)) for each in documented()]
     missing = [each for each, value in ours(module) if not any(n == each and v is value for n, v in values)]
-    assert missing == [], f"not in docs/api.md: {missing}"
+    assert missing == [], f"not in docs/api-*.md: {missing}"
 
 
 def test_the_api_documents_only_what_is_public():
@@ -105,6 +109,53 @@ def test_the_api_documents_only_what_is_public():
 def test_the_api_documents_what_exists(name):
     if find(name) is None:
         pytest.skip("a library is not installed")
+
+
+@pytest.mark.parametrize("neuron", FAMILY, ids=lambda neuron: neuron.__name__)
+def test_every_argument_of_snntorch_is_explained(neuron):
+    page = (DOCS / "api-neurons.md").read_text(encoding="utf-8")
+    table = page[page.index("## The arguments of snnTorch") : page.index("## In full")]
+    ours = {"spatial_adj", "temporal_alpha", "warm_up", "inplace", "save"}
+    assert set(inspect.signature(neuron).parameters) - ours - set(re.findall(r"`(\w+)`", table)) == set()
+
+
+# --- rooms and addresses --------------------------------------------------------------------------
+
+
+def test_the_docs_have_six_rooms():
+    """(That every page is in one of them, Sphinx says.)"""
+    captions = re.findall(r"^:caption: (.+)$", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert captions == ["Start", "Tutorials", "How-to", "Explanation", "Reference", "Results"]
+
+
+def test_the_first_page_trains_in_forty_lines():
+    ((_, code),) = blocks(DOCS / "first.md")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 40
+    assert 'device = "cuda" if torch.cuda.is_available() else "cpu"' in code
+
+
+@pytest.fixture
+def conf():
+    pytest.importorskip("sphinx")
+    return runpy.run_path(str(DOCS / "conf.py"))
+
+
+ADDRESS = "https://github.com/someone/something"
+
+
+def test_source_links_and_badges_come_from_the_one_address(conf, monkeypatch):
+    resolve, badge = conf["linkcode_resolve"], conf["with_badge"]
+    monkeypatch.setitem(resolve.__globals__, "ADDRESS", ADDRESS)
+    for name in ("Leaky", "Leaky.sequence", "Leaky.spike_grad", "fold_time"):
+        link = resolve("py", {"module": "snntorch_bpsta", "fullname": name})
+        path, first, last = re.fullmatch(rf"{ADDRESS}/blob/main/(\S+)#L(\d+)-L(\d+)", link).groups()
+        lines = (ROOT / path).read_text(encoding="utf-8").splitlines()[int(first) - 1 : int(last)]
+        assert any(re.match(rf"\s*(?:def|class) {name.rpartition('.')[2]}\b", line) for line in lines), link
+    assert resolve("py", {"module": "snntorch_bpsta.energy", "fullname": "E_AC_PJ"}) is None
+    book = {"cells": [{"source": ["# Title\n", "\n", "text"]}]}
+    source = json.loads(badge(json.dumps(book), "examples/01.ipynb"))["cells"][0]["source"]
+    assert source[0] == "# Title\n" and source[2:] == ["\n", "text"]
+    assert "(https://colab.research.google.com/github/someone/something/blob/main/examples/01.ipynb)" in source[1]
 
 
 # --- examples -------------------------------------------------------------------------------------

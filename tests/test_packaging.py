@@ -3,6 +3,7 @@ version, the workflows and CONTRIBUTING.md agree with what is there."""
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,27 @@ def test_metadata(built):
     assert core == {"torch", "snntorch", "numpy", "numba"}
     assert "snntorch<2,>=0.9.4" in requires and any(line.startswith("lightning>=2.6.6") for line in requires)
     assert set(metadata.get_all("Provides-Extra")) == {"data", "train", "plots", "neurobench", "docs", "all", "dev"}
+    assert (
+        metadata.get_payload().startswith("# snntorch-bpsta")
+        and metadata["Description-Content-Type"] == "text/markdown"
+    )
     assert metadata["Requires-Python"] == ">=3.10" and metadata["License"] == "MIT"
+
+
+@pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="setup.py is not part of this distribution")
+def test_the_readme_on_the_index_has_whole_addresses():
+    """Rendered and cleaned as there: every picture and link is of the repository by its address, and exists."""
+    markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
+    clean = pytest.importorskip("readme_renderer.clean").clean
+    absolute = runpy.run_path(str(ROOT / "setup.py"))["absolute"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = clean(markdown.render(absolute(text, "https://github.com/someone/something")))
+    pictures, links = re.findall(r'<img [^>]*src="([^"]+)"', page), re.findall(r'href="([^"]+)"', page)
+    assert len(pictures) > 1 and len(links) > 5 and pictures == [p for p in pictures if p.startswith("https://")]
+    assert [link for link in links if not re.match(r"https?://|#", link)] == []
+    own = re.compile(r"https://(?:raw\.githubusercontent|github)\.com/someone/something/(?:blob/)?main/([^#]+)")
+    paths = [found[1] for found in map(own.match, [*pictures, *links]) if found]
+    assert len(paths) > 5 and [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_the_wheel_works_without_the_extras(built, tmp_path):
@@ -219,7 +240,7 @@ def test_issue_forms_parse():
 def test_contributing_names_files_and_targets_that_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([\w./-]+\.(?:py|md|sh|cfg|toml|cff|yml|txt))(?:[#:][^`]*)?`", text))
-    assert {"tests/test_types.py", "tests/_oracle.py", "docs/api.md"} <= named
+    assert {"tests/test_types.py", "tests/_oracle.py", "docs/data.md"} <= named
     folders = ("", "snntorch_bpsta", "snntorch_bpsta/functional", "snntorch_bpsta/data", "snntorch_bpsta/training")
     folders += ("snntorch_bpsta/training/studies",)
     assert {

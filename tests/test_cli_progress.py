@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import time
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -225,6 +226,14 @@ def test_a_worker_tells_how_far_it_is():
         pool.begin("a", workers.report, 3)
         assert pool.wait(lambda *news: heard.append(news)) == ("a", None)
     assert heard == [("a", 3)] and workers.report(3) is None, "nobody to be told here"
+
+
+def test_a_warning_of_a_worker_is_a_line(capfd):
+    """Without the path of the package, among the lines of the runs."""
+    with workers.Workers(1, 1) as pool:
+        pool.begin("a", warnings.warn, "slow")
+        assert pool.wait(lambda *news: None) == ("a", None)
+    assert capfd.readouterr().err == "warning: slow\n"
 
 
 @needs_a_terminal

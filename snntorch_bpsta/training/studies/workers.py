@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import traceback
+import warnings
 from contextlib import contextmanager
 from multiprocessing import connection, resource_tracker
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -160,6 +161,7 @@ def _serve(tasks, threads, place):
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where it could not be blocked
     torch.set_num_threads(threads)
+    warnings.formatwarning = lambda message, *where, **line: f"warning: {message}\n"  # in a line, among those of the runs
     while True:
         try:
             function, args = tasks.recv()

@@ -153,6 +153,11 @@ def _no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _in_a_line(message, *where, **line):
+    """A warning among the lines of the runs."""
+    return f"warning: {message}\n"
+
+
 def _serve(tasks, threads, place):
     """The life of a process; its bars are `place` lines below that of the one that started it."""
     global _parent
@@ -161,7 +166,7 @@ def _serve(tasks, threads, place):
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where it could not be blocked
     torch.set_num_threads(threads)
-    warnings.formatwarning = lambda message, *where, **line: f"warning: {message}\n"  # in a line, among those of the runs
+    warnings.formatwarning = _in_a_line
     while True:
         try:
             function, args = tasks.recv()

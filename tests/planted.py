@@ -91,6 +91,9 @@ FAULTS = {
         "functional/kernels/triton_template", "i = tl.where(there, e, i)", "i = tl.where(there, h, i)",
         "one current for the other", "triton_kernels",
     ),
+    "norm": Fault(
+        "folding/layout", "or norm.grad or", "or", "a batch norm that learns goes into the convolution", "folding_pool",
+    ),
     "corner": Fault(
         "functional/kernels/triton_pool", "tl.where(place < COUNT, smaller, 1)", "smaller",
         "places beyond the window compete for its gradient", "triton_kernels",

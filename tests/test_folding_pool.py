@@ -1,9 +1,13 @@
-"""Pooling behind a neuron in a loop over time: the neuron does it, where nobody else takes its spikes."""
+"""Pooling behind a neuron in a loop over time: the neuron does it, where nobody else takes its spikes; and batch norm behind
+a convolution, which goes into its weights in eval mode."""
+
+from collections import Counter
 
 import pytest
 import snntorch
 import torch
-from _folding import assert_alike
+from _engine import counting
+from _folding import assert_alike, assert_same
 from _loops import B, T
 from torch import nn
 from torch.nn import functional as F
@@ -144,3 +148,81 @@ def test_a_wrong_pooling_is_found(monkeypatch):
         for _ in range(4):
             assert torch.equal(fast[0](x), loop[0](x))
     assert "lif1" in fast[0].report().stepped
+
+
+class Normed(nn.Module):
+    def __init__(self, bias=True, also=False, dtype=torch.float32, **norm):
+        super().__init__()
+        self.conv1, self.norm1, self.lif1 = (
+            nn.Conv2d(2, 4, 3, bias=bias),
+            nn.BatchNorm2d(4, **norm),
+            snntorch.Leaky(0.9),
+        )
+        self.conv2, self.norm2, self.lif2 = (
+            nn.Conv2d(4, 3, 3, bias=bias),
+            nn.BatchNorm2d(3, **norm),
+            snntorch.Leaky(0.8),
+        )
+        self.also = also
+        with torch.no_grad():
+            for layer in (self.norm1, self.norm2):
+                for tensor in (*layer.parameters(), layer.running_mean, layer.running_var):
+                    if tensor is not None:
+                        tensor.copy_(torch.rand_like(tensor) + 0.5)
+        self.to(dtype)
+
+    def forward(self, x):
+        mem1, mem2, rows = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+        for x_t in x:
+            cur = self.conv1(x_t)
+            spk, mem1 = self.lif1(self.norm1(cur), mem1)
+            out, mem2 = self.lif2(self.norm2(self.conv2(spk)), mem2)
+            rows.append(mem2 + cur.mean() if self.also else mem2)
+        return torch.stack(rows)
+
+
+@pytest.fixture
+def norms(monkeypatch):
+    """How often a batch norm runs by itself."""
+    counts = Counter()
+    monkeypatch.setattr(torch, "batch_norm", counting(torch.batch_norm, counts, "norm"))
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("options", "inside"),
+    [({}, 2), ({"bias": False}, 2), ({"affine": False}, 2), ({"also": True}, 1), ({"track_running_stats": False}, 0)],
+    ids=lambda value: "-".join(value) or "plain" if isinstance(value, dict) else None,
+)
+def test_batch_norm_goes_into_the_convolution(options, inside, norms):
+    torch.manual_seed(0)
+    net = Normed(**options).eval()
+    if options.get("track_running_stats") is False:
+        net.norm1.running_mean = net.norm1.running_var = net.norm2.running_mean = net.norm2.running_var = None
+    fast, x = snn.fold_time(net), torch.rand(T, B, 2, 9, 8)
+    with torch.no_grad():
+        for _ in range(3):
+            fast(x)
+        assert fast.report().reason is None and fast._last.replayed
+        expected = net(x)
+        norms.clear()
+        assert_same(fast(x), expected, "outputs")
+        assert norms["norm"] == (T * 2 if inside == 0 else 2 - inside)
+        if net.norm1.running_var is not None:
+            net.norm1.running_var.mul_(3)
+            net.conv2.weight.data.mul_(-0.7)
+            expected = net(x)
+            assert_same(fast(x), expected, "other weights and statistics")
+
+
+def test_batch_norm_stays_where_gradients_are_asked_for_or_statistics_are_taken(norms):
+    torch.manual_seed(0)
+    for train in (False, True):
+        net = Normed().train(train)
+        fast, x = snn.fold_time(net), torch.rand(T, B, 2, 9, 8)
+        for _ in range(3):
+            norms.clear()
+            out = fast(x)
+        assert norms["norm"] >= 2 and out.requires_grad
+        out.sum().backward()
+        assert net.norm1.weight.grad.abs().sum() > 0

@@ -42,7 +42,7 @@ class Unit:
     outside: set[Any] = _field(default_factory=set)  # outputs that are needed behind its block
     size: int = 0  # bytes of its largest result at one step
     pool: nn.Module | None = None  # of neurons whose spikes nobody needs but a group that pools them: the pooling
-    into: Unit | None = None  # that group, whose work they do
+    into: Unit | None = None  # that group, or the batch norm behind convolutions, whose work is done here
 
     @property
     def first(self) -> Node:
@@ -86,7 +86,7 @@ def lay_out(recording: Recording, units: list[Unit], of: Places, first: int) -> 
             rows = [refs_of(node) for node in unit.members]
             count = 1 if unit.first.kind == "neuron" else len(rows[0])
             unit.sources = [_source([row[i] for row in rows], of) for i in range(count)]
-    _give_pools(recording, units, of)
+    _give_work(recording, units, of)
     blocks = [Block([unit], len(unit.members)) for unit in units[:first]] + _blocks(units[first:], of)
     block_of = {id(unit): block for block in blocks for unit in block.units}
     for ref in outputs_of(recording):
@@ -99,8 +99,9 @@ def lay_out(recording: Recording, units: list[Unit], of: Places, first: int) -> 
     return blocks
 
 
-def _give_pools(recording, units, of):
-    """Let neurons pool their spikes themselves, where nobody else takes them."""
+def _give_work(recording, units, of):
+    """Let neurons pool their spikes themselves, and convolutions take the batch norm behind them into their weights, where
+    nobody else takes what is in between."""
     users: dict[Ref, int] = {}
     for ref in outputs_of(recording) + [ref for look in recording.looks for ref in look.refs]:
         users[ref] = 2
@@ -108,28 +109,51 @@ def _give_pools(recording, units, of):
         for ref in refs_of(node):
             users[ref] = users.get(ref, 0) + 1
     for unit in units:
-        neuron = _takes_spikes_of(unit)
-        if neuron is None or neuron.first.grad != unit.first.grad or any(node.effects for node in unit.members):
+        source = unit.sources[0] if unit.sources else None
+        if not isinstance(source, Rows) or not source.are_all_of(unit) or any(node.effects for node in unit.members):
             continue
-        if any(users[Ref(node, "spk")] > 1 for node in neuron.members):
+        giver = source.unit
+        if giver.first.grad != unit.first.grad or any(users[Ref(node, source.out)] > 1 for node in giver.members):
             continue
-        args, kwargs = unit.first.args, unit.first.kwargs
-        layer = layer_of(unit.first.fn, args[1:], kwargs) if args and type(args[0]) is Ref else None
-        spk = neuron.first.values.get("spk")
-        if layer is not None and windows_of(layer) is not None and spk is not None and spk.dim() == 4:
-            neuron.pool, neuron.into = layer, unit
+        if giver.first.kind == "neuron":
+            giver.pool = _pool_of(unit, giver) if source.out == "spk" else None
+            giver.into = unit if giver.pool is not None else None
+        elif _goes_into(unit, giver):
+            giver.into = unit
 
 
-def _takes_spikes_of(unit):
-    """The neurons whose spikes, all of them, a group takes and nothing else."""
-    source = unit.sources[0] if len(unit.sources) == 1 else None
-    if not isinstance(source, Rows) or source.out != "spk" or not source.are_all_of(unit):
-        return None
-    return source.unit if source.unit.first.kind == "neuron" else None
+def _pool_of(unit, neuron):
+    """The pooling that a group does with the spikes of neurons, if they can do it."""
+    args, kwargs = unit.first.args, unit.first.kwargs
+    layer = layer_of(unit.first.fn, args[1:], kwargs) if len(unit.sources) == 1 and type(args[0]) is Ref else None
+    spk = neuron.first.values.get("spk")
+    return layer if layer is not None and windows_of(layer) is not None and spk is not None and spk.dim() == 4 else None
+
+
+def _goes_into(unit, conv):
+    """Whether a group is the batch norm of convolutions, by running statistics, and nobody asks for gradients."""
+    norm, first = unit.first, conv.first
+    if norm.fn is not nn.functional.batch_norm or norm.grad or given(norm)["training"]:
+        return False
+    if first.fn not in (torch.conv2d, nn.functional.conv2d) or len(first.args) < 3:
+        return False
+    fixed = all(type(source) is Ref for source in (*unit.sources[1:], *conv.sources[1:]))
+    values = [node.values.get(0) for node in (norm, first)] + [
+        ref.node.values.get(ref.out) for ref in refs_of(first)[1:2]
+    ]
+    known = [value.dtype for value in values if value is not None]
+    return fixed and len(known) == 3 and len({*known}) == 1 and known[0] in (torch.float32, torch.float64)
+
+
+def given(norm: Node) -> dict[str, Any]:
+    """The arguments of ``nn.functional.batch_norm``, by name."""
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    defaults = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
+    return defaults | dict(zip(names, norm.args, strict=False)) | norm.kwargs
 
 
 def is_done(unit: Unit) -> bool:
-    """Whether the neurons in front of a group have done its work."""
+    """Whether the group in front of one has done its work."""
     source = unit.sources[0] if unit.sources else None
     return isinstance(source, Rows) and source.unit.into is unit
 

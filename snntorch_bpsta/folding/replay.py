@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .._torch import tree_leaves, tree_unflatten
 from ..functional.skipping import conv2d, linear
@@ -15,7 +17,7 @@ from ..layers.over_time import over_time
 from ..neurons import Adjusted
 from ..telling import tell
 from . import neurons
-from .layout import Rows, is_done, stacked_whole
+from .layout import Rows, given, is_done, stacked_whole
 from .records import Apply, Attribute, Node, Ref, mapped, memory_of, refs_of
 from .seen import EMPTY
 
@@ -215,6 +217,9 @@ class _Run:
         if not any(many for _, many in tensors):
             tensors[0] = tensors[0][0].expand(steps, *tensors[0][0].shape), True
         values, stacked = [value for value, _ in tensors], [many for _, many in tensors]
+        if unit.into is not None:
+            node, values[1:] = self._with_norm(node, unit.into.first, values[1:])
+            stacked = [stacked[0], False, False]
         if node.fn in _DOORS and stacked[0] and not any(stacked[1:]):
             neuron = _spiking(unit)
             alone = isinstance(neuron, Adjusted) and neuron._learns_at_spikes()
@@ -227,6 +232,16 @@ class _Run:
                 return {0: out.unflatten(0, values[0].shape[:2])}
         opaque = isinstance(node.fn, Apply)
         return _by_place(over_time(partial(_with, node), getattr(node.fn, "__name__", ""), values, stacked, opaque))
+
+    def _with_norm(self, conv, norm, values):
+        """A convolution that does the work of the batch norm behind it: a call with a bias, its weight and bias."""
+        weight, bias = (*values, None)[:2]
+        own = {name: self.value(x) if type(x) is Ref else x for name, x in given(norm).items() if name != "input"}
+        fused = fuse_conv_bn_weights(
+            weight, bias, own["running_mean"], own["running_var"], own["eps"], own["weight"], own["bias"]
+        )
+        with_bias = replace(conv, args=(*conv.args[:2], conv.args[1], *conv.args[3:]))  # wherever it points
+        return with_bias, list(fused)
 
     def _selected(self, unit):
         dim, places = unit.selects
@@ -288,14 +303,14 @@ class _Check(_Run):
             return
         if unit.selects is not None:
             got = {0: got[0][part]}
-        if any(self._differs(unit, unit.members[part], got, out) for out in unit.wanted):
+        if any(self._differs(unit, part, got, out) for out in unit.wanted):
             self.failed.append(unit)
 
-    def _differs(self, unit, members, got, out):
-        exact = unit.first.kind == "neuron" and out == "spk"
-        if exact and unit.into is not None:  # its pooled spikes
-            pairs = zip([node.values.get(0) for node in unit.into.members], got[out].unbind(0), strict=True)
-            return any(value is not None and not _alike(row, value, True) for value, row in pairs)
+    def _differs(self, unit, part, got, out):
+        exact, members = unit.first.kind == "neuron" and out == "spk", unit.members[part]
+        if unit.into is not None and out in ("spk", 0):  # pooled spikes, or what a batch norm makes of it
+            pairs = zip([node.values.get(0) for node in unit.into.members[part]], got[out].unbind(0), strict=True)
+            return any(value is not None and not _alike(row, value, exact) for value, row in pairs)
         if out not in got:  # of all steps the last is there alone
             members, rows = members[-1:], [got["last", out]]
         else:

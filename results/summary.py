@@ -1,8 +1,11 @@
 """Write results/README.md from FINDINGS.md and the runs in this folder: ``python results/summary.py``."""
 
 import json
+from math import log10
 from pathlib import Path
 from statistics import mean, stdev
+
+import numpy as np
 
 from snntorch_bpsta.energy import energy_ratio
 from snntorch_bpsta.training import Recipe
@@ -10,6 +13,7 @@ from snntorch_bpsta.training._tables import markdown
 from snntorch_bpsta.training.paper import beside, paper_rows, variant
 from snntorch_bpsta.training.recipes import COMPARED
 from snntorch_bpsta.training.studies import STUDIES, format_study, grid, tabulate
+from snntorch_bpsta.training.studies.table import paired_p
 
 HERE = Path(__file__).parent
 DEFAULT = Recipe().as_dict()
@@ -133,6 +137,39 @@ def _readouts(studies):
     return markdown(head, cells)
 
 
+def _at_equal_operations(rows):
+    """What PLAN.md fixed before the runs: a variant's accuracy by seed, at the accumulates of the baseline with a penalty
+    of 1, linear in their logarithm between the penalties; a curve that does not reach so far is left out."""
+    curves = {}
+    for row in rows:
+        layers = [counts["ac"] for counts in row["operations"].values()][1:]
+        curve = curves.setdefault(row["variant"], {}).setdefault(row["seed"], {})
+        curve[row["setting"]] = log10(sum(layers)), 100 * row["accuracy"]
+    at = {seed: curve["penalty 1"][0] for seed, curve in curves["baseline"].items()}
+
+    def reached(curve, where):
+        operations, accuracies = zip(*sorted(curve.values()), strict=True)
+        return float(np.interp(where, operations, accuracies)) if operations[0] <= where <= operations[-1] else None
+
+    found = {of: {seed: reached(curve, at[seed]) for seed, curve in own.items()} for of, own in curves.items()}
+    lost = {
+        of: [own[seed] - found["baseline"][seed] for seed in sorted(own) if own[seed] is not None]
+        for of, own in found.items()
+        if of != "baseline"
+    }
+    ps = sorted((paired_p(values), of) for of, values in lost.items() if len(values) > 1)
+    corrected, largest = {}, 0.0
+    for k, (p, of) in enumerate(ps):
+        corrected[of] = largest = max(largest, min(p * (len(ps) - k), 1.0))
+    cells = []
+    for of, own in found.items():
+        line = [of, *("not reached" if own.get(seed) is None else f"{own[seed]:.2f}" for seed in sorted(at))]
+        cells.append([*line, *((f"{mean(lost[of]):+.2f}", f"{corrected[of]:.3f}") if of in corrected else ("", ""))])
+    million = mean(10**value for value in at.values()) / 1e6
+    head = ["variant", *(f"seed {seed}: %" for seed in sorted(at)), "difference", "p, Holm"]
+    return f"At {million:.2f} million accumulates a sample:\n\n{markdown(head, cells)}"
+
+
 def _percent(runs):
     accuracies, rates = [100 * run["accuracy"] for run in runs], [run["firing_rate"] for run in runs]
     spread = f" ± {stdev(accuracies):.2f}" if len(runs) > 1 else ""
@@ -145,6 +182,8 @@ def text():
     studies = _studies()
     found = (HERE / "FINDINGS.md").read_text()
     found = found.replace("<!-- the readouts -->", _readouts(studies))
+    if "pareto-nmnist" in studies:
+        found = found.replace("<!-- at equal operations -->", _at_equal_operations(studies["pareto-nmnist"]["runs"]))
     page = found.replace("<!-- the paper's numbers -->", _papers_numbers(_runs(studies))).rstrip() + "\n\n"
     page += "## Every study\n\n"
     for name, content in studies.items():

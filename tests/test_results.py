@@ -68,3 +68,18 @@ def test_the_table_is_that_of_the_runs(folder):
 
 def test_the_page_is_what_the_runs_say():
     assert (RESULTS / "README.md").read_text() == runpy.run_path(str(RESULTS / "summary.py"))["text"]()
+
+
+def test_accuracies_at_equal_operations():
+    """Between the penalties on a line over the logarithm; beyond them nothing."""
+
+    def row(variant, seed, setting, accumulates, accuracy):
+        operations = {"first": {"ac": 7e9}, "second": {"ac": accumulates}}
+        return {"variant": variant, "seed": seed, "setting": setting, "operations": operations, "accuracy": accuracy}
+
+    rows = [row("baseline", seed, f"penalty {k}", 10.0 ** (6 - k), 0.9) for seed in (0, 1) for k in (0, 1)]
+    rows += [row("bpsa", seed, f"penalty {k}", 10.0 ** (5.5 - k), 0.8 + 0.02 * seed) for seed in (0, 1) for k in (0, 1)]
+    rows += [row("silent", 0, f"penalty {k}", 10.0 ** (3 - k), 0.5) for k in (0, 1)]
+    text = runpy.run_path(RESULTS / "summary.py")["_at_equal_operations"](rows)
+    assert "At 0.10 million" in text and "| 90.00" in text and "| 80.00" in text and "| 82.00" in text
+    assert "-9.00" in text and "not reached" in text

@@ -211,7 +211,7 @@ def test_the_search_finds_temporal_alpha(tab):
     found.first.wait_for()
     page.locator("p.search-summary", has_text="Search finished").wait_for()
     targets = found.evaluate_all("all => all.map(a => new URL(a.href).pathname)")
-    assert {"/method.html", "/api.html"} <= set(targets)
+    assert "/method.html" in targets and any(target.startswith("/api-") for target in targets)
     found.first.click()
     page.locator("article h1").wait_for()
     assert "temporal_alpha" in page.locator("article").inner_text()
@@ -617,7 +617,7 @@ def test_a_slider_answers_to_the_arrow_keys_and_to_the_mouse(slider, tab):
     assert float(shown.inner_text()) == pytest.approx(at - 2 * step)
     check(page, {**START, slider: round(at - 2 * step, 2)})
     box = handle.bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    handle.click(position={"x": box["width"] / 2, "y": box["height"] / 2})  # once the page lies still
     middle = float(shown.inner_text())
     assert abs(middle - (low + high) / 2) <= 2 * step
     check(page, {**START, slider: middle})

@@ -207,7 +207,7 @@ def test_ctrl_c_at_a_terminal_and_on_to_the_end(tmp_path):
     assert re.search(r"training: +\d+%\|.*\d+/160 ", shell.text), "40 epochs of 3 batches and 1 of the test set"
     assert out.read_text() == "", "no result yet, and nothing of the bar"
     first = torch.load(run / "last.ckpt", weights_only=True)["bpsta"]["history"]
-    assert 1 <= len(first) < 40
+    assert 1 <= len(first) < 40  # the signal came in the midst: neither before the first epoch's end nor after the last
 
     shell = Shell(out, "train", *LONGER, "--lr=0.01", "--overwrite", "--out", run)
     shell.until("epoch  1/40")

@@ -10,7 +10,7 @@ the value `factor`, `records` (u, i and j of every step, compute, or None), `sav
 alpha, tau, threshold, v and factor, where each is one number. A parameter [C] has the value ``p[(neuron // inner) %
 C]``.
 
-With `pool` the spikes that come out, and `dspk`, are those that are left of it; only ``cpu.py`` knows it.
+With `pool` the spikes that come out, and `dspk`, are those that are left of it.
 
 `saved` is None, the membrane [T, N] in the compute dtype (`save` "membrane"; before a prompt reset), or the *code*,
 in the compute dtype or bfloat16: |s|, the surrogate's derivative, with the sign bit where the neuron fired, and with

@@ -66,16 +66,8 @@ def _launch(kernel, c, values, parameters, steps, shape, rows, arguments):
     if c.pool:
         (height, width), (down, across, channels) = shape[-2:], c.window
         pooled = num_neurons // (height * width) * (height // down) * (width // across)
-        numbers = (
-            pooled,
-            height,
-            width,
-            channels,
-            1 if c.pool == "max" else 2,
-            down,
-            across,
-            triton.next_power_of_2(down * across),
-        )
+        kind, places = 1 if c.pool == "max" else 2, triton.next_power_of_2(down * across)
+        numbers = (pooled, height, width, channels, kind, down, across, places)
         pooling = dict(zip(_POOLING, numbers, strict=True))
     arguments |= {"num_neurons": num_neurons, **pooling}
     if _places(**arguments) > _MAX_NEURONS:
@@ -103,9 +95,7 @@ def forward(t, c, spk, states, records, saved, values, from_zero, steps=None):
     tensors = ("input_", "spk", "mem", "syn", "inh", "fed", "mem_rec", "syn_rec", "inh_rec", "saved", "factor")
     arguments = dict(zip(tensors, (t.input, spk, *states, *records, saved, t.factor), strict=True))
     arguments |= {
-        "stride": num_neurons
-        if t.input.numel() == c.num_steps * num_neurons
-        else 0,  # 0: the same current at every step
+        "stride": num_neurons if t.input.numel() == prod(shape) else 0,  # 0: the same current at every step
         "SURROGATE": 0 if saved is None or c.save == "membrane" else c.surrogate,
         "FROM_ZERO": from_zero,
         "enable_fp_fusion": False,  # a fused multiply-add rounds once where the reference rounds twice

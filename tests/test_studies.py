@@ -54,10 +54,16 @@ def test_a_setting_changes_what_it_says_and_a_variant_what_it_says(name):
         assert len(changed) <= (3 if name in ("readout", "silent") else 2), (setting, changed)
 
 
+def test_settings_and_variants_can_be_chosen():
+    chosen = grid("alpha", RECIPE, [4], ["bpta"], ("alpha = -0.5", "alpha = 0"))
+    assert set(chosen) == {("alpha = 0", "bpta", 4), ("alpha = -0.5", "bpta", 4)}
+    assert {recipe.temporal_alpha for recipe in chosen.values()} == {0, -0.5}
+
+
 def test_settings_by_name():
     assert {recipe.num_steps for recipe in grid("latency", RECIPE, [0]).values()} == {4, 8, 16, 32}
     alphas = {key[0]: recipe.temporal_alpha for key, recipe in grid("alpha", RECIPE, [0]).items()}
-    assert alphas == {f"alpha = {alpha:g}": alpha for alpha in (0, 0.2, 0.5, 0.8, 1)}
+    assert alphas == {f"alpha = {alpha:g}": alpha for alpha in (0, 0.2, 0.5, 0.8, 1, -0.2, -0.5)}
     warm_ups = {
         key[0]: (r.warm_up, r.warm_up_epochs) for key, r in grid("warm_up", replace(RECIPE, epochs=30), [0]).items()
     }
@@ -72,6 +78,8 @@ def test_settings_by_name():
     [
         (("speed", RECIPE, [0]), ValueError, "name must be one of 'compare', 'ablation'"),
         (("alpha", RECIPE, [0], ["baseline"]), ValueError, "variants must be one of 'bpsa', 'bpta'; got 'baseline'"),
+        (("alpha", RECIPE, [0], None, ["alpha = 2"]), ValueError, "settings must be one of 'alpha = 0', 'alpha = 0.2'"),
+        (("alpha", RECIPE, [0], None, "alpha = 1"), TypeError, "settings must be names of settings, got str"),
         (("alpha", RECIPE, [0], "bpsa"), TypeError, "variants must be names of variants, got str"),
         (("alpha", "digits", [0]), TypeError, "recipe must be a Recipe, got str"),
         (("alpha", RECIPE, 3), TypeError, "seeds must be a list, tuple or range of integers, got int"),
@@ -310,7 +318,7 @@ def test_how_far_it_is(calls, tmp_path):
 
 def test_a_variant_with_a_recipe_of_its_own(calls, tmp_path):
     out = tmp_path / "runs.json"
-    study("compare", RECIPE, [0], out, say=silent, variants=["bpsa"])
+    study("compare", RECIPE, [0], out, say=silent, variants=["bpsa"], settings=[""])
     rows = study("compare", replace(RECIPE, lr=0.5), [0], out, say=silent, variants=("baseline", "bpsa+bpta"))
     assert [row["variant"] for row in rows] == ["baseline", "bpsa+bpta"]
     assert {(row["variant"], row["recipe"]["lr"]) for row in read(out)} == {

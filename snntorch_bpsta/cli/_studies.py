@@ -28,6 +28,9 @@ def study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", default=None, help="tiny sizes, 2 seeds at most: to see that it works"
     )
+    parser.add_argument(
+        "--settings", type=names, metavar="NAMES", help="these of the settings alone: 'penalty 0,penalty 1'"
+    )
     compare_options(parser)
 
 
@@ -71,7 +74,7 @@ def run_study(arguments: argparse.Namespace) -> int:
         with Progress(name, "epochs") as progress:
             rows = study(
                 name, recipe, wanted, out, jobs=own.get("jobs", 1), say=progress.say, progress=progress.at,
-                **given(arguments, "variants", "data_root", "download", "accelerator", "also_test"),
+                **given(arguments, "variants", "settings", "data_root", "download", "accelerator", "also_test"),
             )  # fmt: skip
     except RunsFailed as error:
         failed, rows = error, error.rows

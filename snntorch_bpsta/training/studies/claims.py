@@ -95,8 +95,9 @@ STUDIES = {
         {kind: _warm_up(kind) for kind in ("none", "identity", "surrogate")},
     ),
     "alpha": Study(
-        "The residual of Eq. 10 has a best size (the paper takes 0.8, the released code 0.2).",
-        {f"alpha = {alpha:g}": {"temporal_alpha": alpha} for alpha in (0.0, 0.2, 0.5, 0.8, 1.0)},
+        "The residual of Eq. 10 has a best size (the paper takes 0.8, the released code 0.2), and a sign: that of the reset "
+        "is the other one (ours).",
+        {f"alpha = {alpha:g}": {"temporal_alpha": alpha} for alpha in (0.0, 0.2, 0.5, 0.8, 1.0, -0.2, -0.5)},
         ("bpsa", "bpta"),
         against="setting",
     ),
@@ -184,7 +185,11 @@ STUDIES = {
 
 
 def grid(
-    name: str, recipe: Recipe | None, seeds: Sequence[int], variants: Sequence[str] | None = None
+    name: str,
+    recipe: Recipe | None,
+    seeds: Sequence[int],
+    variants: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
 ) -> dict[tuple[str, str, int], Recipe | None]:
     """The runs of a study: ``(setting, variant, seed)`` -> recipe.
 
@@ -192,7 +197,7 @@ def grid(
         name: a key of :data:`STUDIES`.
         recipe: what the settings and variants change; None for a study that trains nothing.
         seeds: list, tuple or range of int.
-        variants: those of the study's that are run; None for all.
+        variants, settings: those of the study's that are run; None for all.
 
     Raises:
         ValueError, TypeError: an argument out of range or of the wrong type.
@@ -206,14 +211,17 @@ def grid(
     check_instance("seeds", seeds, (list, tuple, range), "a list, tuple or range of integers")
     for seed in seeds:
         check_int("seeds", seed, 0, 2**32)
-    if variants is not None:
-        check_instance("variants", variants, (list, tuple), "names of variants")
-        for variant in variants:
-            check_choice("variants", variant, study.variants)
+    for name, chosen, known in (("variants", variants, study.variants), ("settings", settings, tuple(study.settings))):
+        if chosen is not None:
+            check_instance(name, chosen, (list, tuple), f"names of {name}")
+            for each in chosen:
+                check_choice(name, each, known)
     runs: dict[tuple[str, str, int], Recipe | None] = {}
     for setting, changes in study.settings.items():
         for variant in study.variants:
-            if variants is not None and variant not in variants:
+            if variant not in (study.variants if variants is None else variants):
+                continue
+            if setting not in (study.settings if settings is None else settings):
                 continue
             if setting == "artificial" and variant != study.variants[0]:
                 continue  # without neurons all variants are one

@@ -65,6 +65,7 @@ def study(
     out_file: AnyPath,
     *,
     variants: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
     jobs: int = 1,
     say: Callable[[str], object] = print,
     progress: Callable[[int, int], object] | None = None,
@@ -87,8 +88,8 @@ def study(
         seeds: list, tuple or range of int.
         out_file: the JSON file, ``{"runs": [row, ...]}``. A row has ``study``, ``setting``, ``variant``, ``seed`` and
             ``recipe``, what was measured, and where it ran.
-        variants: those of the study's that are run; None for all. So each can have a recipe of its own, with the learning
-            rate that it needs, in one file.
+        variants, settings: those of the study's that are run; None for all. So each can have a recipe of its own, with
+            the learning rate that it needs, in one file.
         jobs: runs side by side, each in a process of its own with its share of torch's threads. The processes end with this
             one.
         say: called with one line per run that is done or has failed.
@@ -110,7 +111,7 @@ def study(
         raise TypeError(f"say must be a function of a line, got {type(say).__name__}")
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be a function of two numbers or None, got {type(progress).__name__}")
-    wanted = grid(name, recipe, seeds, variants)
+    wanted = grid(name, recipe, seeds, variants, settings)
     for option in options.keys() - used(name, recipe):
         raise ValueError(f"{option} is of no use to the study {name!r}: leave it out")
     out_file = Path(out_file)

@@ -47,3 +47,6 @@ for name in causes learning_rate; do
 done
 study readout-nmnist readout $nmnist
 bpsta study simulator --out results/simulator-nmnist
+bpsta study credit --out results/credit-pulse
+bpsta study braille --jobs "${JOBS:-2}" --out results/braille
+study silent-digits silent --dataset digits

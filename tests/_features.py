@@ -50,7 +50,8 @@ FEATURES = {
     "test_training_runs test_training_stopped",
     "Training in two processes (DDP)": "test_training::test_two_processes test_training::test_membranes_are "
     "test_training_stopped::test_one_process_of_two",
-    "Recipes, comparisons and studies": "test_training_recipes test_results test_studies test_studies_queue",
+    "Recipes, comparisons and studies": "test_training_recipes test_results test_studies "
+    "test_studies_braille test_studies_queue",
     "Images": "test_data_images",
     "Downloads by several processes": "test_data_download",
     "Event recordings": "test_data_events test_data_frames test_data_cache",

@@ -2,16 +2,20 @@
 
     python tests/layouts.py SOURCE TARGET
 
-SOURCE is a folder with any of ``MNIST/``, ``CIFAR10/``, ``NMNIST/`` and ``DVS128Gesture/``. What is packed there is unpacked
-into TARGET, once; of everything else TARGET gets a link. TARGET is printed: ``SNNTORCH_BPSTA_DATA`` may be set to it.
+SOURCE is a folder with any of ``MNIST/``, ``CIFAR10/``, ``NMNIST/``, ``DVS128Gesture/`` and ``other/``. What is packed there
+is unpacked into TARGET, once; of everything else TARGET gets a link. TARGET is printed: ``SNNTORCH_BPSTA_DATA`` may be set
+to it.
 
 The packed forms: ``CIFAR10/wrap.npz`` and ``CIFAR10/*.webp`` (a batch is one picture of 100 x 100 tiles, and the bytes
-before and after the pixels); ``NMNIST/nmnist_1100_bin.zip`` (1,000 and 100 recordings as they are); and
+before and after the pixels); ``NMNIST/nmnist_1100_bin.zip`` (1,000 and 100 recordings as they are);
+``other/braille_tactile_1350.npz`` (Braille letters, which are public as a pickle of arrays); and
 ``DVS128Gesture/dvsgesture_10clips_bin.zip`` (ten clips, one of each class but "other", without a split, so that they are put
 into both parts; in ms, as tonic's are).
 """
 
+import gzip
 import os
+import pickle
 import shutil
 import sys
 import tempfile
@@ -56,10 +60,24 @@ def dvs_gesture(packed, folder):
                 np.save(path, np.stack((x, y, high >> 7, t // 1000), 1))
 
 
+def braille(packed, folder):
+    held = np.load(packed / "braille_tactile_1350.npz", allow_pickle=False)
+    starts = np.cumsum(held["length"].astype(np.int64))[:-1]
+    letters = [str(held["letters"][label]) for label in held["label"]]
+    readings = np.split(held["taxel"].astype(np.float64), starts)
+    rows = [
+        {"letter": letter, "repetition": int(repetition), "taxel_data": each}
+        for letter, repetition, each in zip(letters, held["repetition"], readings, strict=True)
+    ]
+    with gzip.open(folder / "tutorial5_braille_spiking_data.pkl.gz", "wb") as file:
+        pickle.dump(rows, file)
+
+
 # Folder of the packed form, a file of it, folder of the public layout, and how one becomes the other.
 PACKED = {
     "CIFAR10": ("wrap.npz", "cifar-10-batches-py", cifar10),
     "NMNIST": ("nmnist_1100_bin.zip", "NMNIST", nmnist),
+    "other": ("braille_tactile_1350.npz", "braille", braille),
     "DVS128Gesture": ("dvsgesture_10clips_bin.zip", "DVSGesture", dvs_gesture),
 }
 

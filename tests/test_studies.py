@@ -19,7 +19,7 @@ from snntorch_bpsta.training.studies.table import paired_p  # noqa: E402
 from snntorch_bpsta.training.studies.workers import Failure  # noqa: E402
 
 RECIPE = quick(RECIPES["digits"])
-TRAINED = [name for name, each in STUDIES.items() if not each.together]
+TRAINED = [name for name, each in STUDIES.items() if "recipe" in each.uses and not each.together]
 TABLES = Path(__file__).resolve().parents[2] / "shared" / "paper" / "tables.json"
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..._checks import check_choice, check_instance, check_int
 from ..recipes import COMPARED, VARIANTS, Recipe
+from .braille import TASKS as OF_BRAILLE
+from .braille import measure_braille
 from .credit import TASKS, measure_credit
 from .gradients import OF_THE_PAPER, measure_gradients, train_on
 from .loop import FOLDED, OWN, measure_loop
@@ -160,6 +162,14 @@ STUDIES = {
         measure=measure_credit,
         together=True,
         uses=frozenset(("seeds", "jobs")),
+    ),
+    "braille": Study(
+        "The same on real recordings: letters that a fingertip feels, told from the spikes of all steps, of the last, or of "
+        "some after a pause (ours).",
+        {setting: {} for setting in OF_BRAILLE},
+        ("baseline", "bpsa", "bpta", "bpsa+bpta"),
+        measure=measure_braille,
+        uses=frozenset(("seeds", "jobs", "data_root")),
     ),
     "loop": Study(
         "A network with a loop over time, as snnTorch's tutorial 5 writes it, learns the same through snn.fold_time in a "

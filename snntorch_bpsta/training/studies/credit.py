@@ -41,17 +41,21 @@ TASKS = {
 }
 
 
+def neuron_of(variant: str) -> dict[str, Any]:
+    """The options of a neuron of a row of ``VARIANTS``."""
+    options = {name: VARIANTS[variant][name] for name in ("spatial_adj", "temporal_alpha")}
+    return options if options["spatial_adj"] else {**options, "spike_grad": rectangle()}
+
+
 class Net(nn.Module):
     """Neurons that a constant drive of their own makes fire every few steps. The weights of the pulse begin at zero, so
     that no spike depends on it before they have learnt."""
 
     def __init__(self, task: Task, variant: str) -> None:
         super().__init__()
-        options: dict[str, Any] = {name: VARIANTS[variant][name] for name in ("spatial_adj", "temporal_alpha")}
+        options = neuron_of(variant)
         if task.alpha is not None and options["temporal_alpha"]:
             options["temporal_alpha"] = task.alpha
-        if not options["spatial_adj"]:
-            options["spike_grad"] = rectangle()
         self.pulse = nn.Linear(1, NEURONS)
         nn.init.zeros_(self.pulse.weight)
         nn.init.uniform_(self.pulse.bias, 0.15, 0.5)

@@ -48,5 +48,5 @@ done
 study readout-nmnist readout $nmnist
 bpsta study simulator --out results/simulator-nmnist
 bpsta study credit --out results/credit-pulse
-bpsta study braille --jobs "${JOBS:-2}" --out results/braille
+bpsta study braille --jobs "${JOBS:-2}" --out results/braille-letters
 study silent-digits silent --dataset digits

@@ -30,18 +30,22 @@ EPOCHS, BATCH, LRS = 40, 64, (1e-3, 3e-3, 1e-2, 3e-2)
 FIT, VALIDATION, TEST = range(32), range(32, 40), range(40, 50)  # repetitions
 
 
+Reset = Literal["zero", "subtract"]
+
+
 class Task(NamedTuple):
     """The spikes of all steps are read, or those of the last :data:`READ`, which may come after a pause: steps with the
     mean reading."""
 
-    reset: Literal["zero", "subtract"]
+    reset: Reset
     last: bool
     pause: int = 0
 
 
+RESETS: dict[str, Reset] = {"reset to zero": "zero", "reset by subtraction": "subtract"}
 TASKS = {
     f"{words}, {read}": Task(reset, *options)
-    for words, reset in (("reset to zero", "zero"), ("reset by subtraction", "subtract"))
+    for words, reset in RESETS.items()
     for read, options in (("all read", (False,)), ("last steps read", (True,)), ("read after a pause", (True, 16)))
 }
 

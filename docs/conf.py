@@ -148,6 +148,19 @@ def compatibility(folder):
     }
 
 
+# As a repository's page shows a picture in light and in dark.
+PICTURE = re.compile(r'<picture>.*?alt="([^"]+)" src="([^"]+)-light\.svg">\s*</picture>', re.DOTALL)
+
+
+def in_light_and_dark(found):
+    """The same as the docs' pages do it."""
+    alt, path = found.groups()
+    return "\n".join(
+        f":::{{image}} ../results/{path}-{theme}.svg\n:alt: {alt}\n:class: only-{theme}\n:::"
+        for theme in ("light", "dark")
+    )
+
+
 def fill_in(app, name, source):
     if name == "compatibility":
         for table, text in compatibility(Path(__file__).parent / "compatibility").items():
@@ -155,12 +168,15 @@ def fill_in(app, name, source):
     if name == "where-the-time-goes":
         for table, text in measured(Path(__file__).parent.parent / "benchmarks" / "results").items():
             source[0] = source[0].replace(f"<!-- {table} -->", text)
-    if name == "results":
+    if name in ("results", "runs"):
         results = Path(__file__).parent.parent / "results"
-        page = (results / "README.md").read_text(encoding="utf-8")
+        page = (results / {"results": "README.md", "runs": "RUNS.md"}[name]).read_text(encoding="utf-8")
         folders = "|".join(re.escape(path.name) for path in results.iterdir() if path.is_dir())
         page = re.sub(rf"\[([^\]]+)\]\((?:{folders})/?\)", r"\1", page)  # which are no page
-        source[0] = re.sub(r"\]\((?!https?:|#)", "](../results/", page).replace(" ± ", "\u00a0±\u00a0")
+        page = page.replace("](README.md", "](results.md").replace("](RUNS.md", "](runs.md")
+        page = re.sub(PICTURE, in_light_and_dark, page)
+        page = re.sub(r"\]\((?!https?:|#|results\.md|runs\.md)", "](../results/", page)
+        source[0] = page.replace(" ± ", "\u00a0±\u00a0")
 
 
 def no_edit_of_notebooks(app, name, template, context, doctree):
@@ -242,6 +258,7 @@ def bring_notebooks(app):
     for notebook in notebooks:
         page = here / "examples" / notebook.name
         text = notebook.read_text(encoding="utf-8").replace("](../results/README.md", "](../results.md")
+        text = text.replace("](../results/RUNS.md", "](../runs.md")
         text = text.replace("](../docs/", "](../")
         if ADDRESS:
             text = with_badge(text, f"examples/{notebook.name}")

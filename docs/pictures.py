@@ -308,17 +308,22 @@ def social():
 
 def write(folder):
     """All pictures to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, draw in PICTURES.items():
-        for theme, ink in TEXT.items():
-            style = {"svg.hashsalt": name, **dict.fromkeys(INKED, ink)}
-            with matplotlib.rc_context(style):
-                figure, data = draw()
-                for axis in figure.axes:
-                    axis.set_facecolor("none")
-                about = {"Date": None, "Creator": None, "Description": json.dumps(data)}
-                figure.savefig(folder / f"{name}-{theme}.svg", transparent=True, metadata=about)
+        save(folder, name, draw)
     write_mark(folder)
+
+
+def save(folder, name, draw):
+    """The figure and the data that `draw` returns, as two SVGs in `folder`: for a light and for a dark page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for theme, ink in TEXT.items():
+        style = {"svg.hashsalt": name, **dict.fromkeys(INKED, ink)}
+        with matplotlib.rc_context(style):
+            figure, data = draw()
+            for axis in figure.axes:
+                axis.set_facecolor("none")
+            about = {"Date": None, "Creator": None, "Description": json.dumps(data)}
+            figure.savefig(folder / f"{name}-{theme}.svg", transparent=True, metadata=about)
 
 
 def write_mark(folder):

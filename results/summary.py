@@ -1,4 +1,5 @@
-"""Write results/README.md from FINDINGS.md and the runs in this folder: ``python results/summary.py``."""
+"""Write README.md, what was found, and RUNS.md, all runs, from FINDINGS.md and the runs in this folder:
+``python results/summary.py``."""
 
 import json
 from math import log10
@@ -177,15 +178,19 @@ def _percent(runs):
     return f"{mean(accuracies):.2f}{spread}{rate}, {len(runs)} seeds"
 
 
-def text():
-    """The page, from the findings and the runs."""
+def pages():
+    """Name -> text, from the findings and the runs."""
     studies = _studies()
     found = (HERE / "FINDINGS.md").read_text()
     found = found.replace("<!-- the readouts -->", _readouts(studies))
-    if "pareto-nmnist" in studies:
-        found = found.replace("<!-- at equal operations -->", _at_equal_operations(studies["pareto-nmnist"]["runs"]))
-    page = found.replace("<!-- the paper's numbers -->", _papers_numbers(_runs(studies))).rstrip() + "\n\n"
-    page += "## Every study\n\n"
+    found = found.replace("<!-- at equal operations -->", _at_equal_operations(studies["pareto-nmnist"]["runs"]))
+    found = found.replace("<!-- the paper's numbers -->", _papers_numbers(_runs(studies)))
+    first, _, second = found.partition("<!-- all runs -->")
+    return {"README.md": f"{first.rstrip()}\n", "RUNS.md": f"{second.strip()}\n\n{_every_study(studies)}"}
+
+
+def _every_study(studies):
+    page = "## Every study\n\n"
     for name, content in studies.items():
         rows = content["runs"]
         page += f"### {name}\n\n{STUDIES[rows[0]['study']].claim}\n\n"
@@ -203,4 +208,5 @@ def _failed(content):
 
 
 if __name__ == "__main__":
-    (HERE / "README.md").write_text(text())
+    for name, text in pages().items():
+        (HERE / name).write_text(text)

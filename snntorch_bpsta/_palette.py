@@ -24,6 +24,7 @@ VARIANTS = {
     "bpsa+bpta": COLOURS["red"],
     "bpta": COLOURS["green"],
     "bpsa-hidden": COLOURS["violet"],
+    "bpsa+leak": COLOURS["orange"],
 }
 POLARITIES = {"OFF": COLOURS["blue"], "ON": COLOURS["red"]}
 

@@ -4,6 +4,7 @@ import csv
 import json
 import runpy
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -14,6 +15,7 @@ RESULTS = Path(__file__).parent.parent / "results"
 FOLDERS = sorted(path.parent for path in RESULTS.glob("*/runs.json"))
 IDS = [folder.name for folder in FOLDERS]
 SINGLE = ("gradients", "simulator")  # one seed each
+THREE = ("compare", "pareto", "silent")
 
 pytestmark = pytest.mark.skipif(not RESULTS.exists(), reason="results/ is not part of the sdist")
 
@@ -24,7 +26,7 @@ def read(folder):
 
 def test_the_studies_were_found():
     assert {"ablation-nmnist", "compare-digits-spikes-none", "gradients-digits", "simulator-nmnist"} <= set(IDS)
-    assert {path.name for path in RESULTS.iterdir() if path.is_dir()} <= {*IDS, "cuda", "__pycache__"}
+    assert {path.name for path in RESULTS.iterdir() if path.is_dir()} <= {*IDS, "cuda", "figures", "__pycache__"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=IDS)
@@ -33,9 +35,9 @@ def test_a_study_is_whole(folder):
     runs = read(folder)
     name, recipe = runs[0]["study"], runs[0]["recipe"] and Recipe(**runs[0]["recipe"])
     seeds = sorted({row["seed"] for row in runs})
-    wanted = grid(name, recipe, seeds, list(dict.fromkeys(row["variant"] for row in runs)))
+    wanted = grid(name, recipe, seeds, *(list(dict.fromkeys(row[key] for row in runs)) for key in ("variant", "setting")))
     once = name in SINGLE or folder.name.endswith("-validation")  # where something was chosen, not tested
-    assert len(seeds) >= (1 if once else 3 if name == "compare" else 5)
+    assert len(seeds) >= (1 if once else 3 if name in THREE or folder.name.startswith("alpha-nmnist") else 5)
     assert sorted((row["setting"], row["variant"], row["seed"]) for row in runs) == sorted(wanted)
     assert folder.name.startswith(f"{name}-")
     for row in runs:
@@ -66,8 +68,24 @@ def test_the_table_is_that_of_the_runs(folder):
             assert own[key] == ("" if line[key] is None else str(line[key])), key
 
 
-def test_the_page_is_what_the_runs_say():
-    assert (RESULTS / "README.md").read_text() == runpy.run_path(str(RESULTS / "summary.py"))["text"]()
+def test_the_pages_are_what_the_runs_say():
+    pages = runpy.run_path(str(RESULTS / "summary.py"))["pages"]()
+    assert len(pages) == 2
+    for name, text in pages.items():
+        assert (RESULTS / name).read_text() == text, name
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["claims", "spikes", "credit", "alpha", "silence"])
+def test_a_figure_shows_the_runs(name, theme):
+    pytest.importorskip("matplotlib")
+    figures = runpy.run_path(str(RESULTS / "figures.py"))["FIGURES"]
+    path = RESULTS / "figures" / f"{name}-{theme}.svg"
+    (about,) = ElementTree.parse(path).iter("{http://purl.org/dc/elements/1.1/}description")
+    data = json.loads(json.dumps(figures[name]()[1]))
+    assert json.loads(about.text) == data and len(data) > 1
+    assert f"figures/{name}-{theme}.svg" in (RESULTS / "README.md").read_text()
+    assert set(figures) == {path.name.partition("-")[0] for path in (RESULTS / "figures").iterdir()}
 
 
 def test_accuracies_at_equal_operations():

@@ -33,6 +33,7 @@ _ON_DEVICE = 2**32  # bytes of a data set that a GPU keeps
 
 # (padding of the random crop, horizontal flip, rotation in degrees) of the released code, at our frame sizes.
 AUGMENTATIONS = {
+    "mnist": (2, False, 0),  # ours: the released code has none there
     "cifar10": (4, True, 0),
     "nmnist": (4, False, 10),
     "dvs_gesture": (8, False, 5),

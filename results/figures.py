@@ -149,21 +149,22 @@ def credit():
 
 
 def alphas():
-    """Accuracy under Eq. 9 over alpha."""
+    """Accuracy under Eq. 9 over alpha, beside alpha = 0 with the same seed."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axis, data = figure.subplots(), {}
     for place, (label, folder) in enumerate(ALPHAS.items()):
         groups = by((row for row in runs(folder) if row["variant"] == "bpsa"), "setting")
         points = sorted((float(setting.partition("= ")[2]), percent(rows)) for (setting,), rows in groups.items())
-        data[label] = {f"{alpha:g}": [*values.values()] for alpha, values in points}
+        base = dict(points).get(0.0)
+        gained = {alpha: [value - base[seed] for seed, value in values.items()] for alpha, values in points}
+        data[label] = {f"{alpha:g}": values for alpha, values in gained.items()}
         shade = [*COLOURS.values()][place]
-        for alpha, values in points:
-            axis.plot([alpha] * len(values), [*values.values()], "o", ms=3, alpha=0.5, mew=0, color=shade)
-        means = [mean(values.values()) for _, values in points]
-        axis.plot([alpha for alpha, _ in points], means, "o-", ms=5, lw=1.6, color=shade, label=label)
-    axis.axvline(0, color=COLOURS["grey"], lw=0.8, ls="--")
+        for alpha, values in gained.items():
+            axis.plot([alpha] * len(values), values, "o", ms=3, alpha=0.5, mew=0, color=shade)
+        axis.plot([*gained], [mean(values) for values in gained.values()], "o-", ms=5, lw=1.6, color=shade, label=label)
+    axis.axhline(0, color=COLOURS["grey"], lw=0.8, ls="--")
     axis.legend(frameon=False, fontsize=9)
-    plain(axis, xlabel="alpha of the residual, under Eq. 9", ylabel="accuracy (%)")
+    plain(axis, xlabel="alpha of the residual, under Eq. 9", ylabel="accuracy beside alpha 0 (points)")
     return figure, data
 
 

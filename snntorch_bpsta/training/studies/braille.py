@@ -40,6 +40,7 @@ class Task(NamedTuple):
     reset: Reset
     last: bool
     pause: int = 0
+    alpha: float | None = None  # in the place of the variant's, where it has one
 
 
 RESETS: dict[str, Reset] = {"reset to zero": "zero", "reset by subtraction": "subtract"}
@@ -47,7 +48,7 @@ TASKS = {
     f"{words}, {read}": Task(reset, *options)
     for words, reset in RESETS.items()
     for read, options in (("all read", (False,)), ("last steps read", (True,)), ("read after a pause", (True, 16)))
-}
+} | {"reset to zero, after a pause, alpha -0.5": Task("zero", True, 16, -0.5)}
 
 
 class _Arrays(pickle.Unpickler):
@@ -97,7 +98,7 @@ class Net(nn.Module):
         super().__init__()
         self.read = min(READ, steps) if task.last else steps
         self.into = nn.Linear(CHANNELS, NEURONS)
-        self.lif = Leaky(beta=0.9, threshold=0.5, reset_mechanism=task.reset, **neuron_of(variant))
+        self.lif = Leaky(beta=0.9, threshold=0.5, reset_mechanism=task.reset, **neuron_of(variant, task.alpha))
         self.out = nn.Linear(NEURONS * self.read, letters)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -35,15 +35,18 @@ class Task(NamedTuple):
 TASKS = {
     "reset to zero": Task(),
     "the same, alpha 0.3": Task(alpha=0.3),
+    "the same, alpha -0.3": Task(alpha=-0.3),
     "the same, drive learnt": Task(learnt=True),
     "the same, 48 steps": Task(steps=48),
     "reset by subtraction": Task("subtract"),
 }
 
 
-def neuron_of(variant: str) -> dict[str, Any]:
-    """The options of a neuron of a row of ``VARIANTS``."""
+def neuron_of(variant: str, alpha: float | None = None) -> dict[str, Any]:
+    """The options of a neuron of a row of ``VARIANTS``; `alpha` stands in the place of the row's, where it has one."""
     options = {name: VARIANTS[variant][name] for name in ("spatial_adj", "temporal_alpha")}
+    if alpha is not None and options["temporal_alpha"]:
+        options["temporal_alpha"] = alpha
     return options if options["spatial_adj"] else {**options, "spike_grad": rectangle()}
 
 
@@ -53,14 +56,11 @@ class Net(nn.Module):
 
     def __init__(self, task: Task, variant: str) -> None:
         super().__init__()
-        options = neuron_of(variant)
-        if task.alpha is not None and options["temporal_alpha"]:
-            options["temporal_alpha"] = task.alpha
         self.pulse = nn.Linear(1, NEURONS)
         nn.init.zeros_(self.pulse.weight)
         nn.init.uniform_(self.pulse.bias, 0.15, 0.5)
         self.pulse.bias.requires_grad_(task.learnt)
-        self.lif = Leaky(beta=0.9, threshold=0.5, reset_mechanism=task.reset, **options)
+        self.lif = Leaky(beta=0.9, threshold=0.5, reset_mechanism=task.reset, **neuron_of(variant, task.alpha))
         self.read = nn.Linear(NEURONS * READ, 2)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

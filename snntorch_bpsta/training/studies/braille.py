@@ -48,7 +48,7 @@ TASKS = {
     f"{words}, {read}": Task(reset, *options)
     for words, reset in RESETS.items()
     for read, options in (("all read", (False,)), ("last steps read", (True,)), ("read after a pause", (True, 16)))
-} | {"reset to zero, after a pause, alpha -0.5": Task("zero", True, 16, -0.5)}
+} | {f"reset to zero, after a pause, alpha {alpha}": Task("zero", True, 16, alpha) for alpha in (-0.5, 0.5)}
 
 
 class _Arrays(pickle.Unpickler):

@@ -12,6 +12,7 @@ from statistics import mean, stdev
 from matplotlib.figure import Figure
 
 from snntorch_bpsta._palette import COLOURS, colour
+from snntorch_bpsta.training.studies import STUDIES
 
 HERE = Path(__file__).parent
 SHOWN = {
@@ -120,13 +121,13 @@ def spikes_against_accuracy():
 
 def credit():
     """The pulse and the letters: accuracy by setting and variant."""
-    figure = Figure(figsize=(8.5, 5.2), layout="constrained")
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes, data = figure.subplots(2, 1), {}
-    for axis, (title, folder) in zip(
-        axes, {"a pulse, many resets ago": "credit-pulse", "Braille letters": "braille-letters"}.items(), strict=True
-    ):
+    shown = {"credit-pulse": "a pulse, many resets ago", "braille-letters": "Braille letters"}
+    for axis, (folder, title) in zip(axes, shown.items(), strict=True):
+        study = folder.partition("-")[0]
         groups = by(runs(folder), "setting", "variant")
-        settings = list(dict.fromkeys(setting for setting, _ in groups))
+        settings = [setting for setting in STUDIES[study].settings if (setting, "baseline") in groups]
         for position, variant in enumerate(("baseline", "bpsa", "bpta", "bpsa+bpta")):
             for place, setting in enumerate(settings):
                 values = [*percent(groups.get((setting, variant), [])).values()]
@@ -141,11 +142,22 @@ def credit():
                     label=SHOWN[variant] if not place else None,
                 )
                 axis.plot([at] * len(values), values, "o", ms=3, mew=0, color=colour(variant))
-        axis.set_xticks(range(len(settings)), [setting.replace(", ", ",\n") for setting in settings], fontsize=8)
+        axis.set_xticks(range(len(settings)), [_in_lines(setting) for setting in settings], fontsize=8)
         axis.set_title(title, loc="left", fontsize=10)
         plain(axis, ylabel="accuracy (%)", ylim=(0, 105))
     axes[0].legend(frameon=False, fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
     return figure, data
+
+
+def _in_lines(setting):
+    """A setting under a bar."""
+    for words, shorter in (
+        ("reset to zero", "to zero"),
+        ("reset by subtraction", "by subtraction"),
+        ("read after", "after"),
+    ):
+        setting = setting.replace(words, shorter)
+    return setting.replace(", ", ",\n")
 
 
 def alphas():

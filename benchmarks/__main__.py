@@ -13,6 +13,9 @@ from . import QUESTIONS
 from .questions import answer
 from .timing import Settings
 
+DRAW = """draw FILE ... draws the figures of CSV files that are there, and measures nothing;
+a folder is all that are in it."""
+
 
 def _fail(message):
     print(f"benchmarks: error: {' '.join(str(message).split())}", file=sys.stderr)
@@ -36,7 +39,7 @@ def _parser():
             "round, in random order; tables, and CSV files with device and versions.",
             79,
         ),
-        epilog="\n".join(["questions:", *lines]),
+        epilog="\n".join(["questions:", *lines, "", DRAW]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -61,9 +64,28 @@ def _parser():
     return parser
 
 
+def _draw(argv):
+    """Figures of what was measured before."""
+    from .figure import redraw
+
+    parser = _Parser(
+        prog="python -m benchmarks draw", description="Draw the figures of CSV files; nothing is measured."
+    )
+    parser.add_argument(
+        "file", nargs="+", type=Path, help="CSV file of a question or of the clock, or a folder of them"
+    )
+    for given in parser.parse_args(argv).file:
+        for file in sorted(given.glob("*.csv")) if given.is_dir() else [given]:
+            print(f"figure: {redraw(file) or f'none, {file} is of no question'}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Answer questions. Returns the exit code: 0, or 2 for wrong values, a missing library, or one of ours that is wrong."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        if argv[:1] == ["draw"]:
+            _draw(argv[1:])
+            return 0
         arguments = _parser().parse_args(argv)
         for name in ("rounds", "threads"):
             if getattr(arguments, name) < 1:

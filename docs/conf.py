@@ -16,6 +16,7 @@ from snntorch_bpsta.neurons import FAMILY
 
 sys.path.insert(0, str(Path(__file__).parent))
 from measured import markdown, measured  # noqa: E402, of this folder
+from pictures import cards  # noqa: E402
 
 project = "snntorch-bpsta"
 SETTINGS = configparser.ConfigParser()
@@ -39,6 +40,7 @@ nb_execution_mode = "off"  # they are committed with their outputs, and the test
 nb_render_markdown_format = "myst"  # tables that a notebook prints; by default they are left as they are typed
 exclude_patterns = ["_build"]
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # the theme's own underlines names of modules
 html_title = "snntorch-bpsta"
 _PALETTE = {f"palette-{name}": colour for name, colour in COLOURS.items()}  # for playground.css
 html_theme_options = {"light_css_variables": _PALETTE, "dark_css_variables": _PALETTE}
@@ -168,6 +170,8 @@ def fill_in(app, name, source):
     if name == "where-the-time-goes":
         for table, text in measured(Path(__file__).parent.parent / "benchmarks" / "results").items():
             source[0] = source[0].replace(f"<!-- {table} -->", text)
+    if name == "gallery":
+        source[0] = re.sub(r"<!-- (\w+) -->", lambda found: cards(found[1]), source[0])
     if name in ("results", "runs"):
         results = Path(__file__).parent.parent / "results"
         page = (results / {"results": "README.md", "runs": "RUNS.md"}[name]).read_text(encoding="utf-8")

@@ -5,6 +5,8 @@ the description of the SVG, which a test compares with numbers calculated anew.
 """
 
 import json
+import re
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -59,7 +61,7 @@ def crossing():
     """The network of one neuron over time, unrolled: how much of the error goes along each edge."""
     data = neuron(CURRENT, COUNTED)
     steps = range(1, len(CURRENT) + 1)
-    figure = Figure(figsize=(8.4, 6.6), layout="constrained")
+    figure = Figure(figsize=(7, 6.2), layout="constrained")
     axes = figure.subplots(4, 1, sharex=True, height_ratios=(1.5, 1, 1, 1.1))
     membrane(axes[0], steps, data)
     axes[0].legend(frameon=False, fontsize=8, loc="upper left")
@@ -144,7 +146,7 @@ def three_cases():
     """Membrane and dL/du of one neuron under three constant currents, the three experiments of playground.md."""
     cases = {"no spike": 0.04, "one spike": 0.06, "many spikes": 0.2}
     steps, data = range(1, 25), {}
-    figure = Figure(figsize=(9.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
     grid = figure.subplots(2, len(cases), sharex=True, height_ratios=(1, 1.3))
     for column, (name, current) in enumerate(cases.items()):
         data[name] = neuron([current] * len(steps), 8)
@@ -162,106 +164,132 @@ def three_cases():
     return figure, data
 
 
-def small(rows):
-    """Small axes side by side, without a frame, one for each of `rows`."""
-    columns = min(3, len(rows))
-    height = -(-len(rows) // columns)
-    figure = Figure(figsize=(2.8 * columns, 1.7 * height + 0.2), layout="constrained")
-    grid = figure.subplots(height, columns, squeeze=False).flatten()
-    for axis, title in zip(grid, rows, strict=False):
-        axis.set_title(title, fontsize=9, loc="left")
-        axis.tick_params(labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
-    for axis in grid[len(rows) :]:
-        axis.set_axis_off()
-    return figure, dict(zip(rows, grid, strict=False))
+# --- the gallery: a small picture each, of what the code below it makes ----------------------------
+
+_ONE = "snn.Leaky(beta=0.9, threshold=0.5, "
+GALLERY = {
+    "neurons": {
+        "Leaky": "snn.Leaky(beta=0.9)",
+        "Lapicque": "snn.Lapicque(R=5, C=2, time_step=1)",
+        "RLeaky": "snn.RLeaky(beta=0.9, V=-0.5, all_to_all=False)",
+        "Synaptic": "snn.Synaptic(alpha=0.6, beta=0.9)",
+        "RSynaptic": "snn.RSynaptic(alpha=0.6, beta=0.9, V=-0.5, all_to_all=False)",
+        "Alpha": "snn.Alpha(alpha=0.9, beta=0.8)",
+        "AdaptiveLeaky": "snn.AdaptiveLeaky(beta=0.9, threshold_step=0.2, threshold_decay=0.95)",
+        "AdaptiveRLeaky": "snn.AdaptiveRLeaky(beta=0.9, V=-0.5, all_to_all=False, threshold_step=0.2, "
+        "threshold_decay=0.95)",
+    },
+    "surrogates": {
+        "BPSA": "snn.surrogate.spatial_adjustment(1.0)",
+        "BPSA with a leak": "snn.surrogate.spatial_adjustment(1.0, leak=0.1)",
+        "Rectangle": "snn.surrogate.rectangle()",
+        "Logistic": "snn.surrogate.Logistic()",
+        "Arc tangent": "snn.surrogate.atan()",
+        "Fast sigmoid": "snn.surrogate.fast_sigmoid()",
+        "Sigmoid": "snn.surrogate.sigmoid()",
+        "Spike rate escape": "snn.surrogate.spike_rate_escape()",
+        "Triangular": "snn.surrogate.triangular()",
+        "Straight through": "snn.surrogate.straight_through_estimator()",
+        "Heaviside": "snn.surrogate.heaviside()",
+        "Sparse fast sigmoid": "snn.surrogate.SFS(slope=2)",
+    },
+    "resets": {
+        "By subtraction": _ONE + 'reset_mechanism="subtract")',
+        "To zero": _ONE + 'reset_mechanism="zero")',
+        "To zero, in the same step": _ONE + 'reset_mechanism="zero", reset_delay=False)',
+        "None": _ONE + 'reset_mechanism="none")',
+    },
+    "alphas": {
+        f"alpha {words}": _ONE + f'reset_mechanism="zero", spatial_adj=True, temporal_alpha={alpha})'
+        for words, alpha in (("0", 0), ("0.4", 0.4), ("0.8", 0.8), ("below 0", -0.4))
+    },
+}
 
 
-def fires(axis, u, o, colour=GREY):
+def made(code):
+    """What a line of the gallery makes, in float64."""
+    thing = eval(code, {"snn": snn})
+    return thing.double() if isinstance(thing, torch.nn.Module) else thing
+
+
+def frame():
+    """A small figure and its axes."""
+    figure = Figure(figsize=(2.6, 1.6), layout="constrained")
+    axis = figure.subplots()
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+    return figure, axis
+
+
+def fires(code, current, threshold=None):
     """The membrane over the steps, with a dot where it fires."""
-    axis.plot(range(1, len(u) + 1), u, color=colour, lw=1.5)
-    axis.plot([t for t, fired in enumerate(o, 1) if fired], [x for x, fired in zip(u, o, strict=True) if fired], "o", ms=4,
-              color=ORANGE)  # fmt: skip
+    figure, axis = frame()
+    x = torch.tensor(current, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        out, *states = made(code).sequence(x, record=("mem",), impl="reference")
+    (membranes,) = (state for state in states if len(state) == len(x))  # the others are those of the last step
+    u, o = membranes.flatten().tolist(), out.flatten().tolist()
+    axis.plot(range(1, len(u) + 1), u, color=GREY, lw=1.5)
+    spikes = [(t, x) for t, (x, fired) in enumerate(zip(u, o, strict=True), 1) if fired]
+    axis.plot(*zip(*spikes, strict=True), "o", ms=4, color=ORANGE)
+    if threshold:
+        axis.axhline(threshold, color=GREY, lw=0.8, ls="--")
+    return figure, {"u": u, "o": o}
 
 
-def gallery_neurons():
-    """The six neurons under one current: on for 20 steps, off for 10."""
-    current = torch.cat([torch.full((20, 1), 0.3), torch.zeros(10, 1)])
-    neurons = {
-        "Leaky": snn.Leaky(beta=0.9),
-        "RLeaky": snn.RLeaky(beta=0.9, V=-0.5, all_to_all=False, learn_recurrent=False),
-        "Synaptic": snn.Synaptic(alpha=0.6, beta=0.9),
-        "RSynaptic": snn.RSynaptic(alpha=0.6, beta=0.9, V=-0.5, all_to_all=False, learn_recurrent=False),
-        "Lapicque": snn.Lapicque(R=5, C=2, time_step=1),
-        "Alpha": snn.Alpha(alpha=0.9, beta=0.8),
-    }
-    figure, axes = small(neurons)
-    data = {}
-    for name, neuron in neurons.items():
-        with torch.no_grad():
-            spikes, *_, membranes = neuron.sequence(current, record=("mem",))
-        data[name] = {"u": membranes.flatten().tolist(), "o": spikes.flatten().tolist()}
-        fires(axes[name], **data[name])
-    return figure, data
-
-
-def gallery_surrogates():
+def slope(code):
     """do/du over membrane minus threshold."""
-    x = torch.linspace(-1.5, 1.5, 301, dtype=torch.float64)
-    shapes = {
-        "BPSA": (snn.surrogate.spatial_adjustment(1.0), BLUE),
-        "BPSA, leak 0.1": (snn.surrogate.spatial_adjustment(1.0, leak=0.1), BLUE),
-        "rectangle": (snn.surrogate.rectangle(), GREY),
-        "atan": (snn.surrogate.atan(), GREEN),
-        "fast_sigmoid": (snn.surrogate.fast_sigmoid(), GREEN),
-        "sigmoid": (snn.surrogate.sigmoid(), GREEN),
-    }
-    figure, axes = small(shapes)
-    data = {"x": x.tolist()}
-    for name, (surrogate, colour) in shapes.items():
-        at = x.clone().requires_grad_()
-        surrogate(at).sum().backward()
-        data[name] = at.grad.tolist()
-        axes[name].plot(x, at.grad, color=colour, lw=1.8)
-        axes[name].axvline(0, color=GREY, lw=0.8, ls="--")
-        axes[name].set_ylim(0, None)
-    return figure, data
+    figure, axis = frame()
+    x = torch.linspace(-1.5, 1.5, 121, dtype=torch.float64).requires_grad_()
+    made(code)(x).sum().backward()
+    axis.plot(x.detach(), x.grad, color=BLUE, lw=1.8)
+    axis.axvline(0, color=GREY, lw=0.8, ls="--")
+    axis.set_ylim(min(0, 1.1 * x.grad.min().item()), None)
+    return figure, {"x": x.tolist(), "slope": x.grad.tolist()}
 
 
-def row(reset="zero", alpha=0.0, **options):
-    """One BPSA neuron under a constant current, whose loss counts the spikes of the last 8 of 24 steps."""
-    x = torch.full((24, 1), 0.2, dtype=torch.float64, requires_grad=True)
-    out = snn.functional.lif_multistep(
-        x, beta=torch.tensor(BETA, dtype=torch.float64), threshold=torch.tensor(THRESHOLD, dtype=torch.float64),
-        reset_mechanism=reset, spatial_adj=True, temporal_alpha=alpha, record_mem=True,
-    )  # fmt: skip
-    out.spk[-8:].sum().backward()
-    return {"u": out.mem.flatten().tolist(), "o": out.spk.flatten().tolist(), "flow": x.grad.flatten().tolist()}
+def comes_back(code):
+    """dL/du over the steps, where the loss counts the spikes of the last 8."""
+    figure, axis = frame()
+    current = torch.full((24, 1), 0.2, dtype=torch.float64, requires_grad=True)
+    spikes, _ = made(code).sequence(current, impl="reference")
+    spikes[-8:].sum().backward()
+    flow = current.grad.flatten().tolist()
+    axis.axvspan(16.5, 24.5, color=GREY, alpha=0.15, lw=0)
+    axis.plot(range(1, 25), flow, color=RED, lw=1.5, marker=".", ms=4)
+    return figure, {"o": spikes.flatten().tolist(), "flow": flow}
 
 
-def gallery_resets():
-    """The membrane of one neuron by its reset."""
-    data = {reset: row(reset) for reset in ("zero", "subtract", "none")}
-    figure, axes = small(data)
-    for reset, values in data.items():
-        fires(axes[reset], values["u"], values["o"])
-        axes[reset].axhline(THRESHOLD, color=GREY, lw=0.8, ls="--")
-    return figure, data
+DRAWN = {
+    "neurons": partial(fires, current=[0.3] * 20 + [0.0] * 10),
+    "surrogates": slope,
+    "resets": partial(fires, current=[0.2] * 24, threshold=0.5),
+    "alphas": comes_back,
+}
 
 
-def gallery_alphas():
-    """The error of one neuron by alpha."""
-    data = {f"alpha = {alpha}": row(alpha=alpha) for alpha in (0.0, 0.4, 0.8)}
-    figure, axes = small(data)
-    for name, values in data.items():
-        axes[name].axvspan(16.5, 24.5, color=GREY, alpha=0.15, lw=0)
-        axes[name].plot(range(1, 25), values["flow"], color=RED, lw=1.5, marker=".", ms=4)
-        axes[name].set_ylim(0, 4.2)
-    return figure, data
+def slug(group, title):
+    return f"gallery-{group}-{re.sub('[^a-z0-9]+', '-', title.lower())}"
+
+
+def cards(group):
+    """The pictures of a group with their titles and their code, as Markdown."""
+    text = "::::::{grid} 2 2 3 4\n:gutter: 2\n\n"
+    for title, code in GALLERY[group].items():
+        text += f":::::{{grid-item-card}} {title}\n:class-card: gallery\n\n"
+        for theme in TEXT:
+            file = f"_static/pictures/{slug(group, title)}-{theme}.svg"
+            text += f":::{{image}} {file}\n:alt: {title}\n:class: only-{theme}\n:::\n"
+        text += f"\n`{code}`\n:::::\n\n"
+    return text + "::::::"
 
 
 PICTURES = {"crossing": crossing, "surrogates": surrogates, "three_cases": three_cases}
-PICTURES |= {draw.__name__: draw for draw in (gallery_neurons, gallery_surrogates, gallery_resets, gallery_alphas)}
+PICTURES |= {
+    slug(group, title): partial(DRAWN[group], code) for group, lines in GALLERY.items() for title, code in lines.items()
+}
+
+
 # --- the mark -------------------------------------------------------------------------------------
 
 

@@ -601,8 +601,31 @@ def test_figures(nothing_installed):
     pytest.importorskip("matplotlib")
     assert bench("time", "step", "network", "sparse", "loops", "--plot")[0] == 0
     for question in ("time", "step", "network", "sparse", "loops"):
-        with open(f"out/{question}-cpu.png", "rb") as file:
-            assert file.read(4) == b"\x89PNG"
+        assert Path(f"out/{question}-cpu.png").read_bytes().startswith(b"\x89PNG")
+
+
+SIZE = slice(16, 24)  # of a PNG: its width and height, here by the number of panels and rows
+KEPT = sorted((ROOT / "benchmarks" / "results").glob("*.png"))
+
+
+@pytest.mark.skipif(not KEPT, reason="the results are not part of this distribution")
+def test_the_figures_that_are_kept_are_drawn_from_the_rows_beside_them(capsys):
+    pytest.importorskip("matplotlib")
+    Path("kept").mkdir()
+    for file in KEPT:
+        shutil.copy(file.with_suffix(".csv"), "kept")
+    Path("kept/other.csv").write_text("cell,reset\nLeaky,zero\n")
+    assert main(["draw", "kept"]) == 0
+    assert "none, kept/other.csv is of no question" in capsys.readouterr().out
+    assert {path.name for path in Path("kept").glob("*.png")} == {file.name for file in KEPT}
+    for file in KEPT:
+        assert Path("kept", file.name).read_bytes()[SIZE] == file.read_bytes()[SIZE], file.name
+
+
+def test_a_file_that_is_not_there_cannot_be_drawn(capsys):
+    assert main(["draw", "nowhere.csv"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("benchmarks: error: ") and error.count("\n") == 1 and "nowhere.csv" in error
 
 
 @pytest.mark.parametrize(

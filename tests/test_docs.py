@@ -20,8 +20,10 @@ from _public import imported, ours, public_modules
 from _versions import SNNTORCH, TORCH
 
 import snntorch_bpsta as snn
+from snntorch_bpsta import neurons
 from snntorch_bpsta.functional import plan
 from snntorch_bpsta.neurons import FAMILY
+from snntorch_bpsta.surrogate import KERNELS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -284,8 +286,7 @@ def test_the_readme_is_short():
 # --- the pictures ---------------------------------------------------------------------------------
 
 PICTURES = DOCS / "_static" / "pictures"
-NAMES = ["crossing", "surrogates", "three_cases"]
-NAMES += ["gallery_neurons", "gallery_surrogates", "gallery_resets", "gallery_alphas"]
+NAMES = sorted(path.name.removesuffix("-light.svg") for path in PICTURES.glob("*-light.svg") if "logo" not in path.name)
 
 
 def leaves(data):
@@ -328,8 +329,19 @@ def test_the_mark_is_drawn_by_the_code(drawing, tmp_path):
         assert drawn == kept and len(kept) > 3
 
 
+def test_the_gallery_has_every_neuron_surrogate_and_reset(drawing):
+    """And the page has a place for each group."""
+    code = {group: " ".join(lines.values()) for group, lines in drawing["GALLERY"].items()}
+    assert {name for name in neurons.__all__ if f"snn.{name}(" not in code["neurons"]} == set()
+    assert {name for name in KERNELS if f".{name}(" not in code["surrogates"]} == set()
+    assert {reset for reset in ("subtract", "zero", "none") if f'"{reset}"' not in code["resets"]} == set()
+    places = re.findall(r"<!-- (\w+) -->", (DOCS / "gallery.md").read_text(encoding="utf-8"))
+    assert places == [*drawing["GALLERY"]]
+
+
 def test_pictures_stand_on_a_page_in_light_and_in_dark(drawing):
     pages = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
+    pages += "".join(map(drawing["cards"], drawing["GALLERY"]))
     for name in drawing["PICTURES"]:
         light, dark = (pages.count(f"pictures/{name}-{theme}.svg") for theme in ("light", "dark"))
         assert light == dark > 0, name

@@ -5,6 +5,7 @@ import configparser
 import inspect
 import json
 import re
+import runpy
 import sys
 import zlib
 from pathlib import Path
@@ -229,11 +230,9 @@ def annotate_neurons():
 def with_badge(text, path):
     """The notebook with a badge below its heading that opens `path` of the repository in Colab."""
     book = json.loads(text)
-    address = ADDRESS.replace("https://github.com/", "https://colab.research.google.com/github/")
-    badge = "https://colab.research.google.com/assets/colab-badge.svg"
+    colab = runpy.run_path(str(Path(__file__).parent.parent / "setup.py"))["colab"]
     heading, *rest = book["cells"][0]["source"]
-    badge = f"\n[![Open in Colab]({badge})]({address}/blob/main/{path})\n"
-    book["cells"][0]["source"] = [heading.rstrip("\n") + "\n", badge, *rest]
+    book["cells"][0]["source"] = [heading.rstrip("\n") + "\n", f"\n{colab(ADDRESS, path)}\n", *rest]
     return json.dumps(book)
 
 

@@ -77,18 +77,21 @@ def test_metadata(built):
 
 @pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="setup.py is not part of this distribution")
 def test_the_readme_on_the_index_has_whole_addresses():
-    """Rendered and cleaned as there: every picture and link is of the repository by its address, and exists."""
+    """Rendered and cleaned as there: every picture and link is of the repository by its address, and exists; a badge opens a
+    lesson."""
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
     clean = pytest.importorskip("readme_renderer.clean").clean
-    absolute = runpy.run_path(str(ROOT / "setup.py"))["absolute"]
+    on_the_index = runpy.run_path(str(ROOT / "setup.py"))["on_the_index"]
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    page = clean(markdown.render(absolute(text, "https://github.com/someone/something")))
+    page = clean(markdown.render(on_the_index(text, "https://github.com/someone/something")))
     pictures, links = re.findall(r'<img [^>]*src="([^"]+)"', page), re.findall(r'href="([^"]+)"', page)
     assert len(pictures) > 1 and len(links) > 5 and pictures == [p for p in pictures if p.startswith("https://")]
     assert [link for link in links if not re.match(r"https?://|#", link)] == []
-    own = re.compile(r"https://(?:raw\.githubusercontent|github)\.com/someone/something/(?:blob/)?main/([^#]+)")
+    where = r"raw\.githubusercontent\.com|github\.com|colab\.research\.google\.com/github"
+    own = re.compile(rf"https://(?:{where})/someone/something/(?:blob/)?main/([^#]+)")
     paths = [found[1] for found in map(own.match, [*pictures, *links]) if found]
     assert len(paths) > 5 and [path for path in paths if not (ROOT / path).exists()] == []
+    assert [link for link in links if "colab" in link] == [link for link in links if link.endswith(".ipynb")] != []
 
 
 def test_the_wheel_works_without_the_extras(built, tmp_path):

@@ -3,6 +3,7 @@
 # MNIST, N-MNIST and CIFAR-10 (digits need none); what is packed there is unpacked into runs/data. Runs that a results file holds
 # already are not done again.
 set -euo pipefail
+source=$SNNTORCH_BPSTA_DATA
 SNNTORCH_BPSTA_DATA=$(python tests/layouts.py "$SNNTORCH_BPSTA_DATA" runs/data)
 export SNNTORCH_BPSTA_DATA
 study() { # folder, study, then options
@@ -50,3 +51,17 @@ bpsta study simulator --out results/simulator-nmnist
 bpsta study credit --out results/credit-pulse
 bpsta study braille --jobs "${JOBS:-2}" --out results/braille-letters
 study silent-digits silent --dataset digits
+# On 20,000 recordings of N-MNIST, where they are there in their packed form: what PLAN.md fixed beforehand.
+[ -f "$source/NMNIST/nmnist_1ms_test.npz" ] || exit 0
+held=runs/data/nmnist-holdout chosen=runs/data/nmnist-validation
+[ -d $held ] || python results/nmnist.py "$source/NMNIST" $held
+[ -d $chosen ] || python results/nmnist.py "$source/NMNIST" $chosen --validation 2000
+narrow="--dataset nmnist --width 0.125 --warm-up identity --lr-warm-up-epochs 1"
+study learning_rate-nmnist-validation learning_rate $narrow --data-root $chosen --num-steps 4 --lr 0.003 --epochs 12 \
+  --warm-up-epochs 2 --limit 15000 --test-limit 2000 --seeds 1
+narrow="$narrow --data-root $held --epochs 15 --warm-up-epochs 3 --test-limit 3000"
+study pareto-nmnist pareto $narrow --num-steps 4 --limit 17000 --variants baseline --lr 0.009
+study pareto-nmnist pareto $narrow --num-steps 4 --limit 17000 --variants bpsa,bpsa-hidden --lr 0.001
+signs="--limit 5000 --variants bpsa --seeds 3"
+study alpha-nmnist alpha $narrow $signs --num-steps 4 --settings "alpha = 0,alpha = -0.5,alpha = 0.5"
+study alpha-nmnist-16 alpha $narrow $signs --num-steps 16 --settings "alpha = 0,alpha = -0.5,alpha = 0.5"

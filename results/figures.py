@@ -31,7 +31,6 @@ DATA = {
 ALPHAS = {
     "digits, T = 4": "alpha-digits",
     "N-MNIST, T = 4": "alpha-nmnist",
-    "N-MNIST, T = 4, three times the learning rate": "alpha-nmnist-lr",
     "N-MNIST, T = 16": "alpha-nmnist-16",
 }
 

@@ -35,7 +35,9 @@ def test_a_study_is_whole(folder):
     runs = read(folder)
     name, recipe = runs[0]["study"], runs[0]["recipe"] and Recipe(**runs[0]["recipe"])
     seeds = sorted({row["seed"] for row in runs})
-    wanted = grid(name, recipe, seeds, *(list(dict.fromkeys(row[key] for row in runs)) for key in ("variant", "setting")))
+    wanted = grid(
+        name, recipe, seeds, *(list(dict.fromkeys(row[key] for row in runs)) for key in ("variant", "setting"))
+    )
     once = name in SINGLE or folder.name.endswith("-validation")  # where something was chosen, not tested
     assert len(seeds) >= (1 if once else 3 if name in THREE or folder.name.startswith("alpha-nmnist") else 5)
     assert sorted((row["setting"], row["variant"], row["seed"]) for row in runs) == sorted(wanted)

@@ -176,7 +176,7 @@ def fill_in(app, name, source):
     if name in ("results", "runs"):
         results = Path(__file__).parent.parent / "results"
         page = (results / {"results": "README.md", "runs": "RUNS.md"}[name]).read_text(encoding="utf-8")
-        folders = "|".join(re.escape(path.name) for path in results.iterdir() if path.is_dir())
+        folders = "|".join(["PLAN.md", *(re.escape(path.name) for path in results.iterdir() if path.is_dir())])
         page = re.sub(rf"\[([^\]]+)\]\((?:{folders})/?\)", r"\1", page)  # which are no page
         page = page.replace("](README.md", "](results.md").replace("](RUNS.md", "](runs.md")
         page = re.sub(PICTURE, in_light_and_dark, page)

@@ -166,7 +166,9 @@ def alphas():
     for place, (label, folder) in enumerate(ALPHAS.items()):
         groups = by((row for row in runs(folder) if row["variant"] == "bpsa"), "setting")
         points = sorted((float(setting.partition("= ")[2]), percent(rows)) for (setting,), rows in groups.items())
-        base = dict(points).get(0.0)
+        if not points:
+            continue
+        base = dict(points)[0.0]
         gained = {alpha: [value - base[seed] for seed, value in values.items()] for alpha, values in points}
         data[label] = {f"{alpha:g}": values for alpha, values in gained.items()}
         shade = [*COLOURS.values()][place]
@@ -197,7 +199,7 @@ def silence():
             )
             axis.set_xticks(depths)
     axes[0].legend(frameon=False, fontsize=9)
-    plain(axes[0], xlabel="hidden layers", ylabel="accuracy (%)", ylim=(0, 102))
+    plain(axes[0], xlabel="hidden layers", ylabel="accuracy (%)", ylim=(80, 100))
     plain(axes[1], xlabel="hidden layers", ylabel="firing rate", ylim=(0, None))
     return figure, data
 

@@ -99,3 +99,13 @@ def test_the_real_letters_if_they_are_at_hand(tmp_path):
     x, letters, repetitions = braille.recordings(unpack(source(), tmp_path, ["other"]))
     assert x.shape == (38, 1350, 12) and letters.bincount().tolist() == [50] * 27
     assert repetitions.bincount().tolist() == [27] * 50
+
+
+def test_a_call_without_a_recipe_tells_how_far_it_is(tmp_path):
+    from snntorch_bpsta.training.studies import study
+
+    felt(tmp_path)
+    heard, only = [], {"variants": ["bpsa"], "settings": ["reset to zero, last steps read"]}
+    out = tmp_path / "runs.json"
+    study("braille", None, [0], out, say=str, progress=lambda *at: heard.append(at), data_root=tmp_path, **only)
+    assert list(dict.fromkeys(heard)) == [(done, 5) for done in range(6)]

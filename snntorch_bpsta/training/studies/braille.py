@@ -14,6 +14,7 @@ from torch import nn
 from ...data import data_dir
 from ...neurons import Leaky
 from .credit import neuron_of
+from .workers import report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -130,7 +131,10 @@ def measure_braille(
     for setting, variant in runs:
         task = TASKS[setting]
         fit, validation, both, test = (part(of, task.pause) for of in (FIT, VALIDATION, (*FIT, *VALIDATION), TEST))
-        tried = {lr: _train(task, variant, seed, lr, fit, validation)["accuracy"] for lr in LRS}
+        tried = {}
+        for lr in LRS:
+            tried[lr] = _train(task, variant, seed, lr, fit, validation)["accuracy"]
+            report(len(tried))
         lr = max(tried, key=lambda lr: tried[lr])
         row = _train(task, variant, seed, lr, both, test)
         found[setting, variant] = {"recipe": None, "seed": seed, "lr": lr, "validation": tried, **row, **environment()}

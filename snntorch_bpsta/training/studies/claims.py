@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..._checks import check_choice, check_instance, check_int
 from ..recipes import COMPARED, VARIANTS, Recipe
+from .braille import LRS, measure_braille
 from .braille import TASKS as OF_BRAILLE
-from .braille import measure_braille
 from .credit import TASKS, measure_credit
 from .gradients import OF_THE_PAPER, measure_gradients, train_on
-from .loop import FOLDED, OWN, measure_loop
+from .loop import EPOCHS, FOLDED, OWN, measure_loop
 from .simulator import measure_simulator
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Study:
             `runs` is (setting, variant) -> recipe. What it leaves in `folder`, a Path, is there when a measurement that was
             killed is begun again, and is removed when its rows are in the file.
         together: one call of `measure` gives all settings and variants of a seed; otherwise each has a call of its own.
+        parts: how many parts a call without a recipe reports to be done.
         uses: the options that change something; without "recipe" the study trains nothing.
     """
 
@@ -57,6 +58,7 @@ class Study:
     seeds: int = 5
     measure: Callable[..., dict[Setting, Result]] = field(default_factory=lambda: measure_training)
     together: bool = False
+    parts: int = 1
     uses: frozenset[str] = _OF_TRAINING | {"also_test"}
 
 
@@ -169,6 +171,7 @@ STUDIES = {
         {setting: {} for setting in OF_BRAILLE},
         ("baseline", "bpsa", "bpta", "bpsa+bpta"),
         measure=measure_braille,
+        parts=len(LRS) + 1,
         uses=frozenset(("seeds", "jobs", "data_root")),
     ),
     "loop": Study(
@@ -179,6 +182,7 @@ STUDIES = {
         seeds=3,
         measure=measure_loop,
         together=True,
+        parts=EPOCHS,
         uses=frozenset(("seeds", "jobs", "data_root")),
     ),
     "simulator": Study(

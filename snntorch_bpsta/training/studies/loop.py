@@ -14,6 +14,7 @@ from ... import data
 from ...conversion import convert
 from ...energy import record_firing_rates
 from ...folding import fold_time
+from .workers import report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,6 +104,7 @@ def measure_loop(
         for run in found.values():
             run.epoch(training, order)
             run.test(*test)
+        report(epoch + 1)
     return {
         key: {
             "recipe": None, "seed": seed, "accuracy": run.history[-1]["test_accuracy"], "firing_rate": run.rates["lif1"],

@@ -165,7 +165,9 @@ def _run_all(name, wanted, out_file, jobs, say, progress, options):
     for key, recipe in wanted.items():
         calls.setdefault(key[-1] if chosen.together else key, {})[key] = recipe
     waiting, held, failed = [], [], []
-    epochs = {call: max(recipe.epochs if recipe else 1 for recipe in runs.values()) for call, runs in calls.items()}
+    epochs = {
+        call: max(recipe.epochs if recipe else chosen.parts for recipe in runs.values()) for call, runs in calls.items()
+    }
     done = dict.fromkeys(calls, 0)
 
     def reach(call, epochs_done):

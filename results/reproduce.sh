@@ -31,9 +31,10 @@ for readout in spikes current; do
       --lr-warm-up-epochs 1 --limit 10000 --test-limit 2000 --readout $readout $(warm_up $kind 2)
   done
 done
-for name in ablation causes energy alpha gradients; do
+for name in ablation causes energy gradients; do
   study $name-digits $name --dataset digits
 done
+study alpha-digits alpha --dataset digits --settings "alpha = 0,alpha = 0.2,alpha = 0.5,alpha = 0.8,alpha = 1"
 study latency-digits latency --dataset digits --epochs 15 --warm-up-epochs 3
 simulated="--dataset nmnist_simulated --width 0.125 --num-steps 4 --epochs 6 --lr-warm-up-epochs 1 --warm-up identity
   --warm-up-epochs 2 --limit 10000 --test-limit 1000 --also-test nmnist"

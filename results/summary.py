@@ -171,6 +171,22 @@ def _at_equal_operations(rows):
     return f"At {million:.2f} million accumulates a sample:\n\n{markdown(head, cells)}"
 
 
+def _signs_on_letters(rows):
+    """After a pause, with reset to zero: what the sign of alpha does, seed by seed."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["variant"], row["setting"].rpartition(" ")[2]), {})[row["seed"]] = 100 * row["accuracy"]
+    cells = []
+    for of, alpha, to_of, to_alpha in (
+        ("bpta", "-0.5", "bpta", "0.5"), ("bpsa+bpta", "-0.5", "bpsa+bpta", "0.5"), ("bpsa+bpta", "0.5", "bpsa", "0.5"),
+    ):  # fmt: skip
+        to = groups[to_of, to_alpha]
+        gained = [value - to[seed] for seed, value in groups[of, alpha].items()]
+        against = to_of if to_of == "bpsa" else f"{to_of}, alpha {to_alpha}"
+        cells.append([f"{of}, alpha {alpha}", against, f"{mean(gained):+.1f}", f"{paired_p(gained):.3f}"])
+    return markdown(["letters, after a pause, reset to zero", "beside", "points", "p"], cells)
+
+
 def _percent(runs):
     accuracies, rates = [100 * run["accuracy"] for run in runs], [run["firing_rate"] for run in runs]
     spread = f" ± {stdev(accuracies):.2f}" if len(runs) > 1 else ""
@@ -184,6 +200,7 @@ def pages():
     found = (HERE / "FINDINGS.md").read_text()
     found = found.replace("<!-- the readouts -->", _readouts(studies))
     found = found.replace("<!-- at equal operations -->", _at_equal_operations(studies["pareto-nmnist"]["runs"]))
+    found = found.replace("<!-- the sign on the letters -->", _signs_on_letters(studies["braille-letters"]["runs"]))
     found = found.replace("<!-- the paper's numbers -->", _papers_numbers(_runs(studies)))
     first, _, second = found.partition("<!-- all runs -->")
     return {"README.md": f"{first.rstrip()}\n", "RUNS.md": f"{second.strip()}\n\n{_every_study(studies)}"}

@@ -225,11 +225,14 @@ def grid(
     check_instance("seeds", seeds, (list, tuple, range), "a list, tuple or range of integers")
     for seed in seeds:
         check_int("seeds", seed, 0, 2**32)
-    for name, chosen, known in (("variants", variants, study.variants), ("settings", settings, tuple(study.settings))):
+    for option, chosen, known in (
+        ("variants", variants, study.variants),
+        ("settings", settings, tuple(study.settings)),
+    ):
         if chosen is not None:
-            check_instance(name, chosen, (list, tuple), f"names of {name}")
+            check_instance(option, chosen, (list, tuple), f"names of {option}")
             for each in chosen:
-                check_choice(name, each, known)
+                check_choice(option, each, known)
     runs: dict[tuple[str, str, int], Recipe | None] = {}
     for setting, changes in study.settings.items():
         for variant in study.variants:

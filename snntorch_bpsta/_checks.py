@@ -19,6 +19,7 @@ from ._torch import is_capturing, is_compiling, is_transforming
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 REAL = (*FLOATING, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 NUMBER = (int, float)  # of a row, for check_rows
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 _FLAGS = ("surrogate_disable", "init_hidden", "inhibition", "output", "reset_delay", "all_to_all", "state_quant")
 _TAKES = dict.fromkeys(("spatial_adjustment", "SpatialAdjustment"), "threshold") | {"custom_surrogate": "function"}
 _SURROGATES = ("snntorch.surrogate", f"{__package__}.surrogate")
@@ -84,7 +85,11 @@ def as_parameter(name: str, value: Any, device: torch.device | None = None) -> t
     """`value`, a parameter of a neuron (beta, threshold, ...), as a tensor; refuse what is no real number or numbers."""
     if not isinstance(value, torch.Tensor):
         try:
-            tensor = torch.as_tensor(value, device=device)
+            # A number is filled in on the device, which a copy would wait for, unless float32 rounds it to infinity.
+            if type(value) in (bool, int, float) and not _FLOAT32_MAX < abs(value) < math.inf:
+                tensor = torch.full((), value, device=device)
+            else:
+                tensor = torch.as_tensor(value, device=device)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}") from error
     else:

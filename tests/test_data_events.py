@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from _recordings import as_aedat2, as_aedat4, as_bin, as_npy, random_events, write
+from layouts import source
 
 from snntorch_bpsta.data import DATASETS, events_to_frames, load, read_aedat2
 from snntorch_bpsta.data.recordings import Recordings
@@ -376,7 +377,8 @@ def test_real_dvs_gesture(tonic, real):
 
 
 def test_real_aedat2(real):
-    with zipfile.ZipFile(real("other") / "other" / "mnist_dvs_scale04_digit0_20.zip") as archive:
+    real("other")
+    with zipfile.ZipFile(source() / "other" / "mnist_dvs_scale04_digit0_20.zip") as archive:
         recordings = [read_aedat2(archive.read(name)) for name in sorted(archive.namelist())]
     assert sum(map(len, recordings)) == 324_597
     for events in recordings:

@@ -96,7 +96,7 @@ class Neuron:
     threshold: Tensor
     reset_mechanism: Reset = "subtract"
     reset_delay: bool = True
-    spike_grad: SpikeGrad = DEFAULT_SPIKE_GRAD
+    spike_grad: SpikeGrad = field(default_factory=lambda: DEFAULT_SPIKE_GRAD)
     spatial_adj: SpatialAdj = False
     residual: float = 0.0
     factor: Tensor = field(default_factory=lambda: torch.ones(()))

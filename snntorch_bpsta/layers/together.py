@@ -68,7 +68,10 @@ def together(layers: Sequence[Placed], x: Tensor, spiking: nn.Module | None) -> 
         x: what goes into the first of them, ``[T, B, *]``.
         spiking: the neuron whose spikes `x` is, or None; see :func:`spiking_behind`.
     """
-    return next((found for rule in RULES if (found := rule(layers, x, spiking))), Together())
+    for rule in RULES:  # in a loop: torch.compile of PyTorch 2.11 does not follow a generator here
+        if found := rule(layers, x, spiking):
+            return found
+    return Together()
 
 
 def spiking_behind(layer: nn.Module, spiking: nn.Module | None) -> nn.Module | None:

@@ -419,7 +419,9 @@ def test_a_misspelt_or_wrong_option_is_refused_under_compile():
             )
 
 
-@pytest.mark.skipif((2, 11) <= TORCH <= (2, 13), reason="torch 2.11 to 2.13: an export of a convolution with any batch fails")
+@pytest.mark.skipif(
+    (2, 11) <= TORCH <= (2, 13), reason="torch 2.11 to 2.13: an export of a convolution with any batch fails"
+)
 def test_export():
     net, x = built("conv")
     net.eval()

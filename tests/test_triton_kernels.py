@@ -439,3 +439,80 @@ def test_compiles_for_hopper_without_one(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("TRITON_INTERPRET")
     subprocess.run([sys.executable, "-c", COMPILE], check=True, cwd=Path(__file__).parents[1])
+
+
+LAUNCH = """
+import itertools
+from types import SimpleNamespace
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from snntorch_bpsta.functional import lif_multistep, plan
+from snntorch_bpsta.functional.kernels import triton as calls
+
+class Launcher:
+    launched = []
+
+    def __init__(self, src, metadata):
+        self.names = list(src.signature)
+
+    def __call__(self, x, y, z, stream, function, metadata, launch_metadata, enter, leave, *values):
+        told = [(v.shape, v.dtype, v.data_ptr() % 16) if isinstance(v, torch.Tensor) else v for v in values]
+        self.launched.append((x, y, z, function, *zip(self.names, told, strict=True)))
+
+functions = itertools.count(1)
+utils = SimpleNamespace(
+    get_device_properties=lambda device: {"max_shared_mem": 2**18},
+    load_binary=lambda *arguments: ("module", next(functions), 32, 0, 1024),
+)
+triton.runtime.driver.set_active(SimpleNamespace(
+    get_current_target=lambda: GPUTarget("cuda", 90, 32), get_current_device=lambda: 0, launcher_cls=Launcher, utils=utils,
+    get_current_stream=lambda device=None: 0,
+))
+plan._not_covered = lambda *arguments: None
+
+def currents(steps, neurons, first=0):
+    return torch.rand(steps * neurons + first)[first:].view(steps, 1, neurons).requires_grad_()
+
+N = 2**16
+PAPER = {"threshold": 0.5, "reset_mechanism": "zero"}
+cases = [
+    (currents(2, N + 16), {}),
+    (currents(2, N + 17), {}),
+    (currents(5, N + 32), {}),
+    (currents(1, 2 * N), {}),
+    (currents(2, N + 16, first=1), {}),
+    (currents(2, N + 16).double(), {}),
+    (currents(2, N + 16), {"beta": torch.rand(N + 16)}),
+    (currents(2, N + 16), {"threshold": torch.rand(3)[1].requires_grad_()}),
+    (currents(2, N + 16), {"mem": torch.rand(1, N + 17)[:, 1:], "record_mem": True}),
+    (currents(2, N + 16), {"temporal_alpha": 0.3, **PAPER}),
+    (currents(2, N + 16), {"temporal_alpha": -0.4, **PAPER}),
+    (currents(2, N + 16), {"spatial_adj": True, **PAPER}),
+]
+
+def launches(case):
+    Launcher.launched.clear()
+    x, options = cases[case]
+    lif_multistep(x, **{"beta": 0.9, "impl": "triton"} | options).spk.sum().backward()
+    return list(Launcher.launched)
+
+by_triton, everything = [], {}
+for case in range(len(cases)):
+    by_triton.append(launches(case))
+    assert len(by_triton[-1]) == len(calls._compiled) == 2
+    everything |= calls._compiled
+    calls._compiled.clear()
+assert len({launch[3] for each in by_triton for launch in each}) >= 14
+calls._compiled.update(everything)
+for kernel in (calls.forward_kernel, calls.backward_kernel):
+    kernel.run = None  # of Triton, which looks for the compiled kernel
+for case, expected in enumerate(by_triton):
+    assert launches(case) == expected, case
+"""
+
+
+def test_what_is_looked_up_is_launched_as_triton_launches_it(tmp_path, monkeypatch):
+    """On a driver that notes what it is to launch: the same binary, blocks and arguments."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("TRITON_INTERPRET")
+    subprocess.run([sys.executable, "-c", LAUNCH], check=True, cwd=Path(__file__).parents[1])

@@ -1,6 +1,7 @@
 """All time steps in one pass on the GPU: the kernels of ``triton_template.py``, in a configuration that suits the size."""
 
 from math import prod
+from typing import Any
 
 import torch
 import triton
@@ -13,7 +14,11 @@ _MEASURED = 2**16  # neurons up to which some configurations are tried; more kee
 _LONG = 128  # steps from which on a chunk of 32 is worth its compilation, of half a minute
 _NUMBERS = {*VARYING, "num_neurons", "stride", "p0", "p1", "residual"}
 _POOLING = ("num_pooled", "height", "width", "channels", "POOL", "DOWN", "ACROSS", "PLACES")
+_FIRST_CONSTANT = {  # the place from which on the arguments of a kernel are constants
+    kernel.fn: [name.isupper() for name in kernel.arg_names].index(True) for kernel in (forward_kernel, backward_kernel)
+}
 _fastest: dict[tuple, triton.Config] = {}
+_compiled: dict[tuple, Any] = {}
 
 
 def configurations(num_neurons, num_steps, rows, pools=False):
@@ -38,7 +43,8 @@ def _choose(kernel, configs, arguments):
     if len(configs) == 1:
         return configs[0]
     alike = [x.dtype if isinstance(x, torch.Tensor) else x for name, x in arguments.items() if name not in _NUMBERS]
-    key = (kernel, *map(str, configs), (arguments["num_neurons"] - 1).bit_length(), *alike)
+    sizes = [(config.num_warps, *config.kwargs.values()) for config in configs]
+    key = (kernel, *sizes, (arguments["num_neurons"] - 1).bit_length(), *alike)
     if key not in _fastest:
         trial = {name: x.clone() if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
         times = [triton.testing.do_bench(lambda: _start(kernel, config, trial)) for config in configs]  # noqa: B023
@@ -47,15 +53,31 @@ def _choose(kernel, configs, arguments):
 
 
 def _start(kernel, config, arguments):
-    blocks = triton.cdiv(_places(**arguments), config.kwargs["BLOCK"])
-    kernel[(blocks,)](**arguments, **config.all_kwargs())
+    """Launch `kernel`. Triton takes longer to find what it has compiled than to launch it, so that is looked up here."""
+    blocks = -(-_places(**arguments) // config.kwargs["BLOCK"])
+    if triton.knobs.runtime.interpret:
+        kernel[(blocks,)](**arguments, **config.all_kwargs())
+        return
+    given, first = arguments | config.kwargs, _FIRST_CONSTANT[kernel.fn]
+    values = [given[name] for name in kernel.arg_names]
+    # What Triton compiles a kernel for, of an argument that is no constant, at least as finely as Triton does.
+    alike = [
+        None if x is None else (x.dtype, x.data_ptr() & 15) if isinstance(x, torch.Tensor)
+        else float if type(x) is float else x if x < 16 else (x & 15, x >> 31)
+        for x in values[:first]
+    ]  # fmt: skip
+    key = (kernel.fn, triton.runtime.driver.active.get_current_device(), config.num_warps, *alike, *values[first:])
+    if key in _compiled:
+        _compiled[key][(blocks, 1, 1)](*values)
+    else:
+        _compiled[key] = kernel[(blocks,)](**arguments, **config.all_kwargs())
 
 
 def _places(num_neurons, height, width, POOL, DOWN, ACROSS, PLACES, **_):
     """The neurons of a step; with pooling their windows, of as many places as the next power of two."""
     if not POOL:
         return num_neurons
-    windows = triton.cdiv(height, DOWN) * triton.cdiv(width, ACROSS)
+    windows = -(-height // DOWN) * -(-width // ACROSS)
     return num_neurons // (height * width) * windows * PLACES
 
 

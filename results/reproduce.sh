@@ -52,6 +52,12 @@ bpsta study simulator --out results/simulator-nmnist
 bpsta study credit --out results/credit-pulse
 bpsta study braille --jobs "${JOBS:-2}" --out results/braille-letters
 study silent-digits silent --dataset digits
+# All of MNIST: the last 5,000 training images decide on the learning rate.
+[ -d runs/data-validation/MNIST ] || python results/mnist.py runs/data runs/data-validation
+mnist="--dataset mnist --width 0.125 --num-steps 4 --warm-up identity --lr-warm-up-epochs 1 --augment --variants baseline,bpsa,bpsa-hidden"
+study learning_rate-mnist-validation learning_rate $mnist --data-root runs/data-validation --epochs 5 --warm-up-epochs 1 --lr 0.003 \
+  --limit 10000 --test-limit 5000 --seeds 1
+study pareto-mnist pareto $mnist --data-root runs/data --settings "penalty 0" --batch-size 64 --epochs 10 --warm-up-epochs 2 --lr 0.001 --seeds 3
 # On 20,000 recordings of N-MNIST, where they are there in their packed form: what PLAN.md fixed beforehand.
 [ -f "$source/NMNIST/nmnist_1ms_test.npz" ] || exit 0
 held=runs/data/nmnist-holdout chosen=runs/data/nmnist-validation

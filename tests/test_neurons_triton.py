@@ -35,7 +35,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0" if DEVICE == "cuda" else "1")
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # in which a GPU convolves the spikes that are fed back
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # of a recurrent convolution, on a GPU
     try:
         which_impl(torch.zeros(1, 1, 1, device=DEVICE), beta=0.9, impl="triton")
     except NotImplementedError as error:

@@ -23,6 +23,7 @@ SHOWN = {
 DATA = {
     "digits, 1,437": ("ablation-digits", ""),
     "MNIST, 10,000": ("compare-mnist-spikes-identity", ""),
+    "MNIST, 60,000": ("pareto-mnist", "penalty 0"),
     "CIFAR-10, 4,000": ("ablation-cifar10", ""),
     "N-MNIST, 1,000": ("learning_rate-nmnist", "three times"),
     "N-MNIST, 17,000": ("pareto-nmnist", "penalty 0"),

@@ -33,6 +33,7 @@ ALPHAS = {
     "digits, T = 4": "alpha-digits",
     "N-MNIST, T = 4": "alpha-nmnist",
     "N-MNIST, T = 16": "alpha-nmnist-16",
+    "N-MNIST, T = 4, learning rate 0.003": "alpha-nmnist-lr",
 }
 
 

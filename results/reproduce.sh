@@ -71,4 +71,5 @@ study pareto-nmnist pareto $narrow --num-steps 4 --limit 17000 --variants baseli
 study pareto-nmnist pareto $narrow --num-steps 4 --limit 17000 --variants bpsa,bpsa-hidden --lr 0.001
 signs="--limit 5000 --variants bpsa --seeds 3"
 study alpha-nmnist alpha $narrow $signs --num-steps 4 --settings "alpha = 0,alpha = -0.5,alpha = 0.5"
+study alpha-nmnist-lr alpha $narrow $signs --num-steps 4 --lr 0.003 --settings "alpha = 0,alpha = -0.5,alpha = 0.5"
 study alpha-nmnist-16 alpha $narrow $signs --num-steps 16 --settings "alpha = 0,alpha = -0.5,alpha = 0.5"

@@ -138,14 +138,27 @@ def _readouts(studies):
     return markdown(head, cells)
 
 
+def _accumulates(row):
+    """Of all layers but the first, per sample."""
+    return sum([counts["ac"] for counts in row["operations"].values()][1:])
+
+
+def _all_of_mnist(rows):
+    """Accuracy, firing rate and accumulates of each variant."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["variant"], []).append(row)
+    cells = [[of, _percent(own), f"{mean(map(_accumulates, own)) / 1e6:.2f}"] for of, own in groups.items()]
+    return markdown(["variant", "%, rate", "million accumulates a sample"], cells)
+
+
 def _at_equal_operations(rows):
     """What PLAN.md fixed before the runs: a variant's accuracy by seed, at the accumulates of the baseline with a penalty
     of 1, linear in their logarithm between the penalties; a curve that does not reach so far is left out."""
     curves = {}
     for row in rows:
-        layers = [counts["ac"] for counts in row["operations"].values()][1:]
         curve = curves.setdefault(row["variant"], {}).setdefault(row["seed"], {})
-        curve[row["setting"]] = log10(sum(layers)), 100 * row["accuracy"]
+        curve[row["setting"]] = log10(_accumulates(row)), 100 * row["accuracy"]
     at = {seed: curve["penalty 1"][0] for seed, curve in curves["baseline"].items()}
 
     def reached(curve, where):
@@ -199,6 +212,7 @@ def pages():
     studies = _studies()
     found = (HERE / "FINDINGS.md").read_text()
     found = found.replace("<!-- the readouts -->", _readouts(studies))
+    found = found.replace("<!-- all of MNIST -->", _all_of_mnist(studies["pareto-mnist"]["runs"]))
     found = found.replace("<!-- at equal operations -->", _at_equal_operations(studies["pareto-nmnist"]["runs"]))
     found = found.replace("<!-- the sign on the letters -->", _signs_on_letters(studies["braille-letters"]["runs"]))
     found = found.replace("<!-- the paper's numbers -->", _papers_numbers(_runs(studies)))

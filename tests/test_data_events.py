@@ -377,7 +377,7 @@ def test_real_dvs_gesture(tonic, real):
 
 
 def test_real_aedat2(real):
-    real("other")
+    real("other")  # skips where it is not at hand; unpacked are its letters alone
     with zipfile.ZipFile(source() / "other" / "mnist_dvs_scale04_digit0_20.zip") as archive:
         recordings = [read_aedat2(archive.read(name)) for name in sorted(archive.namelist())]
     assert sum(map(len, recordings)) == 324_597

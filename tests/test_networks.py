@@ -175,12 +175,13 @@ def test_every_recipe_builds_its_network(dataset, variant, no_init):
     rows = {"small": "small", "middle": "middle", "large": "large"}
     assert net.notation == TABLE_1[rows[recipe.network]]
     assert len(net.input_shape) == 3 and net.num_classes in (10, 11)
-    spatial_adj, leak, temporal_alpha, output = VARIANTS[variant].values()
+    spatial_adj, leak, temporal_alpha, output, surrogate = VARIANTS[variant].values()
     spatial_adj = snn.surrogate.spatial_adjustment(leak=leak) if leak else spatial_adj
     assert {(n.spatial_adj, n.temporal_alpha) for n in [*neurons(net)][:-1]} == {(spatial_adj, temporal_alpha)}
     last = [*neurons(net)][-1]
     assert (last.spatial_adj, last.temporal_alpha) == (spatial_adj if output == "same" else False, temporal_alpha)
-    assert all(isinstance(n.spike_grad, snn.surrogate.Rectangle) != n.spatial_adj for n in neurons(net))
+    own = type(getattr(snn.surrogate, surrogate)())
+    assert all(isinstance(n.spike_grad, own) != n.spatial_adj for n in neurons(net))
 
 
 # --- presets ------------------------------------------------------------------------------------------------

@@ -32,7 +32,11 @@ REFUSED = {
     "sensor_size-0": (dict(dataset="folder", sensor_size="0x34"), ValueError, "sensor_size must be HxW"),
     "sensor_size-pair": (dict(dataset="folder", sensor_size=(34, 34)), TypeError, "sensor_size must be HxW"),
     "sensor_size-of-others": (dict(sensor_size="34x34"), ValueError, "sensor_size is of your own recordings"),
-    "frame_size-of-others": (dict(frame_size="34x34"), ValueError, "frame_size is of your own .*'digits', got '34x34'"),
+    "frame_size-of-images": (
+        dict(frame_size="34x34"),
+        ValueError,
+        "recordings, got '34x34' for the images of 'digits'",
+    ),
     "num_classes-of-others": (dict(num_classes=3), ValueError, "num_classes is of your own recordings"),
     "num_steps-0": (dict(num_steps=0), ValueError, "num_steps must be an integer >= 1"),
     "num_steps-float": (dict(num_steps=4.0), TypeError, "num_steps must be an integer >= 1"),
@@ -58,6 +62,9 @@ REFUSED = {
     "temporal_alpha-low": (dict(temporal_alpha=-1.1), ValueError, "temporal_alpha"),
     "temporal_alpha-nan": (dict(temporal_alpha=float("nan")), ValueError, "temporal_alpha"),
     "dropout": (dict(dropout=1.5), ValueError, r"dropout must be in \[0, 1\], got 1.5"),
+    "beta": (dict(beta=1.5), ValueError, r"beta must be in \[0, 1\], got 1.5"),
+    "beta-low": (dict(beta=-0.5), ValueError, "beta must be a finite number >= 0"),
+    "surrogate": (dict(surrogate="sigmoid"), ValueError, "surrogate must be one of 'rectangle', 'atan'"),
     "warm-up-without-epochs": (
         dict(warm_up="identity"),
         ValueError,
@@ -86,7 +93,7 @@ def test_a_recipe_of_ones_own_recordings_says_what_it_needs():
             replace(recipe, **own).build_network()
     net = replace(recipe, sensor_size="64x90", frame_size="9x12", num_classes=5).build_network()
     assert (net.input_shape, net.num_classes) == ((2, 9, 12), 5)
-    other = replace(recipe, sensor_size="34x34", num_classes=10, test_limit=3).on("nmnist")
+    other = replace(recipe, sensor_size="34x34", num_classes=10, test_limit=3, frame_size="").on("nmnist")
     assert other == Recipe(dataset="nmnist", width=1 / 32) and other.spec().num_classes == 10
 
 
@@ -113,24 +120,23 @@ def test_a_recipe_is_plain_frozen_data():
 
 
 def test_the_variants():
+    baseline = dict(
+        spatial_adj=False, spatial_leak=0.0, temporal_alpha=0.0, output_spike_grad="same", surrogate="rectangle"
+    )
     assert VARIANTS == {
-        "baseline": {"spatial_adj": False, "spatial_leak": 0.0, "temporal_alpha": 0.0, "output_spike_grad": "same"},
-        "bpsa": {"spatial_adj": True, "spatial_leak": 0.0, "temporal_alpha": 0.0, "output_spike_grad": "same"},
-        "bpsa+bpta": {"spatial_adj": True, "spatial_leak": 0.0, "temporal_alpha": 0.8, "output_spike_grad": "same"},
-        "bpta": {"spatial_adj": False, "spatial_leak": 0.0, "temporal_alpha": 0.8, "output_spike_grad": "same"},
-        "bpsa-hidden": {
-            "spatial_adj": True,
-            "spatial_leak": 0.0,
-            "temporal_alpha": 0.0,
-            "output_spike_grad": "rectangle",
-        },
-        "bpsa+leak": {"spatial_adj": True, "spatial_leak": 0.1, "temporal_alpha": 0.0, "output_spike_grad": "same"},
+        "baseline": baseline,
+        "bpsa": baseline | dict(spatial_adj=True),
+        "bpsa+bpta": baseline | dict(spatial_adj=True, temporal_alpha=0.8),
+        "bpta": baseline | dict(temporal_alpha=0.8),
+        "bpsa-hidden": baseline | dict(spatial_adj=True, output_spike_grad="rectangle"),
+        "bpsa+leak": baseline | dict(spatial_adj=True, spatial_leak=0.1),
+        "atan": baseline | dict(surrogate="atan"),
     }
     for name, options in VARIANTS.items():
         assert RECIPE.variant(name) == replace(RECIPE, **options)
     with pytest.raises(
         ValueError,
-        match="variant must be one of 'baseline', 'bpsa', 'bpsa\\+bpta', 'bpta', 'bpsa-hidden', 'bpsa\\+leak'; got 'stbp'",
+        match="variant must be one of 'baseline', 'bpsa', .*, 'bpsa\\+leak', 'atan'; got 'stbp'",
     ):
         RECIPE.variant("stbp")
 
@@ -177,21 +183,34 @@ def test_a_network_in_the_papers_notation(preset):
         assert (lif.threshold, lif.reset_mechanism, lif.temporal_alpha) == (0.5, "zero", 0.3)
 
 
+def _slope(surrogate):
+    x = torch.tensor(0.3, requires_grad=True)
+    surrogate(x).backward()
+    return float(x.grad)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_is_that_of_every_neuron(name):
-    spatial_adj, leak, temporal_alpha, output = VARIANTS[name].values()
+    spatial_adj, leak, temporal_alpha, output, surrogate = VARIANTS[name].values()
     spatial_adj = snn.surrogate.spatial_adjustment(leak=leak) if leak else spatial_adj
     recipe = RECIPE.variant(name)
     assert recipe.variant_name() == name
     *neurons, last = [module for module in recipe.build_network().modules() if isinstance(module, snn.Leaky)]
     assert len(neurons) > 2
-    rectangle = snn.surrogate.rectangle()
-    assert last.spatial_adj == (spatial_adj if output == "same" else False) and (
-        last.spatial_adj or last.spike_grad == rectangle
-    )
+    own = _slope(getattr(snn.surrogate, surrogate)())
+    assert last.spatial_adj == (spatial_adj if output == "same" else False)
+    assert last.spatial_adj or _slope(last.spike_grad) == own
     for neuron in neurons:
         assert (neuron.spatial_adj, neuron.temporal_alpha) == (spatial_adj, temporal_alpha)
-        assert spatial_adj or neuron.spike_grad == snn.surrogate.rectangle()
+        assert spatial_adj or _slope(neuron.spike_grad) == own
+
+
+def test_a_leak_and_a_frame_size_of_its_own_arrive():
+    net = Recipe(dataset="nmnist", network="32FC-10Voting", beta=0.5, frame_size="17x12").build_network()
+    assert {float(module.beta) for module in net.modules() if isinstance(module, snn.Leaky)} == {0.5}
+    assert net.input_shape == (2, 17, 12)
+    assert Recipe(dataset="nmnist", frame_size="17x12").on("nmnist_simulated").spec().input_shape == (2, 17, 12)
+    assert Recipe(dataset="nmnist", frame_size="17x12").on("mnist").frame_size == ""
 
 
 def test_a_strength_of_its_own_arrives():

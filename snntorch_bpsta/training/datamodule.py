@@ -84,7 +84,8 @@ class Frames(L.LightningDataModule):
     def _load(self, train, limit):
         recipe, root = self.recipe, self._load_options["root"]
         if recipe.dataset != folders.NAME:
-            return data.load(recipe.dataset, train=train, limit=limit, **self._load_options)
+            size = recipe.spec().input_shape[1:]
+            return data.load(recipe.dataset, train=train, limit=limit, size=size, **self._load_options)
         if root is None:
             raise ValueError("your own recordings (data set 'folder') need data_root (--data-root), where they are")
         samples = data.from_folder(

@@ -13,30 +13,34 @@ import torch
 from .. import networks
 from .._checks import check_choice, check_instance, check_temporal_alpha
 from ..data import DATASETS, DatasetSpec, folders
-from ..surrogate import rectangle, spatial_adjustment
+from ..surrogate import atan, rectangle, spatial_adjustment
 from .losses import rate_cross_entropy_loss, rate_mse_loss
 
 __all__ = ["RECIPES", "VARIANTS", "Recipe"]
 
 # The rows of every comparison. "baseline" is STBP: the rectangular surrogate, plain backpropagation through time. "bpta" is
 # the temporal adjustment alone, which the paper does not show; "bpsa-hidden" is Eq. 9 in the hidden layers under an output
-# that cannot die, "bpsa+leak" Eq. 9 that lets a little through below the threshold.
+# that cannot die, "bpsa+leak" Eq. 9 that lets a little through below the threshold, "atan" snnTorch's own surrogate.
 VARIANTS: dict[str, dict[str, Any]] = {
-    name: {"spatial_adj": spatial_adj, "spatial_leak": leak, "temporal_alpha": alpha, "output_spike_grad": output}
-    for name, spatial_adj, leak, alpha, output in (
-        ("baseline", False, 0.0, 0.0, "same"),
-        ("bpsa", True, 0.0, 0.0, "same"),
-        ("bpsa+bpta", True, 0.0, 0.8, "same"),
-        ("bpta", False, 0.0, 0.8, "same"),
-        ("bpsa-hidden", True, 0.0, 0.0, "rectangle"),
-        ("bpsa+leak", True, 0.1, 0.0, "same"),
+    name: {
+        "spatial_adj": spatial_adj, "spatial_leak": leak, "temporal_alpha": alpha, "output_spike_grad": output,
+        "surrogate": surrogate,
+    }
+    for name, spatial_adj, leak, alpha, output, surrogate in (
+        ("baseline", False, 0.0, 0.0, "same", "rectangle"),
+        ("bpsa", True, 0.0, 0.0, "same", "rectangle"),
+        ("bpsa+bpta", True, 0.0, 0.8, "same", "rectangle"),
+        ("bpta", False, 0.0, 0.8, "same", "rectangle"),
+        ("bpsa-hidden", True, 0.0, 0.0, "rectangle", "rectangle"),
+        ("bpsa+leak", True, 0.1, 0.0, "same", "rectangle"),
+        ("atan", False, 0.0, 0.0, "same", "atan"),
     )
-}
+}  # fmt: skip
 COMPARED = ("baseline", "bpsa", "bpsa+bpta")  # those of Table 8
 
 
 _POSITIVE = ("width", "num_steps", "epochs", "batch_size")
-_OF_FOLDER = ("sensor_size", "frame_size", "num_classes")
+_OF_FOLDER = ("sensor_size", "num_classes")
 
 
 def _option(default, help, choices=None):
@@ -57,7 +61,11 @@ class Recipe:
     width: float = _option(1.0, "factor on the number of channels and features")
     readout: str = _option("spikes", "output neurons vote (paper), or their current is averaged", networks.READOUTS)
     num_steps: int = _option(16, "time steps T")
-    spatial_adj: bool = _option(True, "BPSA (Eq. 9); without it the STBP rectangle")
+    beta: float = _option(0.9, "leak lambda of the neurons, from 0 to 1")
+    spatial_adj: bool = _option(True, "BPSA (Eq. 9); without it the surrogate")
+    surrogate: str = _option(
+        "rectangle", "surrogate of the neurons without BPSA: STBP's, or snnTorch's own", ("rectangle", "atan")
+    )
     spatial_leak: float = _option(0.0, "Eq. 9's leak below the threshold, 0 (the paper) is none")
     temporal_alpha: float = _option(0.8, "BPTA's alpha (Eq. 10), 0 is off, below 0 is ours")
     output_spike_grad: str = _option(
@@ -81,7 +89,7 @@ class Recipe:
     limit: int = _option(0, "train on this many samples, a fixed stratified subset; 0 for all")
     test_limit: int = _option(0, "the same for the test samples")
     sensor_size: str = _option("", "of the camera of your own recordings (data set folder), HxW in pixels: 34x34")
-    frame_size: str = _option("", "of the frames of your own recordings, HxW; default: that of the sensor")
+    frame_size: str = _option("", "of the frames of recordings, HxW; default: the data set's, of your own the sensor's")
     num_classes: int = _option(0, "of your own recordings; default: the folders are counted")
 
     def __post_init__(self) -> None:
@@ -125,8 +133,13 @@ class Recipe:
                     f"{name} is of your own recordings, data set {folders.NAME!r}: leave it out for {self.dataset!r}, got "
                     f"{getattr(self, name)!r}"
                 )
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout must be in [0, 1], got {self.dropout}")
+        if self.frame_size and self.dataset != folders.NAME and DATASETS[self.dataset].kind != "event":
+            raise ValueError(
+                f"frame_size is that of recordings, got {self.frame_size!r} for the images of {self.dataset!r}"
+            )
+        for name in ("dropout", "beta"):
+            if not getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.warm_up != "none" and not 1 <= self.warm_up_epochs <= self.epochs:
             raise ValueError(
                 f"warm_up={self.warm_up!r} needs warm_up_epochs from 1 to epochs={self.epochs}, got {self.warm_up_epochs}"
@@ -139,7 +152,8 @@ class Recipe:
             ValueError: of your own recordings `sensor_size` or `num_classes` is not given.
         """
         if self.dataset != folders.NAME:
-            return DATASETS[self.dataset]
+            spec = DATASETS[self.dataset]
+            return replace(spec, input_shape=(2, *pixels(self.frame_size))) if self.frame_size else spec
         if not self.sensor_size:
             raise ValueError(
                 "your own recordings (data set 'folder') need sensor_size (--sensor-size HxW), the camera's"
@@ -151,9 +165,10 @@ class Recipe:
         return DatasetSpec(folders.NAME, "event", shape, self.num_classes, load, "", folders.WHAT)
 
     def on(self, dataset: str) -> "Recipe":
-        """This recipe with another data set of `DATASETS`, and all of its test samples."""
+        """This recipe with another data set of `DATASETS`, and all of its test samples, in frames of the same size."""
         check_choice("dataset", dataset, tuple(DATASETS))
-        return replace(self, dataset=dataset, test_limit=0, sensor_size="", frame_size="", num_classes=0)
+        size = self.frame_size if DATASETS[dataset].kind == "event" else ""
+        return replace(self, dataset=dataset, test_limit=0, sensor_size="", frame_size=size, num_classes=0)
 
     def variant(self, name: str) -> "Recipe":
         """This recipe as a row of ``VARIANTS``."""
@@ -182,9 +197,9 @@ class Recipe:
         pooling are faster."""
         dataset = self.spec()
         leaks = spatial_adjustment(leak=self.spatial_leak) if self.spatial_leak else self.spatial_adj
-        neuron: dict[str, Any] = {"spatial_adj": leaks, "temporal_alpha": self.temporal_alpha}
+        neuron: dict[str, Any] = {"beta": self.beta, "spatial_adj": leaks, "temporal_alpha": self.temporal_alpha}
         if not self.spatial_adj:
-            neuron["spike_grad"] = rectangle()
+            neuron["spike_grad"] = {"rectangle": rectangle, "atan": atan}[self.surrogate]()
         options: dict[str, Any] = dict(
             width=self.width, readout=self.readout, num_steps=self.num_steps, dropout=self.dropout, relu=self.relu,
             output_spike_grad=None if self.output_spike_grad == "same" else rectangle(),

@@ -130,13 +130,13 @@ STUDIES = {
             "as it is": {},
             "three times": _times(lr=lambda lr: 3 * lr),
         },
-        (*COMPARED, "bpsa-hidden"),
+        (*COMPARED, "atan", "bpsa+leak", "bpsa-hidden"),
     ),
     "pareto": Study(
         "Accuracy against spikes, each variant under four strengths of a penalty on the firing rate of its hidden neurons: "
         "does Eq. 9 save what a penalty on the baseline does not? (ours)",
         {f"penalty {weight:g}": {"rate_penalty": weight} for weight in (0.0, 0.3, 1.0, 3.0)},
-        ("baseline", "bpsa", "bpsa-hidden"),
+        ("baseline", "atan", "bpsa", "bpsa+leak", "bpsa-hidden"),
         seeds=3,
     ),
     "silent": Study(

@@ -7,7 +7,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import snntorch
 import torch
+
+import snntorch_bpsta as snn
 
 pytest.importorskip("lightning", reason="lightning (extra: train) is missing")
 from snntorch_bpsta.cli import main  # noqa: E402
@@ -553,6 +556,40 @@ def test_a_network_learns_the_same_by_its_loop_and_folded(monkeypatch):
         assert own["firing_rate"] == pytest.approx(folded["firing_rate"], rel=0.01)
         assert [epoch["epoch"] for epoch in own["history"]] == [0, 1] and 0 < folded["history"][0]["seconds"]
     assert rows[loop.OWN, "bpsa"]["firing_rate"] != pytest.approx(rows[loop.OWN, "baseline"]["firing_rate"], rel=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:.*fired nowhere")
+def test_the_networks_of_the_tutorials_learn_where_an_option_says_so(monkeypatch):
+    pytest.importorskip("sklearn", reason="scikit-learn (extra: data) is missing")
+    from snntorch_bpsta.training.studies import tutorials
+
+    voted, followed = "population code", "regression"
+    runs = dict.fromkeys((setting, variant) for setting in (voted, followed) for variant in tutorials.VARIANTS)
+    rows = tutorials.measure_tutorials(runs, 0, None)
+    host = rows[voted, "baseline"]
+    assert host["accuracy"] > 0.9 and host["firing_rate"] == host["firing_rates"]["layers.2"] > 0.1
+    for variant in ("bpsa", "bpsa-hidden"):  # its output never fires: chance
+        assert rows[voted, variant]["accuracy"] < 0.2 and rows[voted, variant]["firing_rate"] < 0.01
+    for variant in ("bpsa+leak", "bpsa+leak-hidden", "bpsa+warm-up", "bpsa-hidden-later"):
+        assert rows[voted, variant]["accuracy"] > host["accuracy"] - 0.1, variant
+    assert {row["accuracy"] > 0.7 for key, row in rows.items() if key[0] == followed} == {True}
+    assert len(rows[followed, "bpsa"]["history"]) == 100
+    warm_ups = [epoch["warm_up"] for epoch in rows[voted, "bpsa+warm-up"]["history"]]
+    assert warm_ups == 3 * ["surrogate"] + 7 * [None]
+
+
+@pytest.mark.parametrize("setting", ["3 hidden", "convolutional"])
+def test_an_option_reaches_every_neuron_of_a_tutorials_network(setting):
+    from snntorch_bpsta.training.studies import tutorials
+
+    own = tutorials.TASKS[setting].build()
+    surrogates = [module.spike_grad for module in own.modules() if isinstance(module, snntorch.Leaky)]
+    tutorials.adjust(own, "bpsa+leak-hidden")
+    *hidden, last = [module for module in own.modules() if isinstance(module, snn.Leaky)]
+    assert len(hidden) + 1 == len(surrogates) and last.spike_grad is surrogates[-1] and not last.spatial_adj
+    assert {neuron.spatial_adj for neuron in hidden} == {snn.surrogate.spatial_adjustment(leak=tutorials.LEAK)}
+    spikes, membranes = own(torch.rand(2, 1, 28, 28))
+    assert spikes.shape == membranes.shape == (own.steps, 2, 10)
 
 
 def test_the_command_line_measures_credit(tmp_path, capsys):

@@ -14,6 +14,9 @@ from .credit import TASKS, measure_credit
 from .gradients import OF_THE_PAPER, measure_gradients, train_on
 from .loop import EPOCHS, FOLDED, OWN, measure_loop
 from .simulator import measure_simulator
+from .tutorials import PARTS, measure_tutorials
+from .tutorials import TASKS as TUTORIALS
+from .tutorials import VARIANTS as OF_TUTORIALS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,6 +175,15 @@ STUDIES = {
         ("baseline", "bpsa", "bpta", "bpsa+bpta"),
         measure=measure_braille,
         parts=len(LRS) + 1,
+        uses=frozenset(("seeds", "jobs", "data_root")),
+    ),
+    "tutorials": Study(
+        "The networks of snnTorch's tutorials at its defaults, without batch norm: which option lets them learn under "
+        "Eq. 9 as they do without it, and at how many spikes? (ours; the accuracy of the regression is R^2)",
+        {setting: {} for setting in TUTORIALS},
+        OF_TUTORIALS,
+        measure=measure_tutorials,
+        parts=PARTS,
         uses=frozenset(("seeds", "jobs", "data_root")),
     ),
     "loop": Study(

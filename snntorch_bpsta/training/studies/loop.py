@@ -97,7 +97,7 @@ def measure_loop(
     """
     from ..results import environment  # Lightning, which takes its time to import
 
-    training, test = (_tensors(train, data_root) for train in (True, False))
+    training, test = enlarged_digits(data_root)
     found = {(setting, variant): _Run(setting, variant, seed, training) for setting, variant in runs}
     for epoch in range(EPOCHS):
         order = torch.randperm(len(training[0]), generator=torch.Generator().manual_seed(1000 * seed + epoch))
@@ -114,11 +114,15 @@ def measure_loop(
     }  # fmt: skip
 
 
-def _tensors(train, root):
-    samples = data.load("digits", train=train, root=root)
-    images, targets = zip(*(samples[i] for i in range(len(samples))), strict=True)
-    large = nn.functional.interpolate(torch.stack(images), (SIDE, SIDE), mode="bilinear")
-    return large.flatten(1), torch.tensor(targets)
+def enlarged_digits(root: AnyPath | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Scikit-learn's digits ``[N, 784]``, as large as MNIST's, and their classes: training and test part."""
+    found = []
+    for train in (True, False):
+        samples = data.load("digits", train=train, root=root)
+        images, targets = zip(*(samples[i] for i in range(len(samples))), strict=True)
+        large = nn.functional.interpolate(torch.stack(images), (SIDE, SIDE), mode="bilinear")
+        found.append((large.flatten(1), torch.tensor(targets)))
+    return found
 
 
 def _loss(run, x, targets):

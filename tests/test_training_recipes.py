@@ -64,6 +64,7 @@ REFUSED = {
     "dropout": (dict(dropout=1.5), ValueError, r"dropout must be in \[0, 1\], got 1.5"),
     "beta": (dict(beta=1.5), ValueError, r"beta must be in \[0, 1\], got 1.5"),
     "beta-low": (dict(beta=-0.5), ValueError, "beta must be a finite number >= 0"),
+    "augment-of-none": (dict(augment=True), ValueError, "is known of mnist, cifar10, .*leave it out for 'digits'"),
     "surrogate": (dict(surrogate="sigmoid"), ValueError, "surrogate must be one of 'rectangle', 'atan'"),
     "warm-up-without-epochs": (
         dict(warm_up="identity"),
@@ -211,6 +212,7 @@ def test_a_leak_and_a_frame_size_of_its_own_arrive():
     assert net.input_shape == (2, 17, 12)
     assert Recipe(dataset="nmnist", frame_size="17x12").on("nmnist_simulated").spec().input_shape == (2, 17, 12)
     assert Recipe(dataset="nmnist", frame_size="17x12").on("mnist").frame_size == ""
+    assert not Recipe(dataset="nmnist", augment=True).on("digits_simulated").augment
 
 
 def test_a_strength_of_its_own_arrives():

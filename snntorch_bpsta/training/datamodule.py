@@ -31,15 +31,6 @@ __all__ = ["Frames", "augment"]
 
 _ON_DEVICE = 2**32  # bytes of a data set that a GPU keeps
 
-# (padding of the random crop, horizontal flip, rotation in degrees) of the released code, at our frame sizes.
-AUGMENTATIONS = {
-    "mnist": (2, False, 0),  # ours: the released code has none there
-    "cifar10": (4, True, 0),
-    "nmnist": (4, False, 10),
-    "dvs_gesture": (8, False, 5),
-    "cifar10_dvs": (8, True, 15),
-}
-
 
 class Frames(L.LightningDataModule):
     """The data of a recipe, as the network wants them: images ``[B, C, H, W]``, event frames ``[T, B, 2, H, W]``.

@@ -17,8 +17,8 @@ from .._checks import check_instance, check_module
 from .._signals import Stop
 from ..networks import set_warm_up
 from .checkpoints import CHECKPOINT, check_restored
-from .datamodule import AUGMENTATIONS, Frames, augment, check_run
-from .recipes import Recipe
+from .datamodule import Frames, augment, check_run
+from .recipes import AUGMENTATIONS, Recipe
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -137,9 +137,8 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, targets = batch
-        name = self.recipe.dataset.removesuffix("_simulated")
-        if self.recipe.augment and name in AUGMENTATIONS:
-            x = augment(x, *AUGMENTATIONS[name])
+        if self.recipe.augment:
+            x = augment(x, *AUGMENTATIONS[self.recipe.dataset.removesuffix("_simulated")])
         if self.recipe.rate_penalty and self._warm_up_of(self.current_epoch) is None:
             with energy.record_firing_rates(self.net, differentiable=True) as firing:
                 out_rec = self(x)

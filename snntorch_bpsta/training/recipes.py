@@ -38,7 +38,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 COMPARED = ("baseline", "bpsa", "bpsa+bpta")  # those of Table 8
 
-
+# (padding of the random crop, horizontal flip, rotation in degrees) of the released code, at our frame sizes.
+AUGMENTATIONS = {
+    "mnist": (2, False, 0),  # ours: the released code has none there
+    "cifar10": (4, True, 0),
+    "nmnist": (4, False, 10),
+    "dvs_gesture": (8, False, 5),
+    "cifar10_dvs": (8, True, 15),
+}
 _POSITIVE = ("width", "num_steps", "epochs", "batch_size")
 _OF_FOLDER = ("sensor_size", "num_classes")
 
@@ -137,6 +144,11 @@ class Recipe:
             raise ValueError(
                 f"frame_size is that of recordings, got {self.frame_size!r} for the images of {self.dataset!r}"
             )
+        if self.augment and self.dataset.removesuffix("_simulated") not in AUGMENTATIONS:
+            raise ValueError(
+                f"augment (--augment) is known of {', '.join(AUGMENTATIONS)}, and what simulates them: leave it out for "
+                f"{self.dataset!r}"
+            )
         for name in ("dropout", "beta"):
             if not getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -165,10 +177,12 @@ class Recipe:
         return DatasetSpec(folders.NAME, "event", shape, self.num_classes, load, "", folders.WHAT)
 
     def on(self, dataset: str) -> "Recipe":
-        """This recipe with another data set of `DATASETS`, and all of its test samples, in frames of the same size."""
+        """This recipe on all test samples of another data set of `DATASETS`, in frames of the same size, as they are."""
         check_choice("dataset", dataset, tuple(DATASETS))
         size = self.frame_size if DATASETS[dataset].kind == "event" else ""
-        return replace(self, dataset=dataset, test_limit=0, sensor_size="", frame_size=size, num_classes=0)
+        return replace(
+            self, dataset=dataset, test_limit=0, sensor_size="", frame_size=size, num_classes=0, augment=False
+        )
 
     def variant(self, name: str) -> "Recipe":
         """This recipe as a row of ``VARIANTS``."""

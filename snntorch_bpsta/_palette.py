@@ -15,6 +15,7 @@ COLOURS = {
     "green": "#2ca02c",
     "violet": "#9467bd",
     "orange": "#e0a458",
+    "pink": "#cf4f9c",
 }
 TEXT = {"light": "#1b1f24", "dark": "#d8d8d8"}  # of pictures that stand on a light and on a dark page
 
@@ -25,6 +26,7 @@ VARIANTS = {
     "bpta": COLOURS["green"],
     "bpsa-hidden": COLOURS["violet"],
     "bpsa+leak": COLOURS["orange"],
+    "atan": COLOURS["pink"],
 }
 POLARITIES = {"OFF": COLOURS["blue"], "ON": COLOURS["red"]}
 

@@ -63,8 +63,6 @@ def _conditions(recipe):
         else f"{recipe['warm_up']} warm-up of {recipe['warm_up_epochs']} epochs",
     ]
     words += [f"learning rate {recipe['lr']:g}"] * (recipe["lr"] != DEFAULT["lr"])
-    words += [f"frames of {recipe['frame_size']}"] * (recipe["frame_size"] != "")
-    words += [f"beta = {recipe['beta']:g}"] * (recipe["beta"] != DEFAULT["beta"])
     words += ["cross entropy"] * (recipe["loss"] != "mse") + ["no ReLU"] * (not recipe["relu"])
     return ", ".join(words)
 
@@ -202,26 +200,6 @@ def _signs_on_letters(rows):
     return markdown(["letters, after a pause, reset to zero", "beside", "points", "p"], cells)
 
 
-def _of_tutorials(rows):
-    """Each network of the tutorials: what it has at snnTorch's defaults, and by how many points and times as many spikes
-    the others differ."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(row["setting"], {}).setdefault(row["variant"], {})[row["seed"]] = row
-    cells = []
-    for network, variants in groups.items():
-        base = variants.pop("baseline")
-        line = [network, _percent([*base.values()]).rpartition(", ")[0]]
-        for own in variants.values():
-            gained = mean(100 * (row["accuracy"] - base[seed]["accuracy"]) for seed, row in own.items())
-            spikes = mean(row["firing_rate"] for row in own.values()) / mean(
-                row["firing_rate"] for row in base.values()
-            )
-            line.append(f"{gained:+.1f}, x {spikes:.2f}")
-        cells.append(line)
-    return markdown(["network", "as it is: %, rate", *variants], cells)
-
-
 def _percent(runs):
     accuracies, rates = [100 * run["accuracy"] for run in runs], [run["firing_rate"] for run in runs]
     spread = f" ± {stdev(accuracies):.2f}" if len(runs) > 1 else ""
@@ -236,9 +214,6 @@ def pages():
     found = found.replace("<!-- the readouts -->", _readouts(studies))
     found = found.replace("<!-- all of MNIST -->", _all_of_mnist(studies["pareto-mnist"]["runs"]))
     found = found.replace("<!-- at equal operations -->", _at_equal_operations(studies["pareto-nmnist"]["runs"]))
-    for name in ("pareto-nmnist-half-16", "pareto-nmnist-half-4"):
-        found = found.replace(f"<!-- at equal operations: {name} -->", _at_equal_operations(studies[name]["runs"]))
-    found = found.replace("<!-- the tutorials -->", _of_tutorials(studies["tutorials-digits"]["runs"]))
     found = found.replace("<!-- the sign on the letters -->", _signs_on_letters(studies["braille-letters"]["runs"]))
     found = found.replace("<!-- the paper's numbers -->", _papers_numbers(_runs(studies)))
     first, _, second = found.partition("<!-- all runs -->")

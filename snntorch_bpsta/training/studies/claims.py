@@ -136,7 +136,7 @@ STUDIES = {
         (*COMPARED, "atan", "bpsa+leak", "bpsa-hidden"),
     ),
     "pareto": Study(
-        "Accuracy against spikes, each variant under five strengths of a penalty on the firing rate of its hidden neurons: "
+        "Accuracy against spikes, each variant under several strengths of a penalty on the firing rate of its hidden neurons: "
         "does Eq. 9 save what a penalty on the baseline does not? (ours)",
         {f"penalty {weight:g}": {"rate_penalty": weight} for weight in (0.0, 0.3, 1.0, 3.0, 10.0)},
         ("baseline", "atan", "bpsa", "bpsa+leak", "bpsa-hidden"),

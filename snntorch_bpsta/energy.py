@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ class FiringRates(dict[str, tuple[torch.Tensor | int, int]]):
         """Spikes per neuron and step over all neurons of the network."""
         return self.penalty().item() if self else 0.0
 
-    def penalty(self, layers: Sequence[str] | None = None) -> torch.Tensor:
+    def penalty(self, layers: Sequence[str] | None = None, weights: Mapping[str, float] | None = None) -> torch.Tensor:
         """The mean firing rate as a term of a loss: times a weight it makes a network fire less.
 
         It carries the gradient where the rates were recorded with ``differentiable=True``. In place of one layer's
@@ -72,13 +73,16 @@ class FiringRates(dict[str, tuple[torch.Tensor | int, int]]):
         Args:
             layers: names of the layers that count; None for all. The output neurons are best left out, for the loss asks
                 them to fire.
+            weights: name -> how much the mean rate of that layer counts, >= 0, for each of `layers`; None: as many as it has
+                neurons. With what :func:`count_operations` calls ``dense`` of the layer behind, it is the accumulates that
+                are made fewer, and not the spikes.
 
         Returns:
             Tensor: one number.
 
         Raises:
-            ValueError: a layer that is not recorded, or none at all.
-            TypeError: `layers` is no list of names.
+            ValueError: a layer that is not recorded, none at all, or one without a weight; a weight below 0, or all 0.
+            TypeError: `layers` is no list of names, `weights` no dict of numbers.
 
         Example:
             >>> import torch, snntorch_bpsta as snn
@@ -93,9 +97,19 @@ class FiringRates(dict[str, tuple[torch.Tensor | int, int]]):
         unknown = [name for name in names if name not in self]
         if unknown or not names:
             raise ValueError(f"layers must be some of those that were recorded, {[*self]}, got {[*names]}")
-        counts = [self[name] for name in names]
-        spikes = torch.stack([torch.as_tensor(spikes, dtype=torch.float64) for spikes, _ in counts]).sum()
-        return spikes / max(sum(count for _, count in counts), 1)
+        spikes, counts = zip(*(self[name] for name in names), strict=True)
+        fired = torch.stack([torch.as_tensor(each, dtype=torch.float64) for each in spikes])
+        if weights is None:
+            return fired.sum() / max(sum(counts), 1)
+        check_instance("weights", weights, Mapping, "a dict of numbers")
+        missing = [name for name in names if name not in weights]
+        if missing:
+            raise ValueError(f"weights must have all of {[*names]}, got none for {missing}")
+        own = [check_number(f"weights[{name!r}]", weights[name], "a finite number >= 0", lowest=0) for name in names]
+        if not sum(own):
+            raise ValueError("weights must have one above 0, got 0 for every layer")
+        shares = fired.new_tensor([weight / max(count, 1) for weight, count in zip(own, counts, strict=True)])
+        return (fired * shares).sum() / sum(own)
 
 
 @contextmanager

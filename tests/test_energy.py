@@ -136,6 +136,22 @@ def test_the_penalty_is_the_rate_and_its_gradient_that_of_the_spikes():
     assert hidden.count_nonzero() > 0 and not torch.equal(both, hidden), "each layer counts"
 
 
+def test_a_penalty_weighs_its_layers():
+    firing = energy.FiringRates({"a": (torch.tensor(6.0, requires_grad=True), 24), "b": (3, 6), "c": (7, 7)})
+    assert firing.penalty(["a", "b"], {"a": 2, "b": 1, "c": 5}).item() == pytest.approx((2 / 4 + 1 / 2) / 3)
+    assert firing.penalty(weights={"a": 24, "b": 6, "c": 7}).item() == pytest.approx(firing.mean())
+    (slope,) = torch.autograd.grad(firing.penalty(["a", "b"], {"a": 2, "b": 1}), firing["a"][0])
+    assert slope.item() == pytest.approx(2 / 3 / 24)
+    with pytest.raises(ValueError, match=r"weights must have all of \['a', 'b', 'c'\], got none for \['c'\]"):
+        firing.penalty(weights={"a": 2, "b": 1})
+    with pytest.raises(ValueError, match=r"weights\['a'\] must be a finite number >= 0, got -1"):
+        firing.penalty(["a"], {"a": -1})
+    with pytest.raises(ValueError, match="must have one above 0"):
+        firing.penalty(["a"], {"a": 0})
+    with pytest.raises(TypeError, match="weights must be a dict of numbers, got list"):
+        firing.penalty(["a"], [1])
+
+
 def test_a_penalty_on_what_is_not_recorded():
     net = NETS["sequence"]()
     with record_firing_rates(net) as firing:

@@ -120,7 +120,9 @@ def test_a_penalty_on_the_firing_rate_lowers_it_and_spares_the_output_and_the_wa
     seen = set()
     whole = FiringRates.penalty
     monkeypatch.setattr(
-        FiringRates, "penalty", lambda self, layers=None: seen.add((*self, *(layers or ()))) or whole(self, layers)
+        FiringRates,
+        "penalty",
+        lambda self, layers=None, weights=None: seen.add((*self, *(layers or ()))) or whole(self, layers),
     )
     plain = replace(TINY, epochs=6, warm_up="surrogate", warm_up_epochs=2, dropout=0.0, limit=256).variant("baseline")
     without, strong = (train(replace(plain, rate_penalty=weight), 1, progress=False) for weight in (0.0, 30.0))
@@ -131,6 +133,26 @@ def test_a_penalty_on_the_firing_rate_lowers_it_and_spares_the_output_and_the_wa
     assert (*names, *names[:-1]) in seen and (*names, *names) not in seen, "not the output"
     *before, _ = without["firing_rates"].values()
     assert sum(hidden) < 0.9 * sum(before) and hidden[-1] < 0.1 * before[-1]
+
+
+@pytest.mark.parametrize("readout", ["spikes", "current"])
+def test_a_penalty_on_accumulates_weighs_each_layer_by_those_behind_it(monkeypatch, readout):
+    seen = []
+    whole = FiringRates.penalty
+    monkeypatch.setattr(
+        FiringRates,
+        "penalty",
+        lambda self, layers=None, weights=None: seen.append((layers, weights)) or whole(self, layers, weights),
+    )
+    recipe = replace(TINY, epochs=1, warm_up="none", warm_up_epochs=0, readout=readout, rate_penalty=1.0)
+    recipe = replace(recipe, penalty_on="accumulates").variant("baseline")
+    row = train(recipe, 1, progress=False)
+    dense = [layer["dense"] for layer in row["operations"].values()]
+    hidden, found = next((layers, weights) for layers, weights in seen if weights)
+    assert [found[name] for name in hidden] == dense[1:] and len(set(dense[1:])) > 2
+    assert len({id(weights) for _, weights in seen if weights}) == 1, "counted once"
+    other = train(replace(recipe, penalty_on="neurons"), 1, progress=False)
+    assert row["history"][0]["train_loss"] != other["history"][0]["train_loss"]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])

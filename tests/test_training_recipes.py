@@ -65,6 +65,11 @@ REFUSED = {
     "beta": (dict(beta=1.5), ValueError, r"beta must be in \[0, 1\], got 1.5"),
     "beta-low": (dict(beta=-0.5), ValueError, "beta must be a finite number >= 0"),
     "augment-of-none": (dict(augment=True), ValueError, "is known of mnist, cifar10, .*leave it out for 'digits'"),
+    "penalty_on-of-none": (
+        dict(penalty_on="accumulates"),
+        ValueError,
+        "rate_penalty, got rate_penalty=0: set it above 0",
+    ),
     "surrogate": (dict(surrogate="sigmoid"), ValueError, "surrogate must be one of 'rectangle', 'atan'"),
     "warm-up-without-epochs": (
         dict(warm_up="identity"),

@@ -60,6 +60,7 @@ class Classifier(L.LightningModule):
         self._batches_done = 0  # of an epoch in whose midst the run is written
         self._firing: energy.FiringRates | None = None
         self._operations: energy.Operations | None = None
+        self._weights: dict[str, float] | None = None  # of the penalty, by layer
         self._samples = 0
         self._restoring = False  # in the middle of taking over a checkpoint
         self._extend = False  # it may be of fewer epochs
@@ -143,13 +144,26 @@ class Classifier(L.LightningModule):
             with energy.record_firing_rates(self.net, differentiable=True) as firing:
                 out_rec = self(x)
             hidden = [*firing][:-1] if self.recipe.readout == "spikes" else [*firing]
-            penalty = self.recipe.rate_penalty * firing.penalty(hidden)
+            if self.recipe.penalty_on == "accumulates" and self._weights is None:
+                self._weights = self._accumulates(x, hidden)
+            penalty = self.recipe.rate_penalty * firing.penalty(hidden, self._weights)
         else:
             out_rec, penalty = self(x), 0.0
         loss = self._loss(out_rec, targets)
         self._losses.append(loss.detach())  # without the penalty, to be compared
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(targets))
         return loss + penalty
+
+    @torch.no_grad()
+    def _accumulates(self, x, hidden):
+        """Of each of the `hidden` layers of neurons, the accumulates of the layer behind if all of them fired."""
+        training = self.net.training
+        self.net.eval()
+        with energy.count_operations(self.net) as operations:
+            self.net(x[:, :1] if x.dim() == 5 else x[:1])
+        self.net.train(training)
+        dense = [layer["dense"] for layer in operations.values()]
+        return dict(zip(hidden, dense[1:], strict=True))
 
     def on_validation_epoch_start(self) -> None:
         self._recording = ExitStack()

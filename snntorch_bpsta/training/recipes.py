@@ -79,6 +79,11 @@ class Recipe:
         "same", "surrogate of the output neurons: the hidden ones', or STBP's rectangle", ("same", "rectangle")
     )
     rate_penalty: float = _option(0.0, "weight in the loss of the hidden neurons' mean firing rate, after the warm-up")
+    penalty_on: str = _option(
+        "neurons",
+        "what that mean counts: each neuron, or each by the accumulates that its spike costs",
+        ("neurons", "accumulates"),
+    )
     warm_up: str = _option(
         "none", "first epochs without neurons, or with a logistic surrogate", ("none", "identity", "surrogate")
     )
@@ -148,6 +153,10 @@ class Recipe:
             raise ValueError(
                 f"augment (--augment) is known of {', '.join(AUGMENTATIONS)}, and what simulates them: leave it out for "
                 f"{self.dataset!r}"
+            )
+        if self.penalty_on != "neurons" and not self.rate_penalty:
+            raise ValueError(
+                f"penalty_on={self.penalty_on!r} is that of a rate_penalty, got rate_penalty=0: set it above 0"
             )
         for name in ("dropout", "beta"):
             if not getattr(self, name) <= 1:

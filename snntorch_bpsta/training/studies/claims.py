@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STUDIES", "Study", "grid", "quick"]
 
+_STRENGTHS = (0.3, 1.0, 3.0, 10.0)  # of a penalty
 _OF_TRAINING = frozenset(("recipe", "seeds", "jobs", "quick", "data_root", "download", "accelerator"))
 
 
@@ -136,9 +137,15 @@ STUDIES = {
         (*COMPARED, "atan", "bpsa+leak", "bpsa-hidden"),
     ),
     "pareto": Study(
-        "Accuracy against spikes, each variant under several strengths of a penalty on the firing rate of its hidden neurons: "
-        "does Eq. 9 save what a penalty on the baseline does not? (ours)",
-        {f"penalty {weight:g}": {"rate_penalty": weight} for weight in (0.0, 0.3, 1.0, 3.0, 10.0)},
+        "Accuracy against spikes, each variant under several strengths of a penalty on the firing rate of its hidden "
+        "neurons, or on the accumulates that they cost: does Eq. 9 save what a penalty on the baseline does not? (ours)",
+        {
+            **{f"penalty {weight:g}": {"rate_penalty": weight} for weight in (0.0, *_STRENGTHS)},
+            **{
+                f"on accumulates {weight:g}": {"rate_penalty": weight, "penalty_on": "accumulates"}
+                for weight in _STRENGTHS
+            },
+        },
         ("baseline", "atan", "bpsa", "bpsa+leak", "bpsa-hidden"),
         seeds=3,
     ),

@@ -433,8 +433,8 @@ FAULTS = {
         "a learning rate that rises from elsewhere", "training",
     ),
     "variant": Fault(
-        "training/recipes", 'Any] = {"spatial_adj": leaks, "temporal_alpha": self.temporal_alpha}',
-        'Any] = {"spatial_adj": leaks, "temporal_alpha": 0.0}',
+        "training/recipes", '"spatial_adj": leaks, "temporal_alpha": self.temporal_alpha}',
+        '"spatial_adj": leaks, "temporal_alpha": 0.0}',
         "BPTA is never on", "training_recipes",
     ),
     "checkpoints": Fault(

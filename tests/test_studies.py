@@ -63,6 +63,14 @@ def test_settings_and_variants_can_be_chosen():
     assert {recipe.temporal_alpha for recipe in chosen.values()} == {0, -0.5}
 
 
+def test_a_penalty_is_on_what_its_setting_says():
+    recipe = replace(RECIPE, rate_penalty=2.0, penalty_on="accumulates")
+    found = {key[0]: (own.rate_penalty, own.penalty_on) for key, own in grid("pareto", recipe, [0]).items()}
+    assert found["penalty 0"] == (0, "neurons") and found["penalty 3"] == (3, "neurons")
+    assert found["on accumulates 0.3"] == (0.3, "accumulates") and len(found) == 9
+    assert {"rate_penalty", "penalty_on"}.isdisjoint(used("pareto", RECIPE))
+
+
 def test_settings_by_name():
     assert {recipe.num_steps for recipe in grid("latency", RECIPE, [0]).values()} == {4, 8, 16, 32}
     alphas = {key[0]: recipe.temporal_alpha for key, recipe in grid("alpha", RECIPE, [0]).items()}

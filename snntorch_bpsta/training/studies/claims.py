@@ -140,7 +140,10 @@ STUDIES = {
         "Accuracy against spikes, each variant under several strengths of a penalty on the firing rate of its hidden "
         "neurons, or on the accumulates that they cost: does Eq. 9 save what a penalty on the baseline does not? (ours)",
         {
-            **{f"penalty {weight:g}": {"rate_penalty": weight} for weight in (0.0, *_STRENGTHS)},
+            **{
+                f"penalty {weight:g}": {"rate_penalty": weight, "penalty_on": "neurons"}
+                for weight in (0.0, *_STRENGTHS)
+            },
             **{
                 f"on accumulates {weight:g}": {"rate_penalty": weight, "penalty_on": "accumulates"}
                 for weight in _STRENGTHS

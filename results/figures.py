@@ -17,8 +17,14 @@ from snntorch_bpsta.training.studies import STUDIES
 HERE = Path(__file__).parent
 SHOWN = {
     "baseline": "rectangle", "bpsa": "BPSA", "bpsa+bpta": "BPSA + BPTA", "bpta": "BPTA",
-    "bpsa-hidden": "BPSA, rectangle at the output", "bpsa+leak": "BPSA with a leak",
+    "bpsa-hidden": "BPSA, rectangle at the output", "bpsa+leak": "BPSA with a leak", "atan": "arc tangent",
 }  # fmt: skip
+# The rows of the second figure: the folders, and the lowest accuracy shown.
+PARETOS = {
+    "T = 4, frames of 34x34, 17,000 recordings": (["pareto-nmnist"], 88),
+    "T = 4, frames of 17x17, 5,000 recordings": (["pareto-nmnist-half-4"], 70),
+    "T = 16, frames of 17x17, 5,000 recordings": (["pareto-nmnist-half-16", "pareto-nmnist-half-16-accumulates"], 80),
+}
 # What the first figure holds side by side, a row each: the folder, and the setting in it.
 DATA = {
     "digits, 1,437": ("ablation-digits", ""),
@@ -96,28 +102,42 @@ def _interval(values):
 
 def spikes_against_accuracy():
     """Accuracy over accumulates, by variant and penalty, and over the rate of the hidden neurons."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    axes, data = figure.subplots(1, 2, sharey=True), {}
-    for (variant,), rows in by(runs("pareto-nmnist"), "variant").items():
-        groups = list(by(rows, "setting").values())
-        curve = {
-            "accuracy": [[100 * row["accuracy"] for row in group] for group in groups],
-            "operations": [
-                [sum([n["ac"] for n in row["operations"].values()][1:]) / 1e6 for row in group] for group in groups
-            ],
-            "rate": [[row["firing_rate"] for row in group] for group in groups],
-        }
-        data[variant] = curve
-        for axis, of in zip(axes, ("operations", "rate"), strict=True):
-            for x, y in zip(curve[of], curve["accuracy"], strict=True):
-                axis.plot(x, y, "o", ms=3, alpha=0.5, mew=0, color=colour(variant))
-            x, y = ([mean(values) for values in curve[name]] for name in (of, "accuracy"))
-            axis.plot(x, y, "o-", ms=5, lw=1.6, color=colour(variant), label=SHOWN[variant])
-            axis.set_xscale("log")
-    plain(axes[0], xlabel="accumulates a sample (millions)", ylabel="accuracy (%)", ylim=(88, 98.5))
-    plain(axes[1], xlabel="firing rate of the hidden neurons")
-    axes[1].legend(frameon=False, fontsize=9, loc="lower right")
+    figure = Figure(figsize=(8, 3.1 * len(PARETOS)), layout="constrained")
+    data = {}
+    for (label, (folders, lowest)), axes in zip(PARETOS.items(), figure.subplots(len(PARETOS), 2), strict=True):
+        for (variant, kind), rows in by(map(_kind, sum(map(runs, folders), [])), "variant", "kind").items():
+            curve = data.setdefault(label, {})[f"{variant}{kind}"] = _curve(rows)
+            for axis, of in zip(axes, ("operations", "rate"), strict=True):
+                for x, y in zip(curve[of], curve["accuracy"], strict=True):
+                    axis.plot(x, y, "o", ms=3, alpha=0.5, mew=0, color=colour(variant))
+                x, y = ([mean(values) for values in curve[name]] for name in (of, "accuracy"))
+                shown, style = f"{SHOWN[variant]}{kind}", "o--" if kind else "o-"
+                axis.plot(x, y, style, ms=5, lw=1.6, color=colour(variant), label=shown)
+                axis.set_xscale("log")
+        axes[0].set_title(label, loc="left", fontsize=10)
+        plain(axes[0], xlabel="accumulates a sample (millions)", ylabel="accuracy (%)", ylim=(lowest, None))
+        plain(axes[1], xlabel="firing rate of the hidden neurons", ylim=(lowest, None))
+        axes[1].legend(frameon=False, fontsize=8, loc="lower right")
     return figure, data
+
+
+def _kind(row):
+    """A run with what its penalty is on, where that is not the rate."""
+    return {**row, "kind": ", penalty on accumulates" if row["setting"].startswith("on accumulates") else ""}
+
+
+def _curve(rows):
+    """What one variant has under each penalty, by seed; the most accumulates first."""
+
+    def operations(group):
+        return [sum([n["ac"] for n in row["operations"].values()][1:]) / 1e6 for row in group]
+
+    groups = sorted(by(rows, "setting").values(), key=lambda group: -mean(operations(group)))
+    return {
+        "accuracy": [[100 * row["accuracy"] for row in group] for group in groups],
+        "operations": [*map(operations, groups)],
+        "rate": [[row["firing_rate"] for row in group] for group in groups],
+    }
 
 
 def credit():

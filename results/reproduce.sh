@@ -50,7 +50,7 @@ done
 study readout-nmnist readout $nmnist
 bpsta study simulator --out results/simulator-nmnist
 bpsta study credit --out results/credit-pulse
-bpsta study tutorials --jobs "${JOBS:-2}" --out results/tutorials-digits
+bpsta study tutorials --jobs "${JOBS:-2}" --settings "1 hidden,2 hidden,3 hidden,population code,regression" --out results/tutorials-digits
 bpsta study braille --jobs "${JOBS:-2}" --out results/braille-letters
 study silent-digits silent --dataset digits
 # All of MNIST: the last 5,000 training images decide on the learning rate.
@@ -75,17 +75,20 @@ study pareto-nmnist pareto $narrow --num-steps 4 --limit 17000 --settings "$four
 half="--dataset nmnist --frame-size 17x17 --network 64C3-MP2-128C3-MP2-256C3-AP4-512FC-10Voting --width 0.125 --warm-up identity
   --lr-warm-up-epochs 1 --limit 5000"
 rates="$half --data-root $chosen --epochs 12 --warm-up-epochs 2 --test-limit 2000 --lr 0.003 --seeds 1"
-half="$half --data-root $held --epochs 15 --warm-up-epochs 3 --test-limit 3000 --seeds 3"
+half="$half --data-root $held --epochs 15 --warm-up-epochs 3 --test-limit 3000"
 study learning_rate-nmnist-half-4-validation learning_rate $rates --num-steps 4 --variants baseline,atan,bpsa,bpsa+leak,bpsa-hidden
 study learning_rate-nmnist-half-16-validation learning_rate $rates --num-steps 16 --variants baseline,atan,bpsa,bpsa-hidden
 study learning_rate-nmnist-half-16-fast-validation learning_rate $rates --num-steps 16 --beta 0.5 --variants baseline,bpsa-hidden
-study pareto-nmnist-half-16 pareto $half --num-steps 16 --lr 0.027 --variants baseline
-study pareto-nmnist-half-16 pareto $half --num-steps 16 --lr 0.003 --variants bpsa-hidden
-study pareto-nmnist-half-4 pareto $half --num-steps 4 --settings "$four" --lr 0.027 --variants baseline,atan
-study pareto-nmnist-half-4 pareto $half --num-steps 4 --settings "$four" --lr 0.003 --variants bpsa,bpsa+leak,bpsa-hidden
-half="$half --num-steps 16"
-study pareto-nmnist-half-16-fast pareto $half --beta 0.5 --settings "penalty 0,penalty 1" --lr 0.027 --variants baseline
-study pareto-nmnist-half-16-fast pareto $half --beta 0.5 --settings "penalty 0,penalty 1" --lr 0.003 --variants bpsa-hidden
+sixteen="$half --num-steps 16"
+study pareto-nmnist-half-16 pareto $sixteen --settings "$four" --lr 0.027 --variants baseline --seeds 3
+study pareto-nmnist-half-16 pareto $sixteen --settings "$four" --lr 0.003 --variants bpsa-hidden --seeds 3
+study pareto-nmnist-half-16 pareto $sixteen --settings "penalty 0" --lr 0.003 --variants bpsa-hidden --seeds 3,4
+costs="on accumulates 3,on accumulates 10"
+study pareto-nmnist-half-16-accumulates pareto $sixteen --settings "penalty 10,on accumulates 1,$costs" --lr 0.027 --variants baseline --seeds 3
+study pareto-nmnist-half-16-accumulates pareto $sixteen --settings "$costs" --lr 0.027 --variants baseline --seeds 3,4
+half="$half --num-steps 4 --seeds 3"
+study pareto-nmnist-half-4 pareto $half --settings "$four" --lr 0.027 --variants baseline,atan
+study pareto-nmnist-half-4 pareto $half --settings "$four" --lr 0.003 --variants bpsa,bpsa+leak,bpsa-hidden
 signs="--limit 5000 --variants bpsa --seeds 3"
 study alpha-nmnist alpha $narrow $signs --num-steps 4 --settings "alpha = 0,alpha = -0.5,alpha = 0.5"
 study alpha-nmnist-lr alpha $narrow $signs --num-steps 4 --lr 0.003 --settings "alpha = 0,alpha = -0.5,alpha = 0.5"

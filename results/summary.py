@@ -2,6 +2,7 @@
 ``python results/summary.py``."""
 
 import json
+from functools import partial
 from math import log10
 from pathlib import Path
 from statistics import mean, stdev
@@ -63,6 +64,8 @@ def _conditions(recipe):
         else f"{recipe['warm_up']} warm-up of {recipe['warm_up_epochs']} epochs",
     ]
     words += [f"learning rate {recipe['lr']:g}"] * (recipe["lr"] != DEFAULT["lr"])
+    words += [f"frames of {recipe['frame_size']}"] * (recipe["frame_size"] != "")
+    words += [f"beta = {recipe['beta']:g}"] * (recipe["beta"] != DEFAULT["beta"])
     words += ["cross entropy"] * (recipe["loss"] != "mse") + ["no ReLU"] * (not recipe["relu"])
     return ", ".join(words)
 
@@ -152,14 +155,15 @@ def _all_of_mnist(rows):
     return markdown(["variant", "%, rate", "million accumulates a sample"], cells)
 
 
-def _at_equal_operations(rows):
+def _at_equal_operations(rows, whose="baseline", setting="penalty 1", to="baseline"):
     """What PLAN.md fixed before the runs: a variant's accuracy by seed, at the accumulates of the baseline with a penalty
-    of 1, linear in their logarithm between the penalties; a curve that does not reach so far is left out."""
+    of 1 (or at those of another run), linear in their logarithm between the penalties; a curve that does not reach so far
+    is left out. Differences are to the curve `to`."""
     curves = {}
     for row in rows:
         curve = curves.setdefault(row["variant"], {}).setdefault(row["seed"], {})
-        curve[row["setting"]] = log10(_accumulates(row)), 100 * row["accuracy"]
-    at = {seed: curve["penalty 1"][0] for seed, curve in curves["baseline"].items()}
+        curve[row["setting"]] = log10(max(_accumulates(row), 1)), 100 * row["accuracy"]
+    at = {seed: curve[setting][0] for seed, curve in curves[whose].items()}
 
     def reached(curve, where):
         operations, accuracies = zip(*sorted(curve.values()), strict=True)
@@ -167,9 +171,9 @@ def _at_equal_operations(rows):
 
     found = {of: {seed: reached(curve, at[seed]) for seed, curve in own.items()} for of, own in curves.items()}
     lost = {
-        of: [own[seed] - found["baseline"][seed] for seed in sorted(own) if own[seed] is not None]
+        of: [own[seed] - found[to][seed] for seed in sorted(own) if None not in (own[seed], found[to].get(seed))]
         for of, own in found.items()
-        if of != "baseline"
+        if of != to
     }
     ps = sorted((paired_p(values), of) for of, values in lost.items() if len(values) > 1)
     corrected, largest = {}, 0.0
@@ -182,6 +186,31 @@ def _at_equal_operations(rows):
     million = mean(10**value for value in at.values()) / 1e6
     head = ["variant", *(f"seed {seed}: %" for seed in sorted(at)), "difference", "p, Holm"]
     return f"At {million:.2f} million accumulates a sample:\n\n{markdown(head, cells)}"
+
+
+ON_ACCUMULATES = "baseline, penalty on accumulates"
+
+
+def _half(studies):
+    """All runs at T = 16 and half the resolution, those under a penalty on accumulates, and under none, as a variant of
+    their own as well."""
+    rows = studies["pareto-nmnist-half-16"]["runs"] + studies["pareto-nmnist-half-16-accumulates"]["runs"]
+    own = [row for row in rows if row["setting"].startswith("on accumulates")]
+    none = [row for row in rows if (row["variant"], row["setting"]) == ("baseline", "penalty 0")]
+    return [row for row in rows if row not in own] + [{**row, "variant": ON_ACCUMULATES} for row in none + own]
+
+
+def _by_penalty(rows):
+    """Accuracy, firing rate and accumulates of each variant under each penalty."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["variant"], row["setting"]), []).append(row)
+    cells = [
+        [of, setting, _percent(own).rpartition(", ")[0], f"{mean(map(_accumulates, own)) / 1e6:.2f}"]
+        for (of, setting), own in groups.items()
+        if (of, setting) != (ON_ACCUMULATES, "penalty 0")
+    ]
+    return markdown(["variant", "penalty", "%, rate", "million accumulates a sample"], cells)
 
 
 def _signs_on_letters(rows):
@@ -200,6 +229,26 @@ def _signs_on_letters(rows):
     return markdown(["letters, after a pause, reset to zero", "beside", "points", "p"], cells)
 
 
+def _of_tutorials(rows):
+    """Each network of the tutorials: what it has at snnTorch's defaults, and by how many points and times as many spikes
+    the others differ."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["setting"], {}).setdefault(row["variant"], {})[row["seed"]] = row
+    cells = []
+    for network, variants in groups.items():
+        base = variants.pop("baseline")
+        line = [network, _percent([*base.values()]).rpartition(", ")[0]]
+        for own in variants.values():
+            gained = mean(100 * (row["accuracy"] - base[seed]["accuracy"]) for seed, row in own.items())
+            spikes = mean(row["firing_rate"] for row in own.values()) / mean(
+                row["firing_rate"] for row in base.values()
+            )
+            line.append(f"{gained:+.1f}, x {spikes:.2f}")
+        cells.append(line)
+    return markdown(["network", "as it is: %, rate", *variants], cells)
+
+
 def _percent(runs):
     accuracies, rates = [100 * run["accuracy"] for run in runs], [run["firing_rate"] for run in runs]
     spread = f" ± {stdev(accuracies):.2f}" if len(runs) > 1 else ""
@@ -211,11 +260,22 @@ def pages():
     """Name -> text, from the findings and the runs."""
     studies = _studies()
     found = (HERE / "FINDINGS.md").read_text()
-    found = found.replace("<!-- the readouts -->", _readouts(studies))
-    found = found.replace("<!-- all of MNIST -->", _all_of_mnist(studies["pareto-mnist"]["runs"]))
-    found = found.replace("<!-- at equal operations -->", _at_equal_operations(studies["pareto-nmnist"]["runs"]))
-    found = found.replace("<!-- the sign on the letters -->", _signs_on_letters(studies["braille-letters"]["runs"]))
-    found = found.replace("<!-- the paper's numbers -->", _papers_numbers(_runs(studies)))
+    parts = {
+        "the readouts": lambda: _readouts(studies),
+        "all of MNIST": lambda: _all_of_mnist(studies["pareto-mnist"]["runs"]),
+        "at equal operations": lambda: _at_equal_operations(studies["pareto-nmnist"]["runs"]),
+        "at equal operations, T = 4": partial(_at_equal_operations, studies["pareto-nmnist-half-4"]["runs"]),
+        "at equal operations, T = 16": lambda: _at_equal_operations(
+            [row for row in _half(studies) if row["variant"] != "baseline"], "bpsa-hidden", "penalty 0", ON_ACCUMULATES
+        ),
+        "T = 16": lambda: _by_penalty(_half(studies)),
+        "the tutorials": lambda: _of_tutorials(studies["tutorials-digits"]["runs"]),
+        "the sign on the letters": lambda: _signs_on_letters(studies["braille-letters"]["runs"]),
+        "the paper's numbers": lambda: _papers_numbers(_runs(studies)),
+    }
+    for name, text in parts.items():
+        assert f"<!-- {name} -->" in found, name
+        found = found.replace(f"<!-- {name} -->", text())
     first, _, second = found.partition("<!-- all runs -->")
     return {"README.md": f"{first.rstrip()}\n", "RUNS.md": f"{second.strip()}\n\n{_every_study(studies)}"}
 

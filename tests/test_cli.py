@@ -47,6 +47,11 @@ def bpsta(*argv):
         return end.code
 
 
+def test_an_augmentation_that_is_not_known_is_refused(capsys):
+    assert bpsta("train", "--augment", "--epochs", 1) == 2
+    assert "--augment is known of mnist, cifar10," in capsys.readouterr().err
+
+
 def quiet(*argv, err=None):
     """The same without a capture fixture: exit code and standard output; standard error goes to `err`."""
     out = io.StringIO()

@@ -64,7 +64,6 @@ REFUSED = {
     "dropout": (dict(dropout=1.5), ValueError, r"dropout must be in \[0, 1\], got 1.5"),
     "beta": (dict(beta=1.5), ValueError, r"beta must be in \[0, 1\], got 1.5"),
     "beta-low": (dict(beta=-0.5), ValueError, "beta must be a finite number >= 0"),
-    "augment-of-none": (dict(augment=True), ValueError, "is known of mnist, cifar10, .*leave it out for 'digits'"),
     "penalty_on-of-none": (
         dict(penalty_on="accumulates"),
         ValueError,

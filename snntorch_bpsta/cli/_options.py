@@ -158,7 +158,7 @@ def run_of(arguments: argparse.Namespace) -> dict[str, Any]:
 def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the arguments ask for."""
     from ..data import folders
-    from ..training.recipes import RECIPES, Recipe
+    from ..training.recipes import AUGMENTATIONS, RECIPES, Recipe
 
     own = given(arguments, *(option.name for option in fields(Recipe) if option.name != "dataset"))
     named, config = getattr(arguments, "recipe", None), arguments.config
@@ -181,6 +181,10 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         if epochs == 1 and "warm_up" not in own:  # the warm-up would be all of it
             own |= {"warm_up": "none", "warm_up_epochs": 0}
     recipe = replace(row, **own)
+    if own.get("augment") and recipe.dataset.removesuffix("_simulated") not in AUGMENTATIONS:
+        raise ValueError(
+            f"--augment is known of {', '.join(AUGMENTATIONS)}, and what simulates them: leave it out for {recipe.dataset}"
+        )
     if recipe.dataset == folders.NAME:
         if arguments.data_root is None:
             raise ValueError(f"--dataset {folders.NAME} needs --data-root, the folder with one folder for each class")

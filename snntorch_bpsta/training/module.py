@@ -138,8 +138,9 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x, targets = batch
-        if self.recipe.augment:
-            x = augment(x, *AUGMENTATIONS[self.recipe.dataset.removesuffix("_simulated")])
+        name = self.recipe.dataset.removesuffix("_simulated")
+        if self.recipe.augment and name in AUGMENTATIONS:  # a recipe may have been put on another data set
+            x = augment(x, *AUGMENTATIONS[name])
         if self.recipe.rate_penalty and self._warm_up_of(self.current_epoch) is None:
             with energy.record_firing_rates(self.net, differentiable=True) as firing:
                 out_rec = self(x)

@@ -149,11 +149,6 @@ class Recipe:
             raise ValueError(
                 f"frame_size is that of recordings, got {self.frame_size!r} for the images of {self.dataset!r}"
             )
-        if self.augment and self.dataset.removesuffix("_simulated") not in AUGMENTATIONS:
-            raise ValueError(
-                f"augment (--augment) is known of {', '.join(AUGMENTATIONS)}, and what simulates them: leave it out for "
-                f"{self.dataset!r}"
-            )
         if self.penalty_on != "neurons" and not self.rate_penalty:
             raise ValueError(
                 f"penalty_on={self.penalty_on!r} is that of a rate_penalty, got rate_penalty=0: set it above 0"
